@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+//
+// What the compiler and the command line offer, turned into names. Every question to the platform is asked here; the two
+// files that wrap an optional engine, simd.hpp (xsimd) and parallel.hpp (OpenMP), only read the answer.
+//
+// A host may define, the same way in every file of its program:
+//   HYDRALORA_NO_XSIMD    use the plain-loop kernels even where xsimd is installed
+//   HYDRALORA_NO_OPENMP   stay on the calling thread even where OpenMP is switched on
+#pragma once
+
+#include <Eigen/Core>
+
+#include "hydralora/version.hpp"
+
+#if defined(__FAST_MATH__)
+#error "hydralora promises the same bits for a token in any batch and on any number of threads; -ffast-math breaks that. \
+Compile this file without it."
+#endif
+
+#if !defined(HYDRALORA_NO_XSIMD) && __has_include(<xsimd/xsimd.hpp>)
+#define HYDRALORA_HAS_XSIMD 1
+#define HYDRALORA_SIMD_TAG xsimd
+#else
+#define HYDRALORA_HAS_XSIMD 0
+#define HYDRALORA_SIMD_TAG plain
+#endif
+
+#if !defined(HYDRALORA_NO_OPENMP) && defined(_OPENMP)
+#define HYDRALORA_HAS_OPENMP 1
+#define HYDRALORA_THREADS_TAG openmp
+#else
+#define HYDRALORA_HAS_OPENMP 0
+#define HYDRALORA_THREADS_TAG serial
+#endif
+
+#if defined(NDEBUG)
+#define HYDRALORA_ASSERT_TAG ndebug
+#else
+#define HYDRALORA_ASSERT_TAG assert
+#endif
+
+// The widest instruction set this file is compiled for. Only its name matters: it goes into the symbols below.
+#if defined(__AVX512F__)
+#define HYDRALORA_ISA_TAG avx512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define HYDRALORA_ISA_TAG avx2_fma
+#elif defined(__AVX2__)
+#define HYDRALORA_ISA_TAG avx2
+#elif defined(__AVX__) && defined(__FMA__)
+#define HYDRALORA_ISA_TAG avx_fma
+#elif defined(__AVX__)
+#define HYDRALORA_ISA_TAG avx
+#elif defined(__SSE4_2__)
+#define HYDRALORA_ISA_TAG sse4_2
+#elif defined(__SSE4_1__)
+#define HYDRALORA_ISA_TAG sse4_1
+#elif defined(__SSSE3__)
+#define HYDRALORA_ISA_TAG ssse3
+#elif defined(__SSE3__)
+#define HYDRALORA_ISA_TAG sse3
+#elif defined(__ARM_FEATURE_FMA) || defined(__aarch64__)
+#define HYDRALORA_ISA_TAG neon
+#else
+#define HYDRALORA_ISA_TAG baseline
+#endif
+
+#define HYDRALORA_JOIN_(a, b, c, d) a##_##b##_##c##_##d
+#define HYDRALORA_JOIN(a, b, c, d) HYDRALORA_JOIN_(a, b, c, d)
+
+/// The inline namespace that holds everything. Users never write it; the linker sees it. A header-only library compiled
+/// in one file for SSE2 and in another for AVX2 (or with and without OpenMP, xsimd or assertions) would otherwise give
+/// two different functions the same symbol, and link order would decide which of the two both files run.
+#define HYDRALORA_BUILD \
+  HYDRALORA_JOIN(HYDRALORA_ISA_TAG, HYDRALORA_SIMD_TAG, HYDRALORA_THREADS_TAG, HYDRALORA_ASSERT_TAG)
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// Sizes and positions, signed, as Eigen counts them.
+using Index = Eigen::Index;
+
+namespace detail {
+#if defined(__SIZEOF_INT128__)
+__extension__ using wide_uint = unsigned __int128;
+#else
+using wide_uint = void;  // multiply_high (random.hpp) then works in 32-bit halves
+#endif
+}  // namespace detail
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+//
+// Checks at the public door. A failed check throws std::invalid_argument with both sides of the disagreement in its
+// message, before anything has been written.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "hydralora/core/config.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// Rows and columns in an error message: "8x16".
+struct Shape {
+  Index rows;
+  Index cols;
+
+  friend bool operator==(Shape a, Shape b) { return a.rows == b.rows && a.cols == b.cols; }
+  friend bool operator!=(Shape a, Shape b) { return !(a == b); }
+  friend std::ostream& operator<<(std::ostream& out, Shape s) { return out << s.rows << 'x' << s.cols; }
+};
+
+/// Throws std::invalid_argument with the parts streamed one after another.
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+/// Throws unless `ok`. The message is only put together on failure.
+template <class... Parts>
+void expects(bool ok, const Parts&... parts) {
+  if (!ok) fail(parts...);
+}
+
+/// Throws unless the two shapes agree: "HydraLoRA::forward: x is 7x3, expected 8x3 (in_features x tokens)".
+inline void expects_shape(const char* where, const char* what, Shape actual, Shape expected, const char* meaning) {
+  expects(actual == expected, where, ": ", what, " is ", actual, ", expected ", expected, " (", meaning, ")");
+}
+
+/// a · b for sizes that come from outside. Throws where the product does not fit an Index.
+inline Index checked_product(Index a, Index b, const char* what) {
+  expects(a == 0 || b <= std::numeric_limits<Index>::max() / a, what, ": ", a, " * ", b, " elements are too many");
+  return a * b;
+}
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+//
+// Threads. OpenMP where the host program switches it on, else the calling thread; the results are the same bits.
+#pragma once
+
+#include <algorithm>
+#include <cfenv>
+#include <exception>
+
+#include "hydralora/core/config.hpp"
+
+#if HYDRALORA_HAS_OPENMP
+#include <omp.h>
+#endif
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// Below this many flop a loop stays on the calling thread: waking a thread costs a few microseconds, in which one core
+/// does some 10^5 flop.
+inline constexpr Index parallel_work_minimum = 200000;
+
+/// Calls f(i) once for every i in [0, count), on several threads where OpenMP is on, more than one is available, the
+/// caller is not in a parallel region already, and `work` (flop in total, an estimate) is worth it.
+///
+/// For reproducible bits f(i) must own what it writes, and what it computes may depend on i only, never on the thread.
+/// Workers run in the caller's floating-point mode (rounding, flush-to-zero). Once every i has been tried, the exception
+/// of the lowest i that threw is rethrown. Allocates nothing.
+template <class Function>
+void parallel_for(Index count, Index work, Function&& f) {
+#if HYDRALORA_HAS_OPENMP
+  const int threads = static_cast<int>(std::min<Index>(count, omp_get_max_threads()));
+  if (threads > 1 && work >= parallel_work_minimum && omp_in_parallel() == 0) {
+    std::fenv_t callers_mode;
+    std::fegetenv(&callers_mode);
+    std::exception_ptr failure;
+    Index failed_at = count;
+#pragma omp parallel num_threads(threads)
+    {
+      std::fenv_t own_mode;
+      std::fegetenv(&own_mode);
+      std::fesetenv(&callers_mode);
+#pragma omp for schedule(static)
+      for (Index i = 0; i < count; ++i) {
+        try {
+          f(i);
+        } catch (...) {
+#pragma omp critical(hydralora_parallel_for)
+          if (i < failed_at) {
+            failed_at = i;
+            failure = std::current_exception();
+          }
+        }
+      }
+      std::fesetenv(&own_mode);
+    }
+    if (failure) std::rethrow_exception(failure);
+    return;
+  }
+#endif
+  static_cast<void>(work);
+  for (Index i = 0; i < count; ++i) f(i);
+}
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

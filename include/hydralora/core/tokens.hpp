@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+//
+// Views of activations. A column is a token, its features lie next to each other in memory:
+//
+//   Eigen::MatrixXf x(features, tokens)            Eigen's default, column-major
+//   float x[tokens][features]                      the same bytes in torch, ggml, ONNX Runtime, dlib, plain C
+//
+// A view never copies. What would need a copy (a row-major matrix, an expression that is not in memory yet, another
+// scalar type) does not compile.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "hydralora/core/config.hpp"
+#include "hydralora/core/expects.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace detail {
+
+template <class T>
+using bare_t = std::remove_cv_t<std::remove_reference_t<T>>;
+
+template <class T, class = void>
+struct is_eigen : std::false_type {};
+template <class T>
+struct is_eigen<T, std::void_t<typename bare_t<T>::PlainObject>> : std::is_base_of<Eigen::DenseBase<bare_t<T>>, bare_t<T>> {};
+
+/// Compile-time questions that Tokens and ConstTokens ask of an Eigen argument, each with an answer a user can act on.
+template <class Scalar, class Expression>
+constexpr void expects_contiguous_columns() {
+  using E = bare_t<Expression>;
+  constexpr bool same_scalar = std::is_same_v<typename E::Scalar, Scalar>;
+  constexpr bool in_memory = (Eigen::internal::traits<E>::Flags & Eigen::DirectAccessBit) != 0;
+  static_assert(same_scalar,
+                "hydralora: the argument's scalar type is not the layer's. A view never converts: use .cast<>() into a "
+                "matrix of your own first.");
+  static_assert(in_memory,
+                "hydralora: the argument is an Eigen expression that is not in memory yet (a product, a sum, a cast). "
+                "A view never evaluates: assign it to a matrix first.");
+  if constexpr (in_memory) {
+    static_assert(!E::IsRowMajor,
+                  "hydralora: the argument is row-major (or a row vector). Tokens are columns with contiguous features; "
+                  "a row-major [tokens x features] buffer already has these bytes: pass "
+                  "Tokens(data, features, tokens), or transpose() the row-major expression.");
+    static_assert(E::IsRowMajor || E::InnerStrideAtCompileTime == 1,
+                  "hydralora: the argument's columns are not contiguous (inner stride is not 1 at compile time).");
+  }
+}
+
+}  // namespace detail
+
+/// Read-only view of `tokens` columns of `features` contiguous numbers, `stride` numbers from one column to the next.
+///
+/// Converts implicitly from any column-major Eigen expression in memory (matrix, vector as one token, block of columns,
+/// middleRows, Map, Ref). Holds no ownership: what it looks at must outlive it.
+/// @throws std::invalid_argument on negative sizes, stride < features, or a null pointer to a non-empty view.
+template <class Scalar>
+class ConstTokens {
+ public:
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+  using Map = Eigen::Map<const Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
+
+  ConstTokens() = default;
+  ConstTokens(const Scalar* data, Index features, Index tokens, Index stride)
+      : data_(data), features_(features), tokens_(tokens), stride_(stride) {
+    expects(features >= 0 && tokens >= 0, "tokens view: negative size ", Shape{features, tokens});
+    expects(stride >= features || tokens <= 1, "tokens view: stride ", stride, " is below ", features, " features");
+    expects(data != nullptr || features == 0 || tokens == 0, "tokens view: null data for ", Shape{features, tokens});
+  }
+  ConstTokens(const Scalar* data, Index features, Index tokens) : ConstTokens(data, features, tokens, features) {}
+
+  template <class Expression, std::enable_if_t<detail::is_eigen<Expression>::value, int> = 0>
+  ConstTokens(const Expression& x) : features_(x.rows()), tokens_(x.cols()) {  // NOLINT(google-explicit-constructor)
+    detail::expects_contiguous_columns<Scalar, Expression>();
+    data_ = x.data();
+    stride_ = x.outerStride();
+  }
+
+  const Scalar* data() const { return data_; }
+  Index features() const { return features_; }
+  Index tokens() const { return tokens_; }
+  Index stride() const { return stride_; }
+  Shape shape() const { return {features_, tokens_}; }
+  const Scalar* token(Index t) const { return data_ + t * stride_; }
+  const Scalar& operator()(Index feature, Index t) const { return data_[t * stride_ + feature]; }
+
+  /// Tokens begin … begin + count - 1.
+  ConstTokens slice(Index begin, Index count) const { return {data_ + begin * stride_, features_, count, stride_}; }
+  /// Features begin … begin + count - 1 of every token.
+  ConstTokens rows(Index begin, Index count) const { return {data_ + begin, count, tokens_, stride_}; }
+  /// The same memory as an Eigen map.
+  Map matrix() const { return Map(data_, features_, tokens_, Eigen::OuterStride<>(stride_)); }
+
+ private:
+  const Scalar* data_ = nullptr;
+  Index features_ = 0;
+  Index tokens_ = 0;
+  Index stride_ = 0;
+};
+
+/// Writable view, otherwise as ConstTokens, to which it converts. Accepts lvalue matrices and writable temporaries such as
+/// `y.leftCols(3)`; a temporary matrix, whose result would be lost, does not compile.
+template <class Scalar>
+class Tokens {
+ public:
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+  using Map = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
+
+  Tokens() = default;
+  Tokens(Scalar* data, Index features, Index tokens, Index stride) : data_(data), view_(data, features, tokens, stride) {}
+  Tokens(Scalar* data, Index features, Index tokens) : Tokens(data, features, tokens, features) {}
+
+  template <class Expression, std::enable_if_t<detail::is_eigen<Expression>::value, int> = 0>
+  Tokens(Expression&& y) : view_(y) {  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
+    using E = detail::bare_t<Expression>;
+    static_assert(std::is_lvalue_reference_v<Expression> || !std::is_base_of_v<Eigen::PlainObjectBase<E>, E>,
+                  "hydralora: the result would be written into a temporary matrix and lost.");
+    static_assert(std::is_convertible_v<decltype(y.data()), Scalar*>, "hydralora: the output argument is read-only.");
+    data_ = y.data();
+  }
+
+  operator ConstTokens<Scalar>() const { return view_; }  // NOLINT(google-explicit-constructor)
+
+  Scalar* data() const { return data_; }
+  Index features() const { return view_.features(); }
+  Index tokens() const { return view_.tokens(); }
+  Index stride() const { return view_.stride(); }
+  Shape shape() const { return view_.shape(); }
+  Scalar* token(Index t) const { return data_ + t * stride(); }
+  Scalar& operator()(Index feature, Index t) const { return data_[t * stride() + feature]; }
+
+  Tokens slice(Index begin, Index count) const { return {token(begin), features(), count, stride()}; }
+  Tokens rows(Index begin, Index count) const { return {data_ + begin, count, tokens(), stride()}; }
+  Map matrix() const { return Map(data_, features(), tokens(), Eigen::OuterStride<>(stride())); }
+
+ private:
+  Scalar* data_ = nullptr;
+  ConstTokens<Scalar> view_;
+};
+
+/// True where the two views share at least one number. Exact for interleaved columns: the upper and the lower half of
+/// one matrix do not overlap. Cost constant unless the address ranges meet, else O(tokens).
+template <class Scalar>
+bool overlap(ConstTokens<Scalar> a, ConstTokens<Scalar> b) {
+  const auto address = [](const Scalar* p) { return reinterpret_cast<std::uintptr_t>(p); };
+  const auto end = [](const ConstTokens<Scalar>& v) { return v.token(v.tokens() - 1) + v.features(); };
+  if (a.features() == 0 || b.features() == 0 || a.tokens() == 0 || b.tokens() == 0) return false;
+  if (address(end(a)) <= address(b.data()) || address(end(b)) <= address(a.data())) return false;
+  Index i = 0;
+  Index j = 0;
+  while (i < a.tokens() && j < b.tokens()) {  // columns ascend in both views: walk them as in a merge
+    const auto a_begin = address(a.token(i)), a_end = address(a.token(i) + a.features());
+    const auto b_begin = address(b.token(j)), b_end = address(b.token(j) + b.features());
+    if (a_end <= b_begin) {
+      ++i;
+    } else if (b_end <= a_begin) {
+      ++j;
+    } else {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+//
+// Scratch memory: one buffer per thread that grows to what its calls need and is then reused. The library's only global.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "hydralora/core/config.hpp"
+#include "hydralora/core/expects.hpp"
+#include "hydralora/core/tokens.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace detail {
+
+/// Blocks of memory handed out in stack order. While frames are open it can only add blocks (addresses stay valid); once
+/// all are closed, several blocks become one large enough for everything, so a repeated call allocates nothing.
+class Workspace {
+ public:
+  static constexpr std::size_t alignment = 64;  // a cache line, and the widest register (AVX-512)
+
+  struct Position {
+    std::size_t block;
+    std::size_t offset;
+  };
+
+  Position open() {
+    if (open_frames_ == 0 && blocks_.size() > 1) {
+      std::size_t total = 0;
+      for (const Block& block : blocks_) total += block.size;
+      blocks_.clear();
+      add_block(total);
+    }
+    ++open_frames_;
+    return top_;
+  }
+
+  void close(Position position) {
+    --open_frames_;
+    top_ = position;
+  }
+
+  void* take(std::size_t bytes) {
+    bytes = (bytes + alignment - 1) / alignment * alignment;
+    if (blocks_.empty()) add_block(bytes);
+    while (blocks_[top_.block].size - top_.offset < bytes) {
+      if (top_.block + 1 == blocks_.size()) add_block(bytes);
+      top_ = {top_.block + 1, 0};
+    }
+    std::byte* result = blocks_[top_.block].memory.get() + top_.offset;
+    top_.offset += bytes;
+    return result;
+  }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t(alignment)); }
+  };
+  struct Block {
+    std::unique_ptr<std::byte, Free> memory;
+    std::size_t size;
+  };
+
+  void add_block(std::size_t bytes) {
+    std::unique_ptr<std::byte, Free> memory(static_cast<std::byte*>(::operator new(bytes, std::align_val_t(alignment))));
+    blocks_.push_back({std::move(memory), bytes});
+  }
+
+  std::vector<Block> blocks_;
+  Position top_{0, 0};
+  std::size_t open_frames_ = 0;
+};
+
+inline Workspace& thread_workspace() {
+  thread_local Workspace workspace;
+  return workspace;
+}
+
+}  // namespace detail
+
+/// Scratch memory for the length of a scope, from the calling thread's buffer. Frames nest like the calls they live in.
+///
+/// Contents are uninitialised, 64-byte aligned, and gone when the frame ends. Other threads may use the memory while the
+/// frame lives. @throws std::bad_alloc where the buffer must grow and cannot.
+class ScratchFrame {
+ public:
+  ScratchFrame() : workspace_(detail::thread_workspace()), position_(workspace_.open()) {}
+  ~ScratchFrame() { workspace_.close(position_); }
+  ScratchFrame(const ScratchFrame&) = delete;
+  ScratchFrame& operator=(const ScratchFrame&) = delete;
+
+  /// `count` numbers.
+  template <class Scalar>
+  Scalar* take(Index count) {
+    const Index bytes = checked_product(count, static_cast<Index>(sizeof(Scalar)), "scratch memory");
+    return static_cast<Scalar*>(workspace_.take(static_cast<std::size_t>(bytes)));
+  }
+
+  /// A features × tokens matrix with contiguous columns.
+  template <class Scalar>
+  Tokens<Scalar> take_tokens(Index features, Index tokens) {
+    return {take<Scalar>(checked_product(features, tokens, "scratch memory")), features, tokens};
+  }
+
+ private:
+  detail::Workspace& workspace_;
+  detail::Workspace::Position position_;
+};
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
