@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+//
+// The three skinny products. They are all the heavy work of LoRA, SplitLoRA and HydraLoRA, forward and backward:
+//
+//   contract     P  = S X              [h; ℓ] = [A; G] x            V = Bᵀ dy
+//   expand       Y += scale · Sᵀ P     y += s · B u                 dx += [A; G]ᵀ [dh; dℓ]
+//   accumulate   dS += scale · P Xᵀ    [dA; dG] += [dh; dℓ] xᵀ      dB += s · dy uᵀ
+//
+// These are the doors: they pick the vectorised kernel (simd/) where xsimd is there and the scalar type is float or
+// double, else the plain loops (reference/), which take any scalar type. Shapes are the caller's duty (assert only).
+//
+// Numerics, of all three: what a token gets depends on that token only, bit for bit, not on its neighbours, its place in
+// the batch or the number of threads; a sum over tokens depends on the tokens, not on the number of threads.
+#pragma once
+
+#include <cassert>
+
+#include "hydralora/core/simd.hpp"
+#include "hydralora/core/tokens.hpp"
+#include "hydralora/kernels/reference/low_rank.hpp"
+#include "hydralora/kernels/simd/low_rank.hpp"
+#include "hydralora/kernels/stack.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace kernels {
+
+/// P = S X, for every token: p_k = Σ_j S(k, j) x_j.
+///
+/// @param s  (rows × features), read.
+/// @param x  (features × tokens), read.
+/// @param p  (rows × tokens), OVERWRITTEN. Must overlap neither s nor x.
+/// Cost      2 · tokens · rows · features flop; scratch for one copy of s.
+template <class Scalar>
+void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
+  assert(x.features() == s.features && p.features() == s.rows && p.tokens() == x.tokens());
+  if constexpr (simd::has_simd<Scalar>) {
+    simd::contract<simd::DefaultArch>(s, x, p);
+  } else {
+    reference::contract(s, x, p);
+  }
+}
+
+/// Y += scale · Sᵀ P, for every token: y_j += scale · Σ_k S(k, j) p_k.
+///
+/// @param s  (rows × features), read.
+/// @param p  (rows × tokens), read.
+/// @param y  (features × tokens), ADDED to. Must overlap neither s nor p.
+/// Cost      2 · tokens · rows · features flop; scratch for one copy of s.
+template <class Scalar>
+void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
+  assert(p.features() == s.rows && y.features() == s.features && p.tokens() == y.tokens());
+  if constexpr (simd::has_simd<Scalar>) {
+    simd::expand<simd::DefaultArch>(s, p, scale, y);
+  } else {
+    reference::expand(s, p, scale, y);
+  }
+}
+
+/// dS += scale · P Xᵀ: dS(k, j) += scale · Σ_t P(k, t) X(j, t).
+///
+/// @param p   (rows × tokens), read.
+/// @param x   (features × tokens), read.
+/// @param ds  (rows × features), ADDED to. Must overlap neither p nor x.
+/// Cost       2 · tokens · rows · features flop.
+template <class Scalar>
+void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stack<Scalar> ds) {
+  assert(p.features() == ds.rows && x.features() == ds.features && p.tokens() == x.tokens());
+  if constexpr (simd::has_simd<Scalar>) {
+    simd::accumulate<simd::DefaultArch>(p, x, scale, ds);
+  } else {
+    reference::accumulate(p, x, scale, ds);
+  }
+}
+
+}  // namespace kernels
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

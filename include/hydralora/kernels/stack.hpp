@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <type_traits>
+
+#include "hydralora/core/config.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// A skinny stack of `rows` vectors with `features` numbers each: [A; gate] or the transposed [B_1 … B_N].
+///
+/// Number (row, feature) lies at data[row · row_stride + feature · feature_stride]; one of the strides is usually 1. The
+/// three heavy products of every adapter (low_rank.hpp) run over such a stack. Holds no ownership.
+template <class Scalar>
+struct Stack {
+  Scalar* data = nullptr;
+  Index rows = 0;
+  Index features = 0;
+  Index row_stride = 0;
+  Index feature_stride = 0;
+
+  Scalar& operator()(Index row, Index feature) const { return data[row * row_stride + feature * feature_stride]; }
+};
+
+template <class Scalar>
+using ConstStack = Stack<const Scalar>;
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+//
+// The door that LoRA, SplitLoRA and HydraLoRA share: construction, checks, what is kept between forward and backward. The
+// formulas are in the layers' own files.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/core/tokens.hpp"
+#include "hydralora/core/workspace.hpp"
+#include "hydralora/layers/adapter_tensors.hpp"
+#include "hydralora/layers/call_options.hpp"
+#include "hydralora/layers/down_projection.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace detail {
+
+/// What a forward pass keeps for its backward pass: H = A x and the head weights ω, a few numbers per token, nothing of
+/// size out × tokens. Default-constructible, reusable for any layer and batch of its type; grows, never shrinks.
+template <class Scalar>
+class AdapterCache {
+ public:
+  /// Tokens of the forward pass it holds; 0 before the first.
+  Index tokens() const { return tokens_; }
+  /// ω, (heads × tokens), valid until the next forward pass; 0 rows where no weights are kept (LoRA, Routing::uniform).
+  ConstTokens<Scalar> weights() const { return rows(shape_.a_rows, shape_.weight_rows); }
+  /// H, (rank × tokens); SplitLoRA: (heads · rank × tokens).
+  ConstTokens<Scalar> h() const { return rows(0, shape_.a_rows); }
+
+ private:
+  template <class, class>
+  friend class AdapterLayer;
+
+  Tokens<Scalar> reset(const AdapterShape& shape, Index tokens, const CallOptions<Scalar>& options) {
+    const auto needed = static_cast<std::size_t>(checked_product(shape.kept_rows(), tokens, "cache"));
+    if (values_.size() < needed) values_.resize(needed);
+    shape_ = shape;
+    tokens_ = tokens;
+    step_ = options.step;
+    first_token_ = options.first_token;
+    return {values_.data(), shape.kept_rows(), tokens};
+  }
+
+  ConstTokens<Scalar> rows(Index first, Index count) const {
+    if (tokens_ == 0) return {nullptr, count, 0};
+    return ConstTokens<Scalar>(values_.data(), shape_.kept_rows(), tokens_).rows(first, count);
+  }
+
+  std::vector<Scalar> values_;
+  AdapterShape shape_{"empty", 0, 0, 0, 0, 0, 0, 0};
+  Index tokens_ = 0;
+  std::uint64_t step_ = 0;
+  std::uint64_t first_token_ = 0;
+};
+
+/// Layer is the derived class, Tensors its named matrices. Layer provides, for shapes that have been checked,
+///   add_forward(x, y, kept, dropout, options)         y += ΔW(x), fills kept = [H; Ω]
+///   add_backward(x, dy, cache, dropout, g, dx)        g += …, dx += …
+template <class Layer, class Tensors>
+class AdapterLayer : public Tensors {
+ public:
+  using Scalar = typename Tensors::Scalar;
+  using Config = typename Tensors::Config;
+  using Cache = AdapterCache<Scalar>;
+
+  /// The same tensors with the same accessors, for gradients.
+  class Gradients : public Tensors {
+   public:
+    explicit Gradients(const Config& config) : Tensors(config) {}
+    /// Gradients in the host's memory (an optimiser's, an all-reduce buffer): parameter_count() numbers.
+    Gradients(const Config& config, ParameterMap<Scalar> lent) : Tensors(config, lent) {}
+    void set_zero() { this->parameters().setZero(); }
+  };
+
+  /// A and the gate kaiming-uniform (a = √5) from the seed, B = 0, so that a new adapter adds nothing.
+  /// @throws std::invalid_argument  a size below 1, alpha not finite, dropout outside [0, 1).
+  explicit AdapterLayer(const Config& config, std::uint64_t seed = 0) : Tensors(config), seed_(seed) { initialize(); }
+
+  /// Parameters in the host's memory, read and written there, taken as they are (initialize() overwrites them). The memory
+  /// must outlive the layer; copies of the layer share it. The seed serves initialize() and dropout.
+  /// @throws std::invalid_argument  as above, or where the buffer's size is not parameter_count().
+  AdapterLayer(const Config& config, ParameterMap<Scalar> lent, std::uint64_t seed = 0) : Tensors(config, lent), seed_(seed) {}
+
+  /// Overwrites the parameters with those of a new layer with this seed.
+  void initialize() { this->initialize_tensors(seed_); }
+
+  Scalar scaling() const { return Scalar(static_cast<real_t<Scalar>>(scaling_of(this->config()))); }
+  std::uint64_t seed() const { return seed_; }
+
+  /// y += ΔW(x), for every token (column) x, with the layer's own formula.
+  ///
+  /// @param x       (in_features × tokens), read. tokens = 0 is a no-op.
+  /// @param y       (out_features × tokens), ADDED to: the host writes W x first. Must not overlap x.
+  /// @param cache   OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.
+  /// @throws std::invalid_argument  on a shape mismatch; y and the cache are then untouched.
+  /// Cost     2 flop per token and parameter; allocates only where the cache or the thread's scratch must grow.
+  /// Numerics the bits of a token's result depend neither on the other tokens nor on the number of threads. Thread-safe.
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
+    check_forward(x, y, options);
+    const Tokens<Scalar> kept = cache.reset(this->shape(), x.tokens(), options);
+    layer().add_forward(x, y, kept, dropout(cache), options);
+  }
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
+    check_forward(x, y, options);
+    ScratchFrame scratch;
+    layer().add_forward(x, y, scratch.take_tokens<Scalar>(this->shape().kept_rows(), x.tokens()), Dropout{}, options);
+  }
+
+  /// The gradients of a loss that reached this layer's y as dy, with the layer's own formula.
+  ///
+  /// @param x      (in_features × tokens), as in forward(), read.
+  /// @param dy     (out_features × tokens), read.
+  /// @param cache  filled by forward() on the same x.
+  /// @param g      ADDED to.
+  /// @param dx     (in_features × tokens), ADDED to: the host adds Wᵀ dy. Must overlap neither x nor dy.
+  /// @throws std::invalid_argument  on a shape mismatch, or a cache or gradients of another shape; nothing is then written.
+  /// Cost     4 flop per token and parameter. Dropout draws its mask again.
+  /// Numerics dx as y in forward(); the bits of g do not depend on the number of threads. Thread-safe for different g.
+  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
+                const CallOptions<Scalar>& options = {}) const {
+    check_backward(x, dy, cache, g, &dx, options);
+    layer().add_backward(x, dy, cache, dropout(cache), g, &dx, options);
+  }
+  /// The same where no dx is wanted.
+  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
+                const CallOptions<Scalar>& options = {}) const {
+    check_backward(x, dy, cache, g, nullptr, options);
+    layer().add_backward(x, dy, cache, dropout(cache), g, nullptr, options);
+  }
+
+ private:
+  const Layer& layer() const { return static_cast<const Layer&>(*this); }
+
+  Dropout dropout(const Cache& cache) const {
+    return {this->config().dropout, layer_random(seed_, RandomStream::dropout), cache.step_, cache.first_token_};
+  }
+
+  /// Weights must come exactly where the layer takes them: ignoring them in silence would train something else.
+  void check_weights(const char* where, const char* what, ConstTokens<Scalar> weights, Index tokens, bool required) const {
+    if (!Layer::takes_weights(this->config())) {
+      expects(weights.features() == 0, this->shape().layer, where, what, " are ", weights.shape(),
+              ", but this layer takes none (only SplitLoRA with Routing::given does)");
+    } else if (required || weights.features() != 0 || weights.tokens() != 0) {
+      expects(tokens == 0 || weights.shape() == Shape{this->shape().heads, tokens}, this->shape().layer, where, what, " are ",
+              weights.shape(), ", expected ", Shape{this->shape().heads, tokens}, " (heads x tokens)");
+    }
+  }
+
+  void check_shape(const char* where, const char* what, Shape actual, Index features, Index tokens, const char* meaning) const {
+    expects(actual == Shape{features, tokens}, this->shape().layer, where, what, " is ", actual, ", expected ",
+            Shape{features, tokens}, " (", meaning, " x tokens)");
+  }
+
+  void check_forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options) const {
+    constexpr auto where = "::forward: ";
+    check_shape(where, "x", x.shape(), this->shape().in, x.tokens(), "in_features");
+    check_shape(where, "y", y.shape(), this->shape().out, x.tokens(), "out_features");
+    expects(!overlap<Scalar>(x, y), this->shape().layer, where, "x ", x.shape(), " and y ", y.shape(), " overlap");
+    check_weights(where, "weights", options.weights, x.tokens(), true);
+    expects(!overlap<Scalar>(options.weights, y), this->shape().layer, where, "weights ", options.weights.shape(), " and y ",
+            y.shape(), " overlap");
+  }
+
+  void check_backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, const Gradients& g,
+                      const Tokens<Scalar>* dx, const CallOptions<Scalar>& options) const {
+    constexpr auto where = "::backward: ";
+    const AdapterShape& shape = this->shape();
+    check_shape(where, "x", x.shape(), shape.in, x.tokens(), "in_features");
+    check_shape(where, "dy", dy.shape(), shape.out, x.tokens(), "out_features");
+    expects(cache.shape_ == shape && cache.tokens_ == x.tokens(), shape.layer, where, "the cache is from ", cache.shape_,
+            " with ", cache.tokens_, " tokens, expected ", shape, " with ", x.tokens(), " tokens");
+    expects(g.shape() == shape, shape.layer, where, "the gradients are for ", g.shape(), ", expected ", shape);
+    check_weights(where, "weights_gradient", options.weights_gradient, x.tokens(), false);
+    if (dx == nullptr) return;
+    check_shape(where, "dx", dx->shape(), shape.in, x.tokens(), "in_features");
+    expects(!overlap<Scalar>(*dx, x), shape.layer, where, "dx ", dx->shape(), " and x ", x.shape(), " overlap");
+    expects(!overlap<Scalar>(*dx, dy), shape.layer, where, "dx ", dx->shape(), " and dy ", dy.shape(), " overlap");
+  }
+
+  std::uint64_t seed_;
+};
+
+}  // namespace detail
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT
+//
+// The tensors that LoRA, SplitLoRA and HydraLoRA have in common: one flat buffer with two stacks of rows,
+//
+//   down  [A; gate]        what a token is projected on
+//   up    [B_1 … B_N]      what comes back out
+//
+// The layers' own files name the matrices inside and say what happens between the two stacks.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <ostream>
+#include <utility>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/core/random.hpp"
+#include "hydralora/core/simd.hpp"
+#include "hydralora/kernels/stack.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// A flat run of parameters or gradients.
+template <class Scalar>
+using ParameterMap = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;
+template <class Scalar>
+using ConstParameterMap = Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;
+
+/// One matrix (A, a B, the gate) inside the flat buffer.
+template <class Scalar>
+using MatrixMap =
+    Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>, Eigen::Unaligned, Eigen::OuterStride<>>;
+template <class Scalar>
+using ConstMatrixMap =
+    Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>, Eigen::Unaligned, Eigen::OuterStride<>>;
+
+/// s = alpha / r, or alpha / √r where rank-stabilised (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732).
+template <class Config>
+double scaling_of(const Config& config) {
+  const auto rank = static_cast<double>(config.rank);
+  return config.alpha / (config.rank_stabilized ? std::sqrt(rank) : rank);
+}
+
+/// What decides the sizes of a layer's tensors, its gradients and its cache.
+struct AdapterShape {
+  const char* layer;
+  Index in;
+  Index out;
+  Index rank;
+  Index heads;
+  Index a_rows;       ///< rows of A, or of A_1 … A_N: what reaches B
+  Index gate_rows;    ///< rows of the gate, 0 without one
+  Index weight_rows;  ///< head weights kept per token for backward, 0 where all are 1
+
+  Index down_rows() const { return a_rows + gate_rows; }
+  Index up_rows() const { return heads * rank; }
+  Index kept_rows() const { return a_rows + weight_rows; }
+
+  friend bool operator==(const AdapterShape& a, const AdapterShape& b) {
+    return a.in == b.in && a.out == b.out && a.rank == b.rank && a.heads == b.heads && a.a_rows == b.a_rows &&
+           a.gate_rows == b.gate_rows && a.weight_rows == b.weight_rows;
+  }
+  friend std::ostream& operator<<(std::ostream& stream, const AdapterShape& s) {
+    return stream << s.layer << ' ' << s.in << "->" << s.out << " rank " << s.rank << " heads " << s.heads << " ("
+               << s.gate_rows << " gate rows)";
+  }
+};
+
+namespace detail {
+
+/// Refuses what makes no sense in any of the three configs, before anything is allocated.
+template <class Config>
+AdapterShape checked_shape(const Config& config) {
+  const AdapterShape s = shape_of(config);
+  expects(s.in >= 1 && s.out >= 1, s.layer, ": in_features ", s.in, " and out_features ", s.out, " must be at least 1");
+  expects(s.rank >= 1, s.layer, ": rank ", s.rank, " must be at least 1");
+  expects(s.heads >= 1, s.layer, ": heads ", s.heads, " must be at least 1");
+  expects(std::isfinite(config.alpha), s.layer, ": alpha ", config.alpha, " must be finite");
+  expects(config.dropout >= 0 && config.dropout < 1, s.layer, ": dropout ", config.dropout, " must be in [0, 1)");
+  checked_product(checked_product(s.rank + 1, s.heads, s.layer), s.in, s.layer);
+  checked_product(checked_product(s.rank, s.heads, s.layer), s.out, s.layer);
+  return s;
+}
+
+/// Streams of a layer's seed, so that its tensors and its dropout draw different numbers.
+enum class RandomStream : std::uint64_t { A, gate, dropout };
+
+inline CounterRandom layer_random(std::uint64_t seed, RandomStream stream) {
+  return CounterRandom(seed, static_cast<std::uint64_t>(stream));
+}
+
+/// Kaiming-uniform with a = √5 over rows of n numbers: U(−1/√n, 1/√n). Column j, row i draws at (j, i, head), so the
+/// numbers do not depend on the memory layout. Source: He et al. 2015, arXiv:1502.01852; PEFT's default for A.
+template <class Scalar>
+void kaiming_uniform(MatrixMap<Scalar> matrix, const CounterRandom& random, Index head = 0) {
+  const double bound = 1.0 / std::sqrt(static_cast<double>(matrix.cols()));
+  for (Index j = 0; j < matrix.cols(); ++j) {
+    for (Index i = 0; i < matrix.rows(); ++i) {
+      const double value = random.uniform_between(-bound, bound, static_cast<std::uint64_t>(j),
+                                                  static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(head));
+      matrix(i, j) = Scalar(static_cast<real_t<Scalar>>(value));
+    }
+  }
+}
+
+/// The flat buffer of a layer or of its gradients. Layout, without padding:
+///
+///   for every input feature:  its a_rows numbers of A, then its gate_rows numbers of the gate
+///   then B_1, …, B_N:         each out × rank in column-major order
+///
+/// Owned, or lent by the host and then never reallocated; copies of a lent one share the host's memory.
+template <class ScalarType, class ConfigType>
+class AdapterTensors {
+ public:
+  using Scalar = ScalarType;
+  using Config = ConfigType;
+
+  const Config& config() const { return config_; }
+
+  /// Everything trainable as one flat vector: down_parameters(), then up_parameters().
+  ParameterMap<Scalar> parameters() { return {data(), parameter_count()}; }
+  ConstParameterMap<Scalar> parameters() const { return {data(), parameter_count()}; }
+  Index parameter_count() const { return down_size() + up_size(); }
+
+  /// The part of parameters() with A and the gate, and the part with B, which LoRA+ (arXiv:2402.12354) trains faster.
+  ParameterMap<Scalar> down_parameters() { return {data(), down_size()}; }
+  ParameterMap<Scalar> up_parameters() { return {data() + down_size(), up_size()}; }
+
+  /// The two stacks as the kernels take them (kernels/low_rank.hpp).
+  Stack<Scalar> down_stack() { return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows()}; }
+  Stack<Scalar> up_stack() { return {data() + down_size(), shape_.up_rows(), shape_.out, shape_.out, 1}; }
+  ConstStack<Scalar> down_stack() const { return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows()}; }
+  ConstStack<Scalar> up_stack() const { return {data() + down_size(), shape_.up_rows(), shape_.out, shape_.out, 1}; }
+
+  const AdapterShape& shape() const { return shape_; }
+
+ protected:
+  explicit AdapterTensors(const Config& config) : config_(config), shape_(checked_shape(config)) {
+    owned_.setZero(parameter_count());
+  }
+  AdapterTensors(const Config& config, ParameterMap<Scalar> lent)
+      : config_(config), shape_(checked_shape(config)), lent_(lent.data()) {
+    expects(lent.data() != nullptr && lent.size() == parameter_count(), shape_.layer, ": the lent buffer has ", lent.size(),
+            lent.data() == nullptr ? " numbers (null), " : " numbers, ", shape_, " needs ", parameter_count());
+  }
+
+  /// Rows of the down stack as a (rows × in) matrix, rows of the up stack as an (out × rows) matrix.
+  MatrixMap<Scalar> down_matrix(Index first, Index rows) { return map<MatrixMap<Scalar>>(data(), first, rows); }
+  ConstMatrixMap<Scalar> down_matrix(Index first, Index rows) const { return map<ConstMatrixMap<Scalar>>(data(), first, rows); }
+  MatrixMap<Scalar> head_matrix(Index head) { return head_map<MatrixMap<Scalar>>(data(), head); }
+  ConstMatrixMap<Scalar> head_matrix(Index head) const { return head_map<ConstMatrixMap<Scalar>>(data(), head); }
+
+  void expects_head(Index head) const {
+    expects(head >= 0 && head < shape_.heads, shape_.layer, ": head ", head, " of ", shape_.heads, " heads");
+  }
+
+ private:
+  template <class Map, class Pointer>
+  Map map(Pointer from, Index first, Index rows) const {
+    return {from + first, rows, shape_.in, Eigen::OuterStride<>(shape_.down_rows())};
+  }
+  template <class Map, class Pointer>
+  Map head_map(Pointer from, Index head) const {
+    expects_head(head);
+    return {from + down_size() + head * shape_.rank * shape_.out, shape_.out, shape_.rank, Eigen::OuterStride<>(shape_.out)};
+  }
+
+  Index down_size() const { return shape_.down_rows() * shape_.in; }
+  Index up_size() const { return shape_.up_rows() * shape_.out; }
+  Scalar* data() { return lent_ != nullptr ? lent_ : owned_.data(); }
+  const Scalar* data() const { return lent_ != nullptr ? lent_ : owned_.data(); }
+
+  Config config_;
+  AdapterShape shape_;
+  Eigen::Matrix<Scalar, Eigen::Dynamic, 1> owned_;
+  Scalar* lent_ = nullptr;
+};
+
+}  // namespace detail
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+//
+// From a token to its rank-r projection and router logits, and back, with dropout on the way into A.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "hydralora/core/parallel.hpp"
+#include "hydralora/core/random.hpp"
+#include "hydralora/core/tokens.hpp"
+#include "hydralora/core/workspace.hpp"
+#include "hydralora/kernels/low_rank.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace detail {
+
+/// Inverted dropout (Srivastava et al. 2014) whose mask is a function of position: never stored, drawn again in backward.
+struct Dropout {
+  double probability = 0;
+  CounterRandom random{0};
+  std::uint64_t step = 0;
+  std::uint64_t first_token = 0;
+
+  /// x(j, t) becomes x(j, t) / (1 − p), or 0 with probability p. Eight features share one Philox block; p is met to 2^-32.
+  template <class Scalar>
+  void apply(Tokens<Scalar> x) const {
+    constexpr Index share = 8;
+    const auto threshold = static_cast<std::uint64_t>(probability * 0x1p32);
+    const Scalar factor(static_cast<real_t<Scalar>>(1.0 / (1.0 - probability)));
+    constexpr Index flop_per_number = 10;
+    parallel_for(x.tokens(), x.tokens() * x.features() * flop_per_number, [&](Index t) {
+      for (Index j = 0; j < x.features(); j += share) {
+        const auto words = random.block(static_cast<std::uint64_t>(j / share), first_token + static_cast<std::uint64_t>(t), step);
+        for (Index i = 0; i < std::min(share, x.features() - j); ++i) {
+          const std::uint64_t draw = (words[static_cast<std::size_t>(i / 2)] >> (32U * (static_cast<unsigned>(i) % 2U))) & 0xffffffffU;
+          Scalar& value = x(j + i, t);
+          value = draw < threshold ? Scalar(0) : value * factor;
+        }
+      }
+    });
+  }
+};
+
+/// The rows of a stack that begin at `first`.
+template <class Scalar>
+Stack<Scalar> stack_rows(Stack<Scalar> s, Index first, Index rows) {
+  return {s.data + first * s.row_stride, rows, s.features, s.row_stride, s.feature_stride};
+}
+
+/// P = [A x̃; G x] for every token: the first adapter_rows rows of `down` see x with dropout, the gate sees it whole.
+/// Without dropout both are one product.
+/// @param p  (down rows × tokens), OVERWRITTEN.
+template <class Scalar>
+void project_down(ConstStack<Scalar> down, Index adapter_rows, const Dropout& dropout, ConstTokens<Scalar> x, Tokens<Scalar> p) {
+  if (dropout.probability == 0) return kernels::contract(down, x, p);
+
+  ScratchFrame scratch;
+  const Tokens<Scalar> dropped = scratch.take_tokens<Scalar>(x.features(), x.tokens());
+  dropped.matrix() = x.matrix();
+  dropout.apply(dropped);
+  const Index gate_rows = down.rows - adapter_rows;
+  kernels::contract<Scalar>(stack_rows(down, 0, adapter_rows), dropped, p.rows(0, adapter_rows));
+  if (gate_rows > 0) kernels::contract(stack_rows(down, adapter_rows, gate_rows), x, p.rows(adapter_rows, gate_rows));
+}
+
+/// dDown += dP Xᵀ and dX += downᵀ dP, i.e. with the mask m of dropout:
+///   dA += dH (m∘X)ᵀ   dG += dL Xᵀ   dX += m ∘ (Aᵀ dH) + Gᵀ dL
+/// @param dx  ADDED to; nullptr where no dX is wanted.
+template <class Scalar>
+void project_down_backward(ConstStack<Scalar> down, Index adapter_rows, const Dropout& dropout, ConstTokens<Scalar> x,
+                           ConstTokens<Scalar> dp, Stack<Scalar> ddown, const Tokens<Scalar>* dx) {
+  if (dropout.probability == 0) {
+    kernels::accumulate(dp, x, Scalar(1), ddown);
+    if (dx != nullptr) kernels::expand(down, dp, Scalar(1), *dx);
+    return;
+  }
+
+  ScratchFrame scratch;
+  const Tokens<Scalar> dropped = scratch.take_tokens<Scalar>(x.features(), x.tokens());
+  const Index gate_rows = down.rows - adapter_rows;
+  dropped.matrix() = x.matrix();
+  dropout.apply(dropped);
+  kernels::accumulate<Scalar>(dp.rows(0, adapter_rows), dropped, Scalar(1), stack_rows(ddown, 0, adapter_rows));
+  if (gate_rows > 0) {
+    kernels::accumulate(dp.rows(adapter_rows, gate_rows), x, Scalar(1), stack_rows(ddown, adapter_rows, gate_rows));
+  }
+  if (dx == nullptr) return;
+
+  const Tokens<Scalar> through_a = dropped;  // the dropped x is done with
+  through_a.matrix().setZero();
+  kernels::expand(stack_rows(down, 0, adapter_rows), dp.rows(0, adapter_rows), Scalar(1), through_a);
+  dropout.apply(through_a);
+  dx->matrix() += through_a.matrix();
+  if (gate_rows > 0) {
+    kernels::expand(stack_rows(down, adapter_rows, gate_rows), dp.rows(adapter_rows, gate_rows), Scalar(1), *dx);
+  }
+}
+
+}  // namespace detail
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

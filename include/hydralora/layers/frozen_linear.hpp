@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT
+//
+// The frozen layer an adapter sits on, and the two together.
+//
+// A base is anything with
+//   Index in_features() const;
+//   Index out_features() const;
+//   void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const;      // y  += W x
+//   void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const;   // dx += Wᵀ dy
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/core/parallel.hpp"
+#include "hydralora/core/tokens.hpp"
+#include "hydralora/layers/call_options.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// A dense frozen weight W (out_features × in_features), multiplied by Eigen.
+///
+/// Numerics  Eigen's own threading of one product changes bits with the number of threads, so the tokens are cut into
+///           fixed slices, each multiplied on one thread: the same bits on any number of threads. Unlike an adapter's, a
+///           token's bits may depend on its place in the batch.
+/// Cost      2 · tokens · in · out flop. Eigen takes memory for its packed blocks on each call.
+template <class Scalar = float>
+class DenseLinear {
+ public:
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+
+  explicit DenseLinear(Matrix weight) : weight_(std::move(weight)) {}
+
+  const Matrix& weight() const { return weight_; }
+  Matrix& weight() { return weight_; }
+  Index in_features() const { return weight_.cols(); }
+  Index out_features() const { return weight_.rows(); }
+
+  /// y += W x.
+  /// @throws std::invalid_argument  on a shape mismatch or overlap; y is then untouched.
+  void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
+    check("DenseLinear::add_forward: ", x, y, weight_.cols(), weight_.rows());
+    for_each_slice(x.tokens(), [&](Index begin, Index count) {
+      y.slice(begin, count).matrix().noalias() += weight_ * x.slice(begin, count).matrix();
+    });
+  }
+
+  /// dx += Wᵀ dy.
+  /// @throws std::invalid_argument  on a shape mismatch or overlap; dx is then untouched.
+  void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
+    check("DenseLinear::add_backward: ", dy, dx, weight_.rows(), weight_.cols());
+    for_each_slice(dy.tokens(), [&](Index begin, Index count) {
+      dx.slice(begin, count).matrix().noalias() += weight_.transpose() * dy.slice(begin, count).matrix();
+    });
+  }
+
+ private:
+  /// Tokens per slice: wide enough that Eigen packs W once for many tokens, small enough to feed several threads.
+  static constexpr Index slice_tokens = 128;
+
+  static void check(const char* where, ConstTokens<Scalar> from, Tokens<Scalar> to, Index from_features, Index to_features) {
+    expects(from.features() == from_features, where, "the input is ", from.shape(), ", expected ",
+            Shape{from_features, from.tokens()});
+    expects(to.shape() == Shape{to_features, from.tokens()}, where, "the output is ", to.shape(), ", expected ",
+            Shape{to_features, from.tokens()});
+    expects(!overlap<Scalar>(from, to), where, "the input ", from.shape(), " and the output ", to.shape(), " overlap");
+  }
+
+  template <class Function>
+  void for_each_slice(Index tokens, Function&& f) const {
+    // Two slices at least, so that they run inside a parallel region, where Eigen leaves threads alone.
+    const Index slices = std::max<Index>(tokens > 1 ? 2 : 1, (tokens + slice_tokens - 1) / slice_tokens);
+    parallel_for(slices, std::max(parallel_work_minimum, tokens), [&](Index i) {
+      const Index begin = tokens * i / slices, end = tokens * (i + 1) / slices;
+      if (end > begin) f(begin, end - begin);
+    });
+  }
+
+  Matrix weight_;
+};
+
+/// A frozen base with an adapter on it:  y += W x + ΔW(x),  and back. Both parts are public: inspect, train, swap them.
+/// The adapter goes first, since it checks every argument: what it refuses has changed nothing.
+template <class Base, class Adapter>
+struct AdaptedLinear {
+  using Scalar = typename Adapter::Scalar;
+  using Cache = typename Adapter::Cache;
+  using Gradients = typename Adapter::Gradients;
+
+  Base base;
+  Adapter adapter;
+
+  /// @throws std::invalid_argument  where the base's weight and the adapter differ in shape.
+  AdaptedLinear(Base base_layer, Adapter adapter_layer) : base(std::move(base_layer)), adapter(std::move(adapter_layer)) {
+    const Shape weight{base.out_features(), base.in_features()}, delta{adapter.shape().out, adapter.shape().in};
+    expects(weight == delta, "AdaptedLinear: the base's weight is ", weight, ", the adapter's is ", delta);
+  }
+
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
+    adapter.forward(x, y, options);
+    base.add_forward(x, y);
+  }
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
+    adapter.forward(x, y, cache, options);
+    base.add_forward(x, y);
+  }
+  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
+                const CallOptions<Scalar>& options = {}) const {
+    adapter.backward(x, dy, cache, g, dx, options);
+    base.add_backward(dy, dx);
+  }
+};
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

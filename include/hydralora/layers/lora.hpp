@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+//
+// LoRA: one low-rank addition to a frozen weight.
+#pragma once
+
+#include <cstdint>
+
+#include "hydralora/kernels/low_rank.hpp"
+#include "hydralora/layers/adapter_layer.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+struct LoRAConfig {
+  Index in_features = 0;
+  Index out_features = 0;
+  Index rank = 8;
+  double alpha = 16;
+  bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
+  double dropout = 0;            ///< probability that a feature on its way into A is dropped in training
+};
+
+inline AdapterShape shape_of(const LoRAConfig& c) {
+  return {"LoRA", c.in_features, c.out_features, c.rank, /*heads=*/1, /*a_rows=*/c.rank, /*gate_rows=*/0, /*weight_rows=*/0};
+}
+
+/// The matrices of a LoRA, as parameters or as gradients: maps into the flat buffer, by value, assignable.
+template <class Scalar>
+class LoRATensors : public detail::AdapterTensors<Scalar, LoRAConfig> {
+  using Base = detail::AdapterTensors<Scalar, LoRAConfig>;
+
+ public:
+  auto A() { return this->down_matrix(0, this->shape().rank); }  ///< rank × in_features
+  auto A() const { return this->down_matrix(0, this->shape().rank); }
+  auto B() { return this->head_matrix(0); }  ///< out_features × rank
+  auto B() const { return this->head_matrix(0); }
+
+ protected:
+  using Base::Base;
+
+  void initialize_tensors(std::uint64_t seed) {
+    detail::kaiming_uniform<Scalar>(A(), detail::layer_random(seed, detail::RandomStream::A));
+    B().setZero();
+  }
+};
+
+/// One low-rank adapter, y += s · B (A x).
+///
+/// Source   Hu et al. 2021, arXiv:2106.09685, eq. (3).
+/// forward   h = A x       y += s B h
+/// backward  V = s Bᵀ dY   dB += s dY Hᵀ   dA += V Xᵀ   dX += Aᵀ V
+/// Kept for backward: H, rank numbers per token. The rest of the contract is at forward() and backward() of the base.
+template <class Scalar = float>
+class LoRA : public detail::AdapterLayer<LoRA<Scalar>, LoRATensors<Scalar>> {
+  using Base = detail::AdapterLayer<LoRA<Scalar>, LoRATensors<Scalar>>;
+  friend Base;
+
+ public:
+  using typename Base::Cache;
+  using typename Base::Gradients;
+  using Base::Base;
+
+ private:
+  static bool takes_weights(const LoRAConfig&) { return false; }
+
+  void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> h, const detail::Dropout& dropout,
+                   const CallOptions<Scalar>&) const {
+    detail::project_down(this->down_stack(), this->shape().a_rows, dropout, x, h);  // h = A x
+    kernels::expand<Scalar>(this->up_stack(), h, this->scaling(), y);               // y += s B h
+  }
+
+  void add_backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, const detail::Dropout& dropout,
+                    Gradients& g, const Tokens<Scalar>* dx, const CallOptions<Scalar>&) const {
+    ScratchFrame scratch;
+    const Tokens<Scalar> v = scratch.take_tokens<Scalar>(this->shape().rank, x.tokens());
+
+    kernels::contract(this->up_stack(), dy, v);
+    v.matrix() *= this->scaling();                                            // V = s Bᵀ dY
+    kernels::accumulate(cache.h(), dy, this->scaling(), g.up_stack());        // dB += s dY Hᵀ
+    detail::project_down_backward<Scalar>(this->down_stack(), this->shape().a_rows, dropout, x, v, g.down_stack(), dx);
+  }
+};
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT
+//
+// SplitLoRA: N independent low-rank pairs side by side, summed, routed by a gate (known as LoRAMoE or MoLoRA), or weighted
+// by the caller.
+#pragma once
+
+#include <cstdint>
+
+#include "hydralora/kernels/head_mix.hpp"
+#include "hydralora/kernels/low_rank.hpp"
+#include "hydralora/layers/adapter_layer.hpp"
+#include "hydralora/layers/gate.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// Where the weights ω of the heads come from.
+enum class Routing {
+  uniform,  ///< ω_i = 1: the plain sum, exactly one LoRA of rank heads · rank with the same scaling
+  learned,  ///< ω = softmax(G x), per token
+  given     ///< from the caller in CallOptions::weights: a task id (one-hot), another router
+};
+
+struct SplitLoRAConfig {
+  Index in_features = 0;
+  Index out_features = 0;
+  Index rank = 8;  ///< of each head
+  double alpha = 16;
+  bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
+  double dropout = 0;            ///< probability that a feature on its way into the A_i is dropped; the gate sees all
+  Index heads = 4;
+  Routing routing = Routing::uniform;
+};
+
+inline AdapterShape shape_of(const SplitLoRAConfig& c) {
+  return {"SplitLoRA", c.in_features, c.out_features, c.rank, c.heads, /*a_rows=*/c.heads * c.rank,
+          /*gate_rows=*/c.routing == Routing::learned ? c.heads : 0,
+          /*weight_rows=*/c.routing == Routing::uniform ? 0 : c.heads};
+}
+
+/// The matrices of a SplitLoRA, as parameters or as gradients: maps into the flat buffer, by value, assignable.
+template <class Scalar>
+class SplitLoRATensors : public detail::AdapterTensors<Scalar, SplitLoRAConfig> {
+  using Base = detail::AdapterTensors<Scalar, SplitLoRAConfig>;
+
+ public:
+  auto A(Index head) { return this->expects_head(head), this->down_matrix(head * this->shape().rank, this->shape().rank); }
+  auto A(Index head) const { return this->expects_head(head), this->down_matrix(head * this->shape().rank, this->shape().rank); }
+  auto B(Index head) { return this->head_matrix(head); }  ///< out_features × rank; A(head) is rank × in_features
+  auto B(Index head) const { return this->head_matrix(head); }
+  /// heads × in_features with Routing::learned, else 0 × in_features.
+  auto gate() { return this->down_matrix(this->shape().a_rows, this->shape().gate_rows); }
+  auto gate() const { return this->down_matrix(this->shape().a_rows, this->shape().gate_rows); }
+
+ protected:
+  using Base::Base;
+
+  void initialize_tensors(std::uint64_t seed) {
+    for (Index head = 0; head < this->shape().heads; ++head) {
+      detail::kaiming_uniform<Scalar>(A(head), detail::layer_random(seed, detail::RandomStream::A), head);
+    }
+    detail::kaiming_uniform<Scalar>(gate(), detail::layer_random(seed, detail::RandomStream::gate));
+    this->up_parameters().setZero();
+  }
+};
+
+/// N independent pairs:  y += s · Σ_i ω_i B_i A_i x.
+///
+/// Source   the multi-LoRA baseline of HydraLoRA, arXiv:2404.19245, section 2; learned: LoRAMoE, arXiv:2312.09979, eq. (5).
+/// forward   [h_1 … h_N; ℓ] = [A_1 … A_N; G] x    ω by Routing    u_i = ω_i h_i    y += s [B_1 … B_N] u
+/// backward  V = s [B_1 … B_N]ᵀ dY     dB_i += s dY U_iᵀ     dω_i = ⟨V_i, h_i⟩     dh_i = ω_i V_i
+///           learned: dℓ = ω ∘ (dω − ⟨ω, dω⟩)     given: dω is handed back in CallOptions::weights_gradient
+///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ     dX += [A_1 … A_N; G]ᵀ [dH; dL]
+/// Kept for backward: heads · rank numbers per token, and the heads weights where they are not all 1. The rest of the
+/// contract is at forward() and backward() of the base.
+template <class Scalar = float>
+class SplitLoRA : public detail::AdapterLayer<SplitLoRA<Scalar>, SplitLoRATensors<Scalar>> {
+  using Base = detail::AdapterLayer<SplitLoRA<Scalar>, SplitLoRATensors<Scalar>>;
+  friend Base;
+
+ public:
+  using typename Base::Cache;
+  using typename Base::Gradients;
+  using Base::Base;
+
+ private:
+  static bool takes_weights(const SplitLoRAConfig& c) { return c.routing == Routing::given; }
+
+  void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> kept, const detail::Dropout& dropout,
+                   const CallOptions<Scalar>& options) const {
+    const AdapterShape& shape = this->shape();
+    const Tokens<Scalar> h = kept.rows(0, shape.a_rows), weights = kept.rows(shape.a_rows, shape.weight_rows);
+
+    // [h; ℓ] = [A_1 … A_N; G] x; with a learned gate the logits land where the weights are kept
+    detail::project_down(this->down_stack(), shape.a_rows, dropout, x, kept.rows(0, shape.down_rows()));
+    if (this->config().routing == Routing::uniform) {
+      return kernels::expand<Scalar>(this->up_stack(), h, this->scaling(), y);  // y += s [B_1 … B_N] h
+    }
+    if (this->config().routing == Routing::learned) SoftmaxGate::forward(weights);
+    if (this->config().routing == Routing::given) weights.matrix() = options.weights.matrix();
+    ScratchFrame scratch;
+    const Tokens<Scalar> u = scratch.take_tokens<Scalar>(shape.up_rows(), x.tokens());
+    kernels::mix_heads<Scalar>(h, weights, u);                         // u_i = ω_i h_i
+    kernels::expand<Scalar>(this->up_stack(), u, this->scaling(), y);  // y += s [B_1 … B_N] u
+  }
+
+  void add_backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, const detail::Dropout& dropout,
+                    Gradients& g, const Tokens<Scalar>* dx, const CallOptions<Scalar>& options) const {
+    const AdapterShape& shape = this->shape();
+    const ConstTokens<Scalar> h = cache.h(), weights = cache.weights();
+    ScratchFrame scratch;
+    const Tokens<Scalar> v = scratch.take_tokens<Scalar>(shape.up_rows(), x.tokens());
+
+    kernels::contract(this->up_stack(), dy, v);
+    v.matrix() *= this->scaling();  // V = s [B_1 … B_N]ᵀ dY
+    if (this->config().routing == Routing::uniform) {
+      kernels::accumulate<Scalar>(h, dy, this->scaling(), g.up_stack());  // dB_i += s dY H_iᵀ
+      return detail::project_down_backward<Scalar>(this->down_stack(), shape.a_rows, dropout, x, v, g.down_stack(), dx);
+    }
+
+    const Tokens<Scalar> u = scratch.take_tokens<Scalar>(shape.up_rows(), x.tokens());
+    const Tokens<Scalar> dp = scratch.take_tokens<Scalar>(shape.kept_rows(), x.tokens());
+    const Tokens<Scalar> dh = dp.rows(0, shape.a_rows), dweights = dp.rows(shape.a_rows, shape.weight_rows);
+    kernels::mix_heads(h, weights, u);
+    kernels::accumulate<Scalar>(u, dy, this->scaling(), g.up_stack());  // dB_i += s dY U_iᵀ
+    kernels::mix_heads_backward<Scalar>(v, h, weights, dweights, dh);   // dω_i = ⟨V_i, h_i⟩,  dh_i = ω_i V_i
+    if (this->config().routing == Routing::learned) SoftmaxGate::backward(weights, dweights);
+    if (this->config().routing == Routing::given && options.weights_gradient.data() != nullptr) {
+      options.weights_gradient.matrix() += dweights.matrix();
+    }
+    detail::project_down_backward<Scalar>(this->down_stack(), shape.a_rows, dropout, x, dp.rows(0, shape.down_rows()),
+                                          g.down_stack(), dx);
+  }
+};
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
