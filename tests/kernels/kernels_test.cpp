@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT
+//
+// The doors against their reference twins in double: all small sizes, both layouts, strided and misaligned views, scales
+// from 1e-15 to 1e15.
+#include <doctest/doctest.h>
+
+#include <hydralora/hydralora.hpp>
+#include <limits>
+
+#include "support/shapes.hpp"
+#include "support/tolerances.hpp"
+
+using namespace hydralora;
+using support::Matrix;
+using support::random_matrix;
+using support::same_bits;
+using support::Strided;
+
+namespace {
+
+/// A stack over a matrix in either layout: feature-major (a column-major rows × features matrix) or row-major.
+template <class Scalar>
+struct StackBuffer {
+  Matrix<Scalar> storage;
+  bool feature_major;
+  Index rows, features;
+
+  StackBuffer(const Matrix<Scalar>& values, bool feature_major_layout)
+      : storage(feature_major_layout ? values : Matrix<Scalar>(values.transpose())), feature_major(feature_major_layout),
+        rows(values.rows()), features(values.cols()) {}
+  Stack<Scalar> stack() {
+    return feature_major ? Stack<Scalar>{storage.data(), rows, features, 1, rows}
+                         : Stack<Scalar>{storage.data(), rows, features, features, 1};
+  }
+  ConstStack<Scalar> view() {
+    const Stack<Scalar> s = stack();
+    return {s.data, s.rows, s.features, s.row_stride, s.feature_stride};
+  }
+  Matrix<Scalar> values() const { return feature_major ? storage : Matrix<Scalar>(storage.transpose()); }
+};
+
+template <class Scalar>
+void check_products(Index rows, Index features, Index tokens, bool feature_major, double scale, std::uint64_t seed) {
+  CAPTURE(rows);
+  CAPTURE(features);
+  CAPTURE(tokens);
+  CAPTURE(feature_major);
+  CAPTURE(scale);
+  const auto factor = static_cast<Scalar>(scale);
+  const Matrix<Scalar> s = factor * random_matrix<Scalar>(rows, features, seed), x = random_matrix<Scalar>(features, tokens, seed + 1);
+  const Matrix<Scalar> p = random_matrix<Scalar>(rows, tokens, seed + 2);
+  const Matrix<double> sd = s.template cast<double>(), xd = x.template cast<double>(), pd = p.template cast<double>();
+  StackBuffer<Scalar> stack(s, feature_major);
+  StackBuffer<double> twin(sd, feature_major);
+
+  // contract: entry by entry within rounding of Σ|s||x|
+  Strided<Scalar> out(Matrix<Scalar>::Constant(rows, tokens, Scalar(7)), 1, 4), xs(x, 1, 2);
+  Matrix<double> expected(rows, tokens);
+  kernels::contract<Scalar>(stack.view(), xs.view(), out.view());
+  reference::contract<double>(twin.view(), xd, expected);
+  const Matrix<double> magnitude = sd.cwiseAbs() * xd.cwiseAbs();
+  CHECK(((out.values().template cast<double>() - expected).cwiseAbs().array() <=
+         (tolerance::product_sum<Scalar>(static_cast<double>(features)) * magnitude).array()).all());
+  CHECK(out.padding_untouched());
+
+  // expand
+  const Matrix<Scalar> y = factor * random_matrix<Scalar>(features, tokens, seed + 3);
+  Strided<Scalar> ys(y, 2, 1), ps(p, 1, 1);
+  Matrix<double> yd = y.template cast<double>();
+  kernels::expand<Scalar>(stack.view(), ps.view(), Scalar(1.25), ys.view());
+  reference::expand<double>(twin.view(), pd, 1.25, yd);
+  const Matrix<double> y_magnitude = 1.25 * sd.cwiseAbs().transpose() * pd.cwiseAbs() + y.template cast<double>().cwiseAbs();
+  CHECK(((ys.values().template cast<double>() - yd).cwiseAbs().array() <=
+         (tolerance::product_sum<Scalar>(static_cast<double>(rows)) * y_magnitude).array()).all());
+  CHECK(ys.padding_untouched());
+
+  // accumulate
+  StackBuffer<Scalar> ds(s, feature_major);
+  StackBuffer<double> dsd(sd, feature_major);
+  kernels::accumulate<Scalar>(ps.view(), xs.view(), Scalar(-0.75), ds.stack());
+  reference::accumulate<double>(pd, xd, -0.75, dsd.stack());
+  const Matrix<double> s_magnitude = pd.cwiseAbs() * xd.cwiseAbs().transpose() + sd.cwiseAbs();
+  CHECK(((ds.values().template cast<double>() - dsd.values()).cwiseAbs().array() <=
+         (tolerance::product_sum<Scalar>(static_cast<double>(tokens)) * s_magnitude).array()).all());
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("the three skinny products agree with their twins", Scalar, float, double) {
+  std::uint64_t seed = 0;
+  for (const bool feature_major : {true, false}) {
+    for (const Index rows : {1, 2, 3, 7, 8, 9, 11, 16, 17, 32, 33, 40}) {
+      for (const Index features : {1, 2, 5, 8, 15, 16, 17, 31, 33, 64, 255, 256, 257, 600}) {
+        for (const Index tokens : {0, 1, 2, 5, 6, 7, 13}) check_products<Scalar>(rows, features, tokens, feature_major, 1, ++seed);
+      }
+    }
+  }
+  for (const double scale : {1e-15, 1e15}) check_products<Scalar>(9, 70, 20, true, scale, ++seed);
+  for (const Index tokens : {47, 48, 49, 127, 128, 129, 300}) check_products<Scalar>(12, 70, tokens, true, 1, ++seed);
+}
+
+TEST_CASE_TEMPLATE("softmax and its backward agree with their twins and sum to one", Scalar, float, double) {
+  for (Index heads = 1; heads <= 35; ++heads) {
+    const Matrix<Scalar> logits = Scalar(3) * random_matrix<Scalar>(heads, 9, static_cast<std::uint64_t>(heads));
+    Strided<Scalar> w(logits);
+    Matrix<double> expected = logits.template cast<double>();
+    kernels::softmax<Scalar>(w.view());
+    reference::softmax<double>(expected);
+    CHECK(support::relative_difference(w.values(), expected) < tolerance::softmax<Scalar>);
+    CHECK(w.padding_untouched());
+    CHECK((w.values().colwise().sum().array() - 1).abs().maxCoeff() < tolerance::weights_sum<Scalar>);
+
+    const Matrix<Scalar> dw = random_matrix<Scalar>(heads, 9, static_cast<std::uint64_t>(heads) + 50);
+    Strided<Scalar> g(dw);
+    Matrix<double> expected_g = dw.template cast<double>();
+    kernels::softmax_backward<Scalar>(w.view(), g.view());
+    reference::softmax_backward<double>(w.values().template cast<double>().eval(), expected_g);
+    CHECK(support::relative_difference(g.values(), expected_g) < tolerance::product_sum<Scalar>(static_cast<double>(heads)));
+    CHECK(g.padding_untouched());
+  }
+}
+
+TEST_CASE_TEMPLATE("softmax of extreme logits", Scalar, float, double) {
+  constexpr Scalar inf = std::numeric_limits<Scalar>::infinity(), nan = std::numeric_limits<Scalar>::quiet_NaN();
+  const auto weights = [](std::initializer_list<Scalar> logits) {
+    Matrix<Scalar> w(static_cast<Index>(logits.size()), 1);
+    std::copy(logits.begin(), logits.end(), w.data());
+    Matrix<Scalar> twin = w;
+    kernels::softmax<Scalar>(w);
+    reference::softmax<Scalar>(twin);
+    CHECK(w.array().isNaN().any() == twin.array().isNaN().any());
+    if (!w.array().isNaN().any()) CHECK(support::relative_difference(w, twin) < tolerance::softmax<Scalar>);
+    return w;
+  };
+  CHECK(weights({Scalar(3.25)})(0) == 1);
+  CHECK(weights({Scalar(-1e4)})(0) == 1);
+  CHECK(weights({-inf})(0) == 1);
+  const auto far = weights({Scalar(1e4), Scalar(-1e4), Scalar(0)});
+  CHECK(far(0) == 1);
+  CHECK(far(1) == 0);
+  CHECK(weights({-inf, Scalar(1), Scalar(1)})(0) == 0);
+  CHECK(weights({-inf, Scalar(1), Scalar(1)})(1) == Scalar(0.5));
+  CHECK(weights({-inf, -inf})(0) == Scalar(0.5));
+  CHECK(weights({Scalar(1e4), Scalar(1e4), Scalar(1e4)}).array().isFinite().all());
+  CHECK(weights({nan, Scalar(1), Scalar(2)}).array().isNaN().all());
+  CHECK(weights({inf, Scalar(1)}).array().isNaN().any());
+}
+
+TEST_CASE_TEMPLATE("head mixing and the reduction over the heads agree with their twins", Scalar, float, double) {
+  std::uint64_t seed = 900;
+  for (const bool shared : {true, false}) {
+    for (const Index heads : {1, 2, 3, 4, 8, 10}) {
+      for (const Index rank : {1, 2, 3, 4, 7, 8, 9, 16, 17, 33}) {
+        for (const Index tokens : {0, 1, 3, 70}) {
+          CAPTURE(shared);
+          CAPTURE(heads);
+          CAPTURE(rank);
+          CAPTURE(tokens);
+          ++seed;
+          const Matrix<Scalar> h = random_matrix<Scalar>(shared ? rank : heads * rank, tokens, seed);
+          const Matrix<Scalar> w = random_matrix<Scalar>(heads, tokens, seed + 1), v = random_matrix<Scalar>(heads * rank, tokens, seed + 2);
+          const Matrix<double> hd = h.template cast<double>(), wd = w.template cast<double>(), vd = v.template cast<double>();
+          Strided<Scalar> u(Matrix<Scalar>::Zero(heads * rank, tokens)), dw(w), dh(h), hs(h), ws(w), vs(v);
+          Matrix<double> ud(heads * rank, tokens), dwd(heads, tokens), dhd(h.rows(), tokens);
+          kernels::mix_heads<Scalar>(hs.view(), ws.view(), u.view());
+          kernels::mix_heads_backward<Scalar>(vs.view(), hs.view(), ws.view(), dw.view(), dh.view());
+          reference::mix_heads<double>(hd, wd, ud);
+          reference::mix_heads_backward<double>(vd, hd, wd, dwd, dhd);
+          const double bound = tolerance::product_sum<Scalar>(static_cast<double>(rank + heads), 4);
+          CHECK(support::relative_difference(u.values(), ud) < bound);
+          CHECK(support::relative_difference(dw.values(), dwd) < bound);
+          CHECK(support::relative_difference(dh.values(), dhd) < bound);
+          CHECK((u.padding_untouched() && dw.padding_untouched() && dh.padding_untouched()));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("NaN and Inf in one token stay in that token") {
+  Matrix<float> x = random_matrix<float>(40, 13, 3);
+  const Matrix<float> s = random_matrix<float>(12, 40, 4);
+  Matrix<float> clean(12, 13), dirty(12, 13);
+  StackBuffer<float> stack(s, true);
+  kernels::contract<float>(stack.view(), x, clean);
+  x(3, 4) = std::numeric_limits<float>::quiet_NaN();
+  x(5, 7) = std::numeric_limits<float>::infinity();
+  kernels::contract<float>(stack.view(), x, dirty);
+  for (Index t = 0; t < 13; ++t) {
+    if (t == 4) {
+      CHECK(dirty.col(t).array().isNaN().all());
+    } else if (t == 7) {
+      CHECK_FALSE(dirty.col(t).array().isFinite().any());
+    } else {
+      CHECK(same_bits<float>(dirty.col(t), clean.col(t)));
+    }
+  }
+}

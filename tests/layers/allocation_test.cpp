@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+//
+// A program of its own: it replaces operator new and malloc's C++ door to count heap allocations.
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+
+#include "support/layers.hpp"
+#include "support/threads.hpp"
+
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <doctest/doctest.h>
+
+namespace {
+long allocations = 0;  // the counted calls run on one thread; workers that allocated would race, and be seen by TSan
+
+void* counted(std::size_t bytes, std::size_t alignment) {
+  ++allocations;
+  void* p = alignment > alignof(std::max_align_t) ? std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment)
+                                                  : std::malloc(bytes == 0 ? 1 : bytes);
+  if (p == nullptr) throw std::bad_alloc();
+  return p;
+}
+}  // namespace
+
+void* operator new(std::size_t n) { return counted(n, 1); }
+void* operator new[](std::size_t n) { return counted(n, 1); }
+void* operator new(std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
+void* operator new[](std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+using namespace hydralora;
+using namespace support;
+
+TEST_CASE_TEMPLATE("a warm forward or backward allocates nothing", Scalar, float, double) {
+  const long before_any = allocations;
+  { std::vector<int> probe(100); }
+  REQUIRE(allocations == before_any + 1);  // the counter counts
+
+  for (const int threads : {1, 2}) {
+    const Threads use(threads);
+    for (const Kind kind : all_kinds) {
+      for (const double dropout : {0.0, 0.2}) {
+        const LayerShape s{300, 200, 8, 4, 100};
+        CAPTURE(name(kind));
+        CAPTURE(dropout);
+        CAPTURE(threads);
+        with_layer<Scalar>(kind, s, dropout, 1, [&](const auto& layer) {
+          using Layer = std::decay_t<decltype(layer)>;
+          const Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1), dy = random_matrix<Scalar>(s.out, s.tokens, 2);
+          const Matrix<Scalar> weights = given_weights<Scalar>(kind, s, 3);
+          Matrix<Scalar> y = dy, dx = x;
+          CallOptions<Scalar> options;
+          options.weights = weights;
+          typename Layer::Cache cache;
+          typename Layer::Gradients g(layer.config());
+          const auto pass = [&](Index tokens) {
+            CallOptions<Scalar> o = options;
+            if (weights.size() > 0) o.weights = options.weights.slice(0, tokens);
+            layer.forward(x.leftCols(tokens), y.leftCols(tokens), o);
+            layer.forward(x.leftCols(tokens), y.leftCols(tokens), cache, o);
+            layer.backward(x.leftCols(tokens), dy.leftCols(tokens), cache, g, dx.leftCols(tokens));
+            layer.backward(x.leftCols(tokens), dy.leftCols(tokens), cache, g);
+          };
+          pass(s.tokens);
+          pass(s.tokens);  // the second merges the scratch blocks that the first needed
+          const long before = allocations;
+          pass(s.tokens);
+          pass(37);  // a smaller batch needs no more
+          pass(s.tokens);
+          CHECK(allocations == before);
+        });
+      }
+    }
+  }
+}

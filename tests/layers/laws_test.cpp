@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: MIT
+//
+// What must hold for every layer, written once.
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <type_traits>
+
+#include "support/layers.hpp"
+#include "support/threads.hpp"
+#include "support/tolerances.hpp"
+
+using namespace hydralora;
+using namespace support;
+
+namespace {
+
+template <class Scalar, class Layer>
+Matrix<Scalar> apply(const Layer& layer, const Matrix<Scalar>& x, const Matrix<Scalar>& weights = {}) {
+  Matrix<Scalar> y = Matrix<Scalar>::Zero(layer.config().out_features, x.cols());
+  CallOptions<Scalar> options;
+  options.weights = weights;
+  layer.forward(x, y, options);
+  return y;
+}
+
+/// Everything one training call gives.
+template <class Scalar>
+struct Result {
+  Matrix<Scalar> y, dx, parameters;
+};
+
+template <class Scalar, class Layer>
+Result<Scalar> train_call(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, ConstTokens<Scalar> weights,
+                          std::uint64_t first_token = 0) {
+  Result<Scalar> r{Matrix<Scalar>::Ones(dy.features(), dy.tokens()), Matrix<Scalar>::Ones(x.features(), x.tokens()), {}};
+  typename Layer::Cache cache;
+  typename Layer::Gradients g(layer.config());
+  CallOptions<Scalar> options;
+  options.weights = weights;
+  options.step = 3;
+  options.first_token = first_token;
+  layer.forward(x, r.y, cache, options);
+  layer.backward(x, dy, cache, g, r.dx);
+  r.parameters = g.parameters();
+  return r;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("a new layer adds nothing, and A, B and gate are initialised as documented", Scalar, float, double) {
+  for (const Kind kind : all_kinds) {
+    CAPTURE(name(kind));
+    const LayerShape s{37, 21, 4, 3, 6};
+    with_layer<Scalar>(kind, s, 0, 11, [&](auto layer) {
+      const Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1);
+      layer.initialize();
+      CHECK(apply<Scalar>(layer, x, given_weights<Scalar>(kind, s, 2)).isZero(0));
+      CHECK(layer.up_parameters().isZero(0));
+      const double bound = 1 / std::sqrt(37.0);
+      const auto down = layer.down_parameters().template cast<double>().eval();
+      CHECK(down.cwiseAbs().maxCoeff() <= bound);
+      CHECK(down.cwiseAbs().maxCoeff() > 0.9 * bound);
+      CHECK(std::abs(down.mean()) < 5 * bound / std::sqrt(3.0 * static_cast<double>(down.size())));
+      CHECK(layer.parameter_count() == layer.down_parameters().size() + layer.up_parameters().size());
+      const auto same_seed = std::decay_t<decltype(layer)>(layer.config(), layer.seed());
+      CHECK(same_bits<Scalar>(same_seed.parameters(), layer.parameters()));
+      const auto other_seed = std::decay_t<decltype(layer)>(layer.config(), layer.seed() + 1);
+      CHECK_FALSE(same_bits<Scalar>(other_seed.parameters(), layer.parameters()));
+    });
+  }
+}
+
+TEST_CASE_TEMPLATE("one head is LoRA, bit for bit at initialisation and in every result", Scalar, float, double) {
+  const LoRA<Scalar> lora(LoRAConfig{19, 23, 5}, 4);
+  HydraLoRA<Scalar> hydra(HydraLoRAConfig{19, 23, 5, 16, false, 0, 1}, 4);
+  SplitLoRA<Scalar> split(SplitLoRAConfig{19, 23, 5, 16, false, 0, 1}, 4);
+  CHECK(same_bits<Scalar>(hydra.A(), lora.A()));
+  CHECK(same_bits<Scalar>(split.A(0), lora.A()));
+  LoRA<Scalar> trained = lora;
+  trained.B() = random_matrix<Scalar>(23, 5, 8);
+  hydra.B(0) = trained.B();
+  split.B(0) = trained.B();
+  const Matrix<Scalar> x = random_matrix<Scalar>(19, 9, 5), dy = random_matrix<Scalar>(23, 9, 6);
+  const auto l = train_call<Scalar>(trained, x, dy, {}), h = train_call<Scalar>(hydra, x, dy, {}), p = train_call<Scalar>(split, x, dy, {});
+  CHECK(same_bits(h.y, l.y));
+  CHECK(same_bits(h.dx, l.dx));
+  CHECK(same_bits(p.y, l.y));
+  CHECK(same_bits(p.parameters, l.parameters));
+  typename HydraLoRA<Scalar>::Gradients g(hydra.config(), ParameterMap<Scalar>(const_cast<Scalar*>(h.parameters.data()), h.parameters.size()));
+  CHECK(g.gate().isZero(0));
+}
+
+TEST_CASE_TEMPLATE("ungated SplitLoRA is one LoRA of rank heads times rank with the same scaling", Scalar, float, double) {
+  SplitLoRA<Scalar> split(SplitLoRAConfig{31, 27, 3, 12, false, 0, 4});
+  split.parameters() = random_matrix<Scalar>(split.parameter_count(), 1, 3);
+  LoRA<Scalar> lora(LoRAConfig{31, 27, 12, 12 * 12 / 3.0});
+  CHECK(lora.scaling() == split.scaling());
+  for (Index i = 0; i < 4; ++i) {
+    lora.A().middleRows(3 * i, 3) = split.A(i);
+    lora.B().middleCols(3 * i, 3) = split.B(i);
+  }
+  const Matrix<Scalar> x = random_matrix<Scalar>(31, 10, 5);
+  CHECK(relative_difference(apply<Scalar>(split, x), apply<Scalar>(lora, x)) <= tolerance::law<Scalar>);
+}
+
+TEST_CASE_TEMPLATE("permuting heads together with gate rows changes nothing", Scalar, float, double) {
+  HydraLoRA<Scalar> layer(HydraLoRAConfig{20, 18, 4, 16, false, 0, 3});
+  layer.parameters() = random_matrix<Scalar>(layer.parameter_count(), 1, 3);
+  HydraLoRA<Scalar> permuted = layer;
+  for (Index i = 0; i < 3; ++i) {
+    permuted.B(i) = layer.B((i + 1) % 3);
+    permuted.gate().row(i) = layer.gate().row((i + 1) % 3);
+  }
+  const Matrix<Scalar> x = random_matrix<Scalar>(20, 10, 5);
+  CHECK(relative_difference(apply<Scalar>(permuted, x), apply<Scalar>(layer, x)) <= tolerance::law<Scalar>);
+}
+
+TEST_CASE_TEMPLATE("equal heads make the gate irrelevant: HydraLoRA is LoRA", Scalar, float, double) {
+  HydraLoRA<Scalar> layer(HydraLoRAConfig{20, 18, 4, 16, false, 0, 3});
+  layer.parameters() = random_matrix<Scalar>(layer.parameter_count(), 1, 3);
+  LoRA<Scalar> lora(LoRAConfig{20, 18, 4});
+  lora.A() = layer.A();
+  lora.B() = layer.B(0);
+  for (Index i = 1; i < 3; ++i) layer.B(i) = layer.B(0);
+  const Matrix<Scalar> x = random_matrix<Scalar>(20, 10, 5);
+  CHECK(relative_difference(apply<Scalar>(layer, x), apply<Scalar>(lora, x)) <= tolerance::law<Scalar>);
+}
+
+TEST_CASE("adjoint: where the layer is linear, <J v, u> = <v, J^T u>") {
+  for (const Kind kind : {Kind::lora, Kind::split_uniform, Kind::split_given}) {  // a learned gate is not linear in x
+    CAPTURE(name(kind));
+    const LayerShape s{29, 17, 4, 3, 8};
+    with_layer<double>(kind, s, 0.25, 5, [&](const auto& layer) {
+      const Matrix<double> v = random_matrix<double>(s.in, s.tokens, 1), u = random_matrix<double>(s.out, s.tokens, 2);
+      const Matrix<double> weights = given_weights<double>(kind, s, 3);
+      const auto r = train_call<double>(layer, v, u, weights);
+      const double left = (r.y.array() - 1).matrix().cwiseProduct(u).sum(), right = (r.dx.array() - 1).matrix().cwiseProduct(v).sum();
+      CHECK(left == doctest::Approx(right).epsilon(tolerance::law<double>));
+    });
+  }
+}
+
+TEST_CASE_TEMPLATE("a token's y and dx are the same bits alone and in any batch, and all bits the same on any threads", Scalar, float,
+                   double) {
+  // Sizes around the kernels' blocks (256 features, 48 and 128 tokens), enough work to go parallel.
+  for (const LayerShape& s : {LayerShape{64, 48, 8, 4, 257}, LayerShape{600, 35, 5, 3, 131}, LayerShape{33, 700, 16, 2, 61}}) {
+    for (const Kind kind : all_kinds) {
+      for (const double dropout : {0.0, 0.2}) {
+        CAPTURE(name(kind));
+        CAPTURE(s);
+        CAPTURE(dropout);
+        with_layer<Scalar>(kind, s, dropout, 5, [&](const auto& layer) {
+          const Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1), dy = random_matrix<Scalar>(s.out, s.tokens, 2);
+          const Matrix<Scalar> weights = given_weights<Scalar>(kind, s, 3);
+          const auto columns = [&](const Matrix<Scalar>& m, Index begin, Index count) -> ConstTokens<Scalar> {
+            return m.size() == 0 ? ConstTokens<Scalar>() : ConstTokens<Scalar>(m).slice(begin, count);
+          };
+          Result<Scalar> whole;
+          for (const int threads : thread_counts) {
+            const Threads use(threads);
+            const auto r = train_call<Scalar>(layer, x, dy, weights);
+            if (threads == 1) whole = r;
+            CHECK(same_bits(r.y, whole.y));
+            CHECK(same_bits(r.dx, whole.dx));
+            CHECK(same_bits(r.parameters, whole.parameters));
+          }
+          for (const Index count : {1, 2, 5, 6, 7, 50}) {
+            for (Index begin = 0; begin + count <= s.tokens; begin += count * 3 + 1) {
+              const auto part = train_call<Scalar>(layer, columns(x, begin, count), columns(dy, begin, count),
+                                                   columns(weights, begin, count), static_cast<std::uint64_t>(begin));
+              CHECK(same_bits<Scalar>(part.y, whole.y.middleCols(begin, count)));
+              CHECK(same_bits<Scalar>(part.dx, whole.dx.middleCols(begin, count)));
+            }
+          }
+          // another order of the same tokens, in a strided and misaligned buffer
+          if (dropout > 0) return;
+          Matrix<Scalar> reversed_x = x.rowwise().reverse(), reversed_dy = dy.rowwise().reverse(), reversed_w = weights.rowwise().reverse();
+          Strided<Scalar> xs(reversed_x, 1, 2), dys(reversed_dy, 3, 0);
+          const auto reversed = train_call<Scalar>(layer, xs.view(), dys.view(), reversed_w);
+          CHECK(same_bits<Scalar>(reversed.y.rowwise().reverse(), whole.y));
+          CHECK(same_bits<Scalar>(reversed.dx.rowwise().reverse(), whole.dx));
+          // inference without a cache gives training's bits
+          const Matrix<Scalar> inferred = apply<Scalar>(layer, x, weights);
+          Matrix<Scalar> trained = Matrix<Scalar>::Zero(s.out, s.tokens);
+          typename std::decay_t<decltype(layer)>::Cache cache;
+          CallOptions<Scalar> options;
+          options.weights = weights;
+          layer.forward(x, trained, cache, options);
+          CHECK(same_bits(inferred, trained));
+        });
+      }
+    }
+  }
+}
+
+TEST_CASE("dropout: the mask is a function of seed, step, token and feature, drops a share p, and inference has none") {
+  LoRA<double> layer(LoRAConfig{50, 1, 1, 1, false, 0.3}, 9);
+  layer.A().setOnes();
+  layer.B().setOnes();
+  const Matrix<double> x = Matrix<double>::Ones(50, 400);
+  const auto sums = [&](const LoRA<double>& l, std::uint64_t step, std::uint64_t first) {
+    Matrix<double> y = Matrix<double>::Zero(1, 400);
+    LoRA<double>::Cache cache;
+    CallOptions<double> options;
+    options.step = step;
+    options.first_token = first;
+    l.forward(x, y, cache, options);
+    return y;
+  };
+  const Matrix<double> y = sums(layer, 1, 0);
+  CHECK(std::abs(y.mean() / 50 - 1) < 5 * std::sqrt(0.3 / 0.7 / 20000));
+  CHECK(same_bits(y, sums(layer, 1, 0)));
+  CHECK_FALSE(same_bits(y, sums(layer, 2, 0)));
+  CHECK(same_bits<double>(sums(layer, 1, 7).leftCols(393), y.rightCols(393)));
+  CHECK_FALSE(same_bits(y, sums(LoRA<double>(layer.config(), layer.parameters(), 10), 1, 0)));
+  CHECK((apply<double>(layer, x).array() == 50).all());
+}
+
+TEST_CASE("parameters may be lent by the host, and accessors write through") {
+  const HydraLoRAConfig config{7, 5, 2, 16, false, 0, 3};
+  HydraLoRA<float> own(config, 3);
+  own.B(1).setConstant(2.0F);
+  own.gate().row(2).setZero();
+  std::vector<float> memory(static_cast<std::size_t>(own.parameter_count()));
+  ParameterMap<float> lent(memory.data(), own.parameter_count());
+  HydraLoRA<float> layer(config, lent, 3);
+  CHECK(layer.parameters().data() == memory.data());
+  CHECK(layer.parameters().isZero(0));  // taken as it is
+  layer.parameters() = own.parameters();
+  const Matrix<float> x = random_matrix<float>(7, 4, 1);
+  CHECK(same_bits(apply<float>(layer, x), apply<float>(own, x)));
+  HydraLoRA<float> copy_of_own = own, copy_of_lent = layer;
+  own.B(0).setConstant(9.0F);
+  CHECK(copy_of_own.B(0).isZero(0));
+  layer.B(0).setConstant(9.0F);
+  CHECK(copy_of_lent.B(0)(4, 1) == 9.0F);
+  layer.initialize();
+  CHECK(same_bits<float>(layer.parameters(), HydraLoRA<float>(config, 3).parameters()));
+  // documented layout: per input feature A then gate, then B_1 … B_N column-major
+  own.parameters() = Eigen::VectorXf::LinSpaced(own.parameter_count(), 0, static_cast<float>(own.parameter_count() - 1));
+  CHECK(own.A()(1, 2) == 2 * 5 + 1);
+  CHECK(own.gate()(2, 3) == 3 * 5 + 2 + 2);
+  CHECK(own.B(2)(4, 1) == 7 * 5 + 2 * 10 + 5 + 4);
+}
+
+TEST_CASE("AdaptedLinear is W x plus the adapter, forward and backward") {
+  const Matrix<double> w = random_matrix<double>(11, 13, 1), x = random_matrix<double>(13, 300, 2), dy = random_matrix<double>(11, 300, 3);
+  HydraLoRA<double> adapter(HydraLoRAConfig{13, 11, 3});
+  adapter.parameters() = random_matrix<double>(adapter.parameter_count(), 1, 4);
+  const AdaptedLinear<DenseLinear<double>, HydraLoRA<double>> layer(DenseLinear<double>(w), adapter);
+  const auto alone = train_call<double>(adapter, x, dy, {});
+  const auto both = train_call<double>(layer.adapter, x, dy, {});
+  Matrix<double> y = Matrix<double>::Ones(11, 300), dx = Matrix<double>::Ones(13, 300), inferred = y;
+  HydraLoRA<double>::Cache cache;
+  HydraLoRA<double>::Gradients g(adapter.config());
+  CallOptions<double> options;
+  options.step = 3;
+  layer.forward(x, y, cache, options);
+  layer.forward(x, inferred);
+  layer.backward(x, dy, cache, g, dx);
+  CHECK(relative_difference(y, w * x + alone.y) <= tolerance::law<double>);
+  CHECK(same_bits(inferred, y));
+  CHECK(relative_difference(dx, w.transpose() * dy + alone.dx) <= tolerance::law<double>);
+  CHECK(same_bits<double>(g.parameters(), both.parameters));
+}
+
+TEST_CASE("DenseLinear gives the same bits on any number of threads") {
+  for (const Index tokens : {0, 1, 2, 3, 100, 512, 1001}) {
+    const DenseLinear<float> base(random_matrix<float>(150, 500, 1));
+    const Matrix<float> x = random_matrix<float>(500, tokens, 2);
+    Matrix<float> first;
+    for (const int threads : thread_counts) {
+      const Threads use(threads);
+      Matrix<float> y = Matrix<float>::Zero(150, tokens), dx = Matrix<float>::Zero(500, tokens);
+      base.add_forward(x, y);
+      base.add_backward(y, dx);
+      if (threads == 1) first = dx;
+      CHECK(same_bits(dx, first));
+      CHECK(relative_difference(y, base.weight() * x) < tolerance::product_sum<float>(500, 5));
+    }
+  }
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+//
+// Random shapes and numbers from fixed seeds, and strided buffers that notice a write outside their view.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <hydralora/hydralora.hpp>
+#include <ostream>
+
+namespace support {
+
+using hydralora::CounterRandom;
+using hydralora::Index;
+
+template <class Scalar>
+using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+
+/// Numbers of mixed sign around 1, the same on every platform.
+template <class Scalar>
+Matrix<Scalar> random_matrix(Index rows, Index cols, std::uint64_t seed) {
+  const CounterRandom random(seed, 100);
+  Matrix<Scalar> m(rows, cols);
+  for (Index j = 0; j < cols; ++j) {
+    for (Index i = 0; i < rows; ++i) {
+      m(i, j) = static_cast<Scalar>(random.normal(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(j)));
+    }
+  }
+  return m;
+}
+
+struct LayerShape {
+  Index in, out, rank, heads, tokens;
+  friend std::ostream& operator<<(std::ostream& stream, const LayerShape& s) {
+    return stream << "in " << s.in << " out " << s.out << " rank " << s.rank << " heads " << s.heads << " tokens " << s.tokens;
+  }
+};
+
+/// Shape number `index`: first the corners (no token, one token, rank 1, one head, everything 1), then random ones whose
+/// sizes reach past two of the widest registers.
+inline LayerShape layer_shape(std::uint64_t index) {
+  const LayerShape corners[] = {{1, 1, 1, 1, 1}, {5, 7, 3, 2, 0}, {5, 7, 3, 2, 1}, {9, 4, 1, 3, 6},   {8, 8, 4, 1, 5},
+                                {16, 16, 8, 4, 12}, {17, 33, 5, 3, 7}, {31, 1, 2, 5, 13}, {1, 31, 2, 5, 3}, {33, 35, 16, 2, 8}};
+  if (index < std::size(corners)) return corners[index];
+  const CounterRandom random(2024, 7);
+  const auto draw = [&](std::uint64_t n, std::uint64_t which) { return static_cast<Index>(1 + random.below(n, which, index)); };
+  return {draw(37, 0), draw(37, 1), draw(index % 4 == 0 ? 19 : 6, 2), draw(5, 3), draw(14, 4) - 1};
+}
+
+/// A matrix inside a larger buffer: padding above, below and between columns, filled with a number nothing may touch.
+template <class Scalar>
+class Strided {
+ public:
+  Strided(const Matrix<Scalar>& values, Index before, Index after)
+      : before_(before), rows_(values.rows()), buffer_(before + values.rows() + after, values.cols()) {
+    buffer_.setConstant(canary());
+    buffer_.middleRows(before, rows_) = values;
+  }
+  explicit Strided(const Matrix<Scalar>& values) : Strided(values, 3, 2) {}
+
+  auto view() { return buffer_.middleRows(before_, rows_); }
+  Matrix<Scalar> values() const { return buffer_.middleRows(before_, rows_); }
+  bool padding_untouched() const {
+    return (buffer_.topRows(before_).array() == canary()).all() &&
+           (buffer_.bottomRows(buffer_.rows() - before_ - rows_).array() == canary()).all();
+  }
+
+ private:
+  static Scalar canary() { return Scalar(-12345.678F); }
+  Index before_, rows_;
+  Matrix<Scalar> buffer_;
+};
+
+/// Bitwise equality, which tells 0 from −0.
+template <class Scalar>
+bool same_bits(const Matrix<Scalar>& a, const Matrix<Scalar>& b) {
+  return a.rows() == b.rows() && a.cols() == b.cols() &&
+         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(Scalar)) == 0);
+}
+
+/// Largest difference over the largest entry (or over 1 where all entries are small).
+template <class A, class B>
+double relative_difference(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
+  REQUIRE(a.rows() == b.rows());
+  REQUIRE(a.cols() == b.cols());
+  if (a.size() == 0) return 0;
+  const auto x = a.template cast<double>();
+  const auto y = b.template cast<double>();
+  return (x - y).cwiseAbs().maxCoeff() / std::max(1.0, y.cwiseAbs().maxCoeff());
+}
+
+}  // namespace support
