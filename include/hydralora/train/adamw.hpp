@@ -85,22 +85,21 @@ inline double integer_power(double base, std::int64_t exponent) {
 
 }  // namespace detail
 
-/// Adam with decoupled weight decay. Step t, for every number p of a group with gradient g and η = learning_rate ·
-/// schedule:
+/// Adam with decoupled weight decay. Step t, for every number p of a group with gradient g:
 ///
 ///   m = β1 m + (1-β1) g          v = β2 v + (1-β2) g²
-///   p = p - η · weight_decay · p - η · m̂ / (√v̂ + ε),     m̂ = m / (1-β1^t),  v̂ = v / (1-β2^t)
+///   p = p - η · weight_decay · p - η · m̂ / (√v̂ + ε),     m̂ = m / (1-β1^t),  v̂ = v / (1-β2^t),
+///                                                 η = learning_rate · schedule
 ///
 /// Source   Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2. The decay is multiplied by the whole learning
-/// rate, as
-///          in PyTorch; the paper keeps the two apart.
-/// Cost     16 flop, of which a square root and two divisions, and 7 numbers of memory traffic per parameter. m and v
-/// are
-///          one allocation of 2 · parameters numbers, made at construction; step() allocates nothing.
+///          rate, as in PyTorch; the paper keeps the two apart.
+/// Cost     15 flop, of which a square root and a division, and 7 numbers of memory traffic per parameter. m and v
+///          are one allocation of 2 · parameters numbers, made at construction; step() allocates nothing.
 /// Numerics constants in double, everything per number in Scalar; moments start at 0. The bits do not depend on the
-/// number
-///          of threads. A NaN in a gradient stays in m and v: look at what clip_global_norm returns before the step.
-/// Copies are independent in their state but train the same, borrowed, parameters.
+///          number of threads. A NaN in a gradient stays in m and v: look at what clip_global_norm returns first.
+///
+/// The buffers are borrowed and must stay where they are: assigning a temporary Eigen vector to one swaps its memory.
+/// Copies of an optimiser have a state of their own but train the same parameters.
 template <class Scalar>
 class AdamW {
  public:
@@ -108,9 +107,8 @@ class AdamW {
 
   /// @param groups  borrowed memory, must outlive the optimiser. Empty groups are allowed.
   /// @throws std::invalid_argument  where a group's sizes differ; where a rate or decay is negative or not finite;
-  /// where
-  ///         two of the buffers share memory (a number would be updated twice, or read after its update); on β outside
-  ///         [0, 1) and on an ε that is not > 0 in Scalar.
+  ///         where two of the buffers share memory (a number would be updated twice, or read after its update);
+  ///         on β outside [0, 1) and on an ε that is not > 0 in Scalar.
   explicit AdamW(std::vector<ParameterGroup<Scalar>> groups, AdamWConfig config = {})
       : groups_(std::move(groups)), config_(config) {
     expects(config.beta1 >= 0 && config.beta1 < 1, "AdamW: beta1 is ", config.beta1, ", expected in [0, 1)");
@@ -140,7 +138,7 @@ class AdamW {
     ++steps_;
     const double mean_weight = 1 - detail::integer_power(config_.beta1, steps_);
     const double square_weight = 1 - detail::integer_power(config_.beta2, steps_);
-    constexpr Index flop_per_number = 16;
+    constexpr Index flop_per_number = 15;
     parallel_for(static_cast<Index>(chunks_.size()), size_ * flop_per_number, [&](Index c) {
       const detail::GroupChunk chunk = chunks_[static_cast<std::size_t>(c)];
       ParameterGroup<Scalar>& group = groups_[chunk.group];
@@ -172,8 +170,8 @@ class AdamW {
 
   const std::vector<ParameterGroup<Scalar>>& groups() const { return groups_; }
 
-  /// m of every group end to end, then v likewise: all that a checkpoint needs besides steps(). Writable, for
-  /// restoring.
+  /// m of every group end to end, then v likewise: all that a checkpoint needs besides steps().
+  /// Writable, for restoring.
   Eigen::Map<Vector> state() { return {state_.data(), state_.size()}; }
   Eigen::Map<const Vector> state() const { return {state_.data(), state_.size()}; }
 

@@ -171,19 +171,16 @@ Eigen::MatrixXd kmeans_points(const char* where, const Eigen::MatrixBase<Derived
 
 }  // namespace detail
 
-/// Clusters of points: centroids and labels that make the sum of squared distances  SSE = Σ_i ‖x_i - c_label(i)‖²
-/// small.
+/// Clusters of points: centroids c and labels l that make the error  SSE = Σ_i ‖x_i - c_l(i)‖²  small.
 ///
-/// Source   seeding: Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding"; iteration: Lloyd
-/// 1982,
-///          "Least squares quantization in PCM". A local minimum: the best of config.restarts runs, ties to the
-///          earlier.
+/// Source   seeding: Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding"; iteration:
+///          Lloyd 1982, "Least squares quantization in PCM". The result is a local minimum: the best of
+///          config.restarts runs, ties to the earlier.
 /// @param points  (features × samples), a column is a sample; read, copied once into double.
-/// An empty cluster takes the sample farthest from its centroid. Only with fewer distinct points than clusters may one
-/// stay empty (or where max_iterations ends a run); its centroid then lies on a point.
+/// @return  see KMeansResult. A cluster that runs empty takes the sample farthest from its centroid; one is empty in
+///          the result only with fewer distinct points than clusters, or where max_iterations ended the run.
 /// @throws std::invalid_argument  on no points, a number that is not finite or so large that squared distances
-/// overflow,
-///         clusters outside [1, samples], restarts < 1, max_iterations < 1.
+///          overflow, clusters outside [1, samples], restarts < 1, max_iterations < 1.
 /// Cost     3 · features · samples · clusters flop per iteration and restart.
 /// Numerics the same bits for the same seed, on any number of threads. With other instruction sets sums may round
 ///          differently.
@@ -205,13 +202,14 @@ std::vector<double> sse_curve(const Eigen::MatrixBase<Derived>& points, Index ma
 }
 
 /// The number of clusters at the elbow of a curve sse[k - 1] = SSE(k), k = 1 … K: the k whose point lies farthest below
-/// the chord from (1, SSE(1)) to (K, SSE(K)), both axes scaled to [0, 1]; ties to the lower k.
+/// the chord from (1, SSE(1)) to (K, SSE(K)), both axes scaled to [0, 1]; ties
+/// (to within 1e-12, for rounding) to the lower k.
 ///
-/// Source   the distance to the chord as in Satopaa et al. 2011, "Finding a 'kneedle' in a haystack", without its
-/// smoothing.
-/// @return  k in [1, K]. 1 for a curve that is flat, rises, or lies nowhere below its chord (by more than 1e-12,
-/// rounding).
+/// Source   the distance to the chord as in Satopaa et al. 2011, "Finding a 'kneedle' in a haystack",
+///          without its smoothing.
+/// @return  k in [1, K]. 1 for a curve that is flat, rises, or lies nowhere below its chord.
 ///          The ends lie on the chord: K must exceed the number of clusters sought, and 1 means "no elbow".
+///          Where some clusters lie much farther apart than others the curve bends early, and k is too small.
 /// @throws std::invalid_argument  on an empty curve, and on values that are negative or not finite.
 inline Index elbow(const std::vector<double>& sse) {
   expects(!sse.empty(), "elbow: the curve has ", sse.size(), " values, expected at least 1");
@@ -222,11 +220,11 @@ inline Index elbow(const std::vector<double>& sse) {
   const double fall = sse.front() - sse.back();
   if (fall <= rounding * sse.front()) return 1;
   std::size_t best = 0;
-  double farthest = rounding;
+  double farthest = 0;
   for (std::size_t i = 1; i + 1 < sse.size(); ++i) {
     const double right = static_cast<double>(i) / static_cast<double>(sse.size() - 1);
     const double down = (sse.front() - sse[i]) / fall;
-    if (down - right > farthest) {  // √2 times the distance to the chord
+    if (down - right > farthest + rounding) {  // √2 times the distance to the chord
       farthest = down - right;
       best = i;
     }

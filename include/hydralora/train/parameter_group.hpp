@@ -49,8 +49,8 @@ struct ParameterGroup {
 
 namespace detail {
 
-/// A piece of work: `count` numbers of one group from `begin` on. `flat` is where they start with all groups end to
-/// end.
+/// A piece of work: `count` numbers of one group from `begin` on. `flat` is where they start with all groups
+/// end to end.
 struct GroupChunk {
   std::size_t group;
   Index begin;

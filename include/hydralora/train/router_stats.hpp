@@ -15,13 +15,11 @@ inline namespace HYDRALORA_BUILD {
 /// Running statistics of routing weights ω, one column per token, each expected to be ≥ 0 with sum 1.
 ///
 /// How to read them:
-///   normalized_entropy  1.0000 = every token gets every head alike: the router is inert. Near 0 = each token has one
-///   head.
-///                       A router that learned lies between, or falls from 1 as training goes on.
+///   normalized_entropy  1.0000 = every token gets every head alike: the router is inert. Near 0 = each token has
+///                       one head. A router that learns falls from 1 as training goes on.
 ///   usage               1/N each is balanced. One head near 1 = collapse; a head near 0 is dead.
-///   top1_share          the same by vote. Read it beside the entropy: with weights that are all but equal, a noise in
-///   the
-///                       last digit decides the vote.
+///   top1_share          the same by vote. Read it beside the entropy: between weights that are all but equal, noise
+///                       in the last digit decides the vote.
 /// Low entropy with balanced usage is a specialised router; low entropy with one used head is a collapsed one.
 ///
 /// Everything is summed in double, token after token. Not for concurrent add().
@@ -40,8 +38,8 @@ class RouterStats {
 
   /// Takes in the weights of some tokens.
   ///
-  /// @param weights  (heads × tokens), read. tokens = 0 is a no-op. Only the shape is checked: a NaN shows in the
-  /// results.
+  /// @param weights  (heads × tokens), read. tokens = 0 is a no-op. Only the shape is checked:
+  ///                 a NaN shows in the results.
   /// @throws std::invalid_argument  on another number of heads; the statistics are then unchanged.
   /// Cost     one logarithm per number; allocates nothing.
   template <class Scalar>

@@ -15,8 +15,8 @@ inline namespace HYDRALORA_BUILD {
 /// Factor on the learning rate at `step` (0 is the first): a linear warm-up, then half a cosine down to final_fraction.
 ///
 ///   step < warmup_steps    (step + 1) / warmup_steps           so the first step already learns, and the last is at 1
-///   step < total_steps     f + (1 - f) · (1 + cos πu) / 2,     u = (step - warmup) / (total - warmup),  f =
-///   final_fraction from total_steps on    f
+///   step < total_steps     f + (1 - f) · (1 + cos πu) / 2,     u = (step - warmup) / (total - warmup)
+///   from total_steps on    f = final_fraction
 ///
 /// Source   Loshchilov & Hutter 2017, arXiv:1608.03983, eq. (5), without restarts.
 /// @return  in [0, 1]; never rises after the warm-up.
