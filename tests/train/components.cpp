@@ -37,6 +37,11 @@ Eigen::MatrixXd clouds(Index clusters, Index samples, std::uint64_t seed, Index 
   return points;
 }
 
+/// Samples of one feature.
+Eigen::MatrixXd row(const std::vector<double>& values) {
+  return Eigen::Map<const Eigen::RowVectorXd>(values.data(), static_cast<Index>(values.size()));
+}
+
 KMeansConfig with_clusters(Index clusters, std::uint64_t seed = 0) {
   KMeansConfig config;
   config.clusters = clusters;
@@ -131,10 +136,10 @@ TEST_CASE("as many clusters as samples, one sample, duplicated samples") {
 }
 
 TEST_CASE("a sample in the middle goes to the lower cluster") {
-  const Eigen::MatrixXd points = (Eigen::MatrixXd(1, 3) << 0, 1, 2).finished();
+  const Eigen::MatrixXd points = row({0, 1, 2});
   std::vector<Index> labels(3);
   Eigen::VectorXd distances(3);
-  hydralora::detail::assign_samples(points, (Eigen::MatrixXd(1, 3) << 2, 0, 0).finished(), labels, distances);
+  hydralora::detail::assign_samples(points, row({2, 0, 0}), labels, distances);
   CHECK(labels == std::vector<Index>{1, 0, 0});
   CHECK(distances == Eigen::Vector3d(0, 1, 0));
 }
@@ -149,10 +154,10 @@ TEST_CASE("an empty cluster takes the sample farthest from its centroid, the low
   CHECK(counts == std::vector<Index>{1, 1, 1, 1});
 
   // Lloyd from a centroid that no sample is near
-  const Eigen::MatrixXd points = (Eigen::MatrixXd(1, 5) << 0, 1, 2, 50, 51).finished();
-  const KMeansResult result = hydralora::detail::lloyd(points, (Eigen::MatrixXd(1, 2) << 1, 1e6).finished(), 100);
+  const Eigen::MatrixXd points = row({0, 1, 2, 50, 51});
+  const KMeansResult result = hydralora::detail::lloyd(points, row({1, 1e6}), 100);
   check_consistent(points, result);
-  CHECK(result.centroids == (Eigen::MatrixXd(1, 2) << 1, 50.5).finished());
+  CHECK(result.centroids == row({1, 50.5}));
   CHECK(result.sse == 2.5);
 }
 
@@ -175,7 +180,7 @@ TEST_CASE("seeding draws in proportion to the squared distance") {
     CHECK(seeds.sum() == 10);
   }
   // From 0, the samples at 1 and 2 have weights 1 and 4.
-  const Eigen::MatrixXd line = (Eigen::MatrixXd(1, 3) << 0, 1, 2).finished();
+  const Eigen::MatrixXd line = row({0, 1, 2});
   int from_zero = 0, far = 0;
   for (std::uint64_t seed = 0; seed < 6000; ++seed) {
     const Eigen::MatrixXd seeds = hydralora::detail::seed_centroids(line, 2, hydralora::CounterRandom(seed));
