@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT
+//
+// Everything of floor 4, for programs that train adapters.
+#pragma once
+
+#include "hydralora/train/adamw.hpp"
+#include "hydralora/train/components.hpp"
+#include "hydralora/train/parameter_group.hpp"
+#include "hydralora/train/router_stats.hpp"
+#include "hydralora/train/schedule.hpp"

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT
+//
+// AdamW over flat parameter buffers.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/core/parallel.hpp"
+#include "hydralora/core/simd.hpp"
+#include "hydralora/train/parameter_group.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+struct AdamWConfig {
+  double beta1 = 0.9;     ///< memory of the mean of the gradients, in [0, 1)
+  double beta2 = 0.999;   ///< memory of the mean of their squares, in [0, 1)
+  double epsilon = 1e-8;  ///< > 0, added to the square root
+};
+
+namespace detail {
+
+/// The constants of one step, as Scalar or in every lane of a register.
+template <class Number>
+struct AdamWFactors {
+  Number mean_share;         // 1 - β1
+  Number square_share;       // 1 - β2
+  Number decay;              // η · weight decay
+  Number rate;               // η / (1 - β1^t)
+  Number square_correction;  // 1 / (1 - β2^t)
+  Number epsilon;
+};
+
+/// One number, or one register of them. Means in the form m += (1-β)(g - m): a β rounded to Scalar then changes the
+/// length of the memory by a hair, not the level of the mean. Decay and update leave p in one subtraction: 1 - ηλ,
+/// rounded to float, would lose most of a small decay's digits.
+template <class Number>
+void adamw_update(Number& p, const Number& g, Number& m, Number& v, const AdamWFactors<Number>& f) {
+  using std::sqrt;  // xsimd's is found by its argument
+  m = m + f.mean_share * (g - m);
+  v = v + f.square_share * (g * g - v);
+  p = p - (f.decay * p + f.rate * m / (sqrt(v * f.square_correction) + f.epsilon));
+}
+
+/// The readable twin: any Scalar, one number at a time.
+template <class Scalar>
+void adamw_plain(Scalar* p, const Scalar* g, Scalar* m, Scalar* v, Index count, const AdamWFactors<Scalar>& f) {
+  for (Index i = 0; i < count; ++i) adamw_update(p[i], g[i], m[i], v[i], f);
+}
+
+/// The same through registers. Written out because a compiler that must keep errno does not vectorise a loop with sqrt.
+template <class Arch, class Scalar>
+void adamw_simd(Scalar* p, const Scalar* g, Scalar* m, Scalar* v, Index count, const AdamWFactors<Scalar>& f) {
+  using Batch = simd::Batch<Scalar, Arch>;
+  const AdamWFactors<Batch> factors{Batch(f.mean_share), Batch(f.square_share),      Batch(f.decay),
+                                    Batch(f.rate),       Batch(f.square_correction), Batch(f.epsilon)};
+  constexpr Index width = simd::lanes<Scalar, Arch>;
+  for (Index i = 0; i < count; i += width) {
+    const Index rest = std::min(width, count - i);
+    Batch parameter = simd::load_first<Arch>(p + i, rest);
+    Batch mean = simd::load_first<Arch>(m + i, rest);
+    Batch square = simd::load_first<Arch>(v + i, rest);
+    adamw_update(parameter, simd::load_first<Arch>(g + i, rest), mean, square, factors);
+    simd::store_first<Arch>(parameter, p + i, rest);
+    simd::store_first<Arch>(mean, m + i, rest);
+    simd::store_first<Arch>(square, v + i, rest);
+  }
+}
+
+/// base^exponent by squaring: products only, so the bits are the same everywhere, which libm's pow does not promise.
+inline double integer_power(double base, std::int64_t exponent) {
+  double result = 1;
+  for (; exponent > 0; exponent /= 2) {
+    if (exponent % 2 == 1) result *= base;
+    base *= base;
+  }
+  return result;
+}
+
+}  // namespace detail
+
+/// Adam with decoupled weight decay. Step t, for every number p of a group with gradient g:
+///
+///   m = β1 m + (1-β1) g          v = β2 v + (1-β2) g²
+///   p = p - η · weight_decay · p - η · m̂ / (√v̂ + ε),     m̂ = m / (1-β1^t),  v̂ = v / (1-β2^t),
+///                                                 η = learning_rate · schedule
+///
+/// Source   Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2. The decay is multiplied by the whole learning
+///          rate, as in PyTorch; the paper keeps the two apart.
+/// Cost     15 flop, of which a square root and a division, and 7 numbers of memory traffic per parameter. m and v
+///          are one allocation of 2 · parameters numbers, made at construction; step() allocates nothing.
+/// Numerics constants in double, everything per number in Scalar; moments start at 0. The bits do not depend on the
+///          number of threads. A NaN in a gradient stays in m and v: look at what clip_global_norm returns first.
+///
+/// The buffers are borrowed and must stay where they are: assigning a temporary Eigen vector to one swaps its memory.
+/// Copies of an optimiser have a state of their own but train the same parameters.
+template <class Scalar>
+class AdamW {
+ public:
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+
+  /// @param groups  borrowed memory, must outlive the optimiser. Empty groups are allowed.
+  /// @throws std::invalid_argument  where a group's sizes differ; where a rate or decay is negative or not finite;
+  ///         where two of the buffers share memory (a number would be updated twice, or read after its update);
+  ///         on β outside [0, 1) and on an ε that is not > 0 in Scalar.
+  explicit AdamW(std::vector<ParameterGroup<Scalar>> groups, AdamWConfig config = {})
+      : groups_(std::move(groups)), config_(config) {
+    expects(config.beta1 >= 0 && config.beta1 < 1, "AdamW: beta1 is ", config.beta1, ", expected in [0, 1)");
+    expects(config.beta2 >= 0 && config.beta2 < 1, "AdamW: beta2 is ", config.beta2, ", expected in [0, 1)");
+    expects(static_cast<Scalar>(config.epsilon) > 0 && std::isfinite(config.epsilon), "AdamW: epsilon is ",
+            config.epsilon, ", expected > 0, finite, and not lost in the scalar type");
+    detail::expects_groups("AdamW", groups_);
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+      const double rate = groups_[g].learning_rate, decay = groups_[g].weight_decay;
+      expects(rate >= 0 && std::isfinite(rate), "AdamW: learning_rate of group ", g, " is ", rate);
+      expects(decay >= 0 && std::isfinite(decay), "AdamW: weight_decay of group ", g, " is ", decay);
+      size_ += groups_[g].parameters.size();
+    }
+    expects_disjoint();
+    chunks_.resize(static_cast<std::size_t>(detail::count_chunks(groups_)));
+    detail::cut_into_chunks(groups_, chunks_.data());
+    state_ = Vector::Zero(checked_product(2, size_, "AdamW: state"));
+  }
+
+  /// One step. Reads the gradients, which the caller sets to zero for the next; overwrites the parameters and state().
+  ///
+  /// @param schedule  factor on every group's learning rate, such as cosine_schedule(step, total).
+  /// @throws std::invalid_argument  on a schedule that is negative or not finite; nothing is then written.
+  void step(double schedule = 1) {
+    expects(schedule >= 0 && std::isfinite(schedule), "AdamW::step: schedule is ", schedule,
+            ", expected finite and >= 0");
+    ++steps_;
+    const double mean_weight = 1 - detail::integer_power(config_.beta1, steps_);
+    const double square_weight = 1 - detail::integer_power(config_.beta2, steps_);
+    constexpr Index flop_per_number = 15;
+    parallel_for(static_cast<Index>(chunks_.size()), size_ * flop_per_number, [&](Index c) {
+      const detail::GroupChunk chunk = chunks_[static_cast<std::size_t>(c)];
+      ParameterGroup<Scalar>& group = groups_[chunk.group];
+      const double rate = group.learning_rate * schedule;
+      const detail::AdamWFactors<Scalar> factors{
+          static_cast<Scalar>(1 - config_.beta1),         static_cast<Scalar>(1 - config_.beta2),
+          static_cast<Scalar>(rate * group.weight_decay), static_cast<Scalar>(rate / mean_weight),
+          static_cast<Scalar>(1 / square_weight),         static_cast<Scalar>(config_.epsilon)};
+      Scalar* const p = group.parameters.data() + chunk.begin;
+      const Scalar* const g = group.gradients.data() + chunk.begin;
+      Scalar* const m = state_.data() + chunk.flat;
+      Scalar* const v = m + size_;
+      if constexpr (simd::has_simd<Scalar>) {
+        detail::adamw_simd<simd::DefaultArch>(p, g, m, v, chunk.count, factors);
+      } else {
+        detail::adamw_plain(p, g, m, v, chunk.count, factors);
+      }
+    });
+  }
+
+  /// Steps taken: t of the formula.
+  std::int64_t steps() const { return steps_; }
+
+  /// Sets t, as read from a checkpoint together with state(). @throws std::invalid_argument where it is negative.
+  void set_steps(std::int64_t steps) {
+    expects(steps >= 0, "AdamW::set_steps: steps is ", steps, ", expected >= 0");
+    steps_ = steps;
+  }
+
+  const std::vector<ParameterGroup<Scalar>>& groups() const { return groups_; }
+
+  /// m of every group end to end, then v likewise: all that a checkpoint needs besides steps().
+  /// Writable, for restoring.
+  Eigen::Map<Vector> state() { return {state_.data(), state_.size()}; }
+  Eigen::Map<const Vector> state() const { return {state_.data(), state_.size()}; }
+
+ private:
+  void expects_disjoint() const {
+    struct Range {
+      std::uintptr_t begin;
+      std::uintptr_t end;
+      std::size_t group;
+      const char* what;
+    };
+    std::vector<Range> ranges;
+    const auto add = [&ranges](const Scalar* data, Index size, std::size_t group, const char* what) {
+      if (size == 0) return;
+      ranges.push_back(
+          {reinterpret_cast<std::uintptr_t>(data), reinterpret_cast<std::uintptr_t>(data + size), group, what});
+    };
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+      add(groups_[g].parameters.data(), groups_[g].parameters.size(), g, "parameters");
+      add(groups_[g].gradients.data(), groups_[g].gradients.size(), g, "gradients");
+    }
+    std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+    for (std::size_t i = 1; i < ranges.size(); ++i) {
+      const Range &a = ranges[i - 1], &b = ranges[i];
+      expects(a.end <= b.begin, "AdamW: ", a.what, " of group ", a.group, " and ", b.what, " of group ", b.group,
+              " overlap in memory");
+    }
+  }
+
+  std::vector<ParameterGroup<Scalar>> groups_;
+  AdamWConfig config_;
+  std::vector<detail::GroupChunk> chunks_;
+  Vector state_;
+  Index size_ = 0;
+  std::int64_t steps_ = 0;
+};
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+//
+// What an optimiser works on: borrowed buffers of parameters and gradients, and the clipping of their joint gradient.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/core/parallel.hpp"
+#include "hydralora/core/workspace.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// Numbers that are trained together: where they and their gradients lie, and how fast they learn. Owns neither.
+///
+/// A layer lends both buffers: ParameterGroup<float>{layer.parameters(), gradients.parameters(), 1e-3, 0.01}.
+/// Assignment makes the group look at the other's memory; it copies no parameters.
+template <class Scalar>
+struct ParameterGroup {
+  static_assert(std::is_floating_point_v<Scalar>, "hydralora: an optimiser works on real floating-point numbers.");
+  using Map = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;
+
+  Map parameters;
+  Map gradients;
+  double learning_rate;
+  double weight_decay;
+
+  ParameterGroup(Map the_parameters, Map the_gradients, double the_learning_rate, double the_weight_decay = 0)
+      : parameters(the_parameters),
+        gradients(the_gradients),
+        learning_rate(the_learning_rate),
+        weight_decay(the_weight_decay) {}
+  ParameterGroup(const ParameterGroup&) = default;
+  ParameterGroup& operator=(const ParameterGroup& other) {  // an Eigen map's own assignment would copy the numbers
+    if (this == &other) return *this;
+    ::new (&parameters) Map(other.parameters);
+    ::new (&gradients) Map(other.gradients);
+    learning_rate = other.learning_rate;
+    weight_decay = other.weight_decay;
+    return *this;
+  }
+};
+
+namespace detail {
+
+/// A piece of work: `count` numbers of one group from `begin` on. `flat` is where they start with all groups
+/// end to end.
+struct GroupChunk {
+  std::size_t group;
+  Index begin;
+  Index count;
+  Index flat;
+};
+
+/// Cut by shape alone, so that no sum depends on the number of threads. 8192 numbers are some ten microseconds of work,
+/// and their four float buffers fit the second-level cache.
+inline constexpr Index group_chunk_size = 8192;
+
+template <class Scalar>
+Index count_chunks(const std::vector<ParameterGroup<Scalar>>& groups) {
+  Index chunks = 0;
+  for (const auto& group : groups) chunks += (group.parameters.size() + group_chunk_size - 1) / group_chunk_size;
+  return chunks;
+}
+
+/// Fills chunks[0 … count_chunks(groups)).
+template <class Scalar>
+void cut_into_chunks(const std::vector<ParameterGroup<Scalar>>& groups, GroupChunk* chunks) {
+  Index flat = 0;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const Index size = groups[g].parameters.size();
+    for (Index begin = 0; begin < size; begin += group_chunk_size) {
+      const Index count = std::min(group_chunk_size, size - begin);
+      *chunks++ = {g, begin, count, flat};
+      flat += count;
+    }
+  }
+}
+
+template <class Scalar>
+void expects_groups(const char* where, const std::vector<ParameterGroup<Scalar>>& groups) {
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const Index parameters = groups[g].parameters.size(), gradients = groups[g].gradients.size();
+    expects(parameters == gradients, where, ": group ", g, " has ", parameters, " parameters but ", gradients,
+            " gradients");
+    expects(parameters == 0 || (groups[g].parameters.data() != nullptr && groups[g].gradients.data() != nullptr), where,
+            ": group ", g, " has ", parameters, " numbers at a null pointer");
+  }
+}
+
+/// Eight interleaved sums, added in order: fixed by count alone.
+template <class Scalar>
+double sum_of_squares(const Scalar* x, Index count) {
+  double sums[8] = {};
+  Index i = 0;
+  for (; i + 8 <= count; i += 8) {
+    for (Index lane = 0; lane < 8; ++lane) {
+      const auto number = static_cast<double>(x[i + lane]);
+      sums[lane] += number * number;
+    }
+  }
+  for (Index lane = 0; i < count; ++i, ++lane) sums[lane] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+}  // namespace detail
+
+/// Scales all gradients so that their joint Euclidean norm is at most max_norm:  g *= min(1, max_norm / ‖g‖).
+///
+/// Source   Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
+/// @param groups    their gradients are read, and SCALED IN PLACE where the norm is larger. They must not overlap: a
+///                  number in two groups would count, and be scaled, twice (AdamW refuses such groups).
+/// @param max_norm  > 0; infinity only measures.
+/// @return the norm before. Where it is infinite or NaN no gradient has been touched: look at it, and skip the step.
+/// @throws std::invalid_argument  where a group's sizes differ, or max_norm is not > 0; nothing is then written.
+/// Cost     2 flop per number and one more to scale; allocates only if the thread's scratch memory must grow.
+/// Numerics squares and sums in double, so float never overflows; double does from 1e154 on. The result keeps within a
+///          rounding of max_norm. The bits do not depend on the number of threads.
+template <class Scalar>
+double clip_global_norm(const std::vector<ParameterGroup<Scalar>>& groups, double max_norm) {
+  expects(max_norm > 0, "clip_global_norm: max_norm is ", max_norm, ", expected > 0");
+  detail::expects_groups("clip_global_norm", groups);
+
+  ScratchFrame scratch;
+  const Index count = detail::count_chunks(groups);
+  auto* chunks = scratch.take<detail::GroupChunk>(count);
+  auto* sums = scratch.take<double>(count);
+  detail::cut_into_chunks(groups, chunks);
+  const Index work = 2 * count * detail::group_chunk_size;
+
+  parallel_for(count, work, [&](Index c) {
+    sums[c] = detail::sum_of_squares(groups[chunks[c].group].gradients.data() + chunks[c].begin, chunks[c].count);
+  });
+  double total = 0;
+  for (Index c = 0; c < count; ++c) total += sums[c];
+  const double norm = std::sqrt(total);
+  if (!std::isfinite(norm) || norm <= max_norm) return norm;
+
+  const double factor = max_norm / norm;
+  parallel_for(count, work, [&](Index c) {
+    auto gradients = groups[chunks[c].group].gradients;  // a map: a second pair of eyes on the same numbers
+    Scalar* g = gradients.data() + chunks[c].begin;
+    for (Index i = 0; i < chunks[c].count; ++i) g[i] = static_cast<Scalar>(static_cast<double>(g[i]) * factor);
+  });
+  return norm;
+}
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
