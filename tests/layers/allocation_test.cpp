@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: MIT
 //
 // A program of its own: it replaces operator new and malloc's C++ door to count heap allocations.
-#include <cstdio>
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <doctest/doctest.h>
+
 #include <cstdlib>
 #include <new>
 
 #include "support/layers.hpp"
 #include "support/threads.hpp"
-
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
-#include <doctest/doctest.h>
 
 namespace {
 long allocations = 0;  // the counted calls run on one thread; workers that allocated would race, and be seen by TSan

@@ -5,8 +5,11 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <hydralora/hydralora.hpp>
+#include <iterator>
 #include <ostream>
 
 namespace support {

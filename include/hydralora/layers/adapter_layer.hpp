@@ -101,10 +101,12 @@ class AdapterLayer : public Tensors {
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
     check_forward(x, y, options);
     const Tokens<Scalar> kept = cache.reset(this->shape(), x.tokens(), options);
+    if (x.tokens() == 0) return;
     layer().add_forward(x, y, kept, dropout(cache), options);
   }
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
     check_forward(x, y, options);
+    if (x.tokens() == 0) return;
     ScratchFrame scratch;
     layer().add_forward(x, y, scratch.take_tokens<Scalar>(this->shape().kept_rows(), x.tokens()), Dropout{}, options);
   }
@@ -122,12 +124,14 @@ class AdapterLayer : public Tensors {
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
     check_backward(x, dy, cache, g, &dx, options);
+    if (x.tokens() == 0) return;
     layer().add_backward(x, dy, cache, dropout(cache), g, &dx, options);
   }
   /// The same where no dx is wanted.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                 const CallOptions<Scalar>& options = {}) const {
     check_backward(x, dy, cache, g, nullptr, options);
+    if (x.tokens() == 0) return;
     layer().add_backward(x, dy, cache, dropout(cache), g, nullptr, options);
   }
 
