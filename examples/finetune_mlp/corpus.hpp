@@ -48,10 +48,12 @@ Domain load_domain(const std::string& spec, std::size_t max_bytes);
 
 /// Real text that Linux development machines have, sampled as in load_domain(), each content taken once per domain:
 ///
-///   licences   /usr/share/common-licenses
-///   c          /usr/include, *.h that are not C++ (no folder named c++, no line that starts a namespace, template or
-///   class) cpp        /usr/include/c++ cmake      /usr/share/cmake-*/Modules, *.cmake perl       /usr/share/perl,
-///   /usr/share/perl5, /usr/lib/*/perl-base, /usr/lib/*/perl, *.pm copyright  /usr/share/doc/*/copyright
+/// - licences: /usr/share/common-licenses
+/// - c: /usr/include, *.h that are not C++ (no folder named c++, no line that starts a namespace, template or class)
+/// - cpp: /usr/include/c++
+/// - cmake: /usr/share/cmake-*/Modules, *.cmake
+/// - perl: /usr/share/perl, /usr/share/perl5, /usr/lib/*/perl-base, /usr/lib/*/perl, *.pm
+/// - copyright: /usr/share/doc/*/copyright
 ///
 /// What is missing, unreadable or smaller than minimum_bytes is left out without a word.
 std::vector<Domain> system_domains(std::size_t max_bytes_each);

@@ -19,7 +19,7 @@ int main() {
 #elif defined(CASE_OTHER_SCALAR)
   layer.forward(Eigen::MatrixXd(4, 4), y);
 #elif defined(CASE_INNER_STRIDE)
-  layer.forward(Eigen::Map<const Eigen::MatrixXf, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>(
+  layer.forward(Eigen::Map<const Eigen::MatrixXf, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic> >(
                     x.data(), 2, 2, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>(4, 2)),
                 y);
 #elif defined(CASE_READ_ONLY)

@@ -24,7 +24,8 @@ int main() {
   layer.forward(x, y, cache);
   layer.backward(x, dy, cache, g, dx);
   layer.backward(x, dy, cache, g);
-  const float seen = g.A().sum() + g.B(1).sum() + g.gate().sum() + g.parameters().sum() + cache.weights().matrix().sum();
+  const float seen =
+      g.A().sum() + g.B(1).sum() + g.gate().sum() + g.parameters().sum() + cache.weights().matrix().sum();
   g.set_zero();
 
   hydralora::LoRA<double> lora(hydralora::LoRAConfig{24, 16, 4});

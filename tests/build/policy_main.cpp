@@ -13,5 +13,8 @@ int main() {
   std::printf("baseline: %d lanes; avx2: %d lanes; %s door\n", baseline_lanes, avx2_lanes,
               baseline_door == avx2_door ? "ONE" : "each its own");
   if (!runs_avx2) return 0;
-  return baseline_lanes == 4 && avx2_lanes == 8 && baseline_door != avx2_door && baseline_result == 0 && avx2_result == 0 ? 0 : 1;
+  return baseline_lanes == 4 && avx2_lanes == 8 && baseline_door != avx2_door && baseline_result == 0 &&
+                 avx2_result == 0
+             ? 0
+             : 1;
 }

@@ -64,7 +64,8 @@ TEST_CASE("normal: log and cosine are libm's to rounding, the distribution is th
   double worst_log = 0, worst_cos = 0;
   for (std::uint64_t i = 0; i < 100000; ++i) {
     const double u = random.uniform(i, 9) + 0x1p-54;
-    worst_log = std::max(worst_log, std::abs(detail::portable_log(u) - std::log(u)) / std::max(1e-3, std::abs(std::log(u))));
+    worst_log =
+        std::max(worst_log, std::abs(detail::portable_log(u) - std::log(u)) / std::max(1e-3, std::abs(std::log(u))));
     worst_cos = std::max(worst_cos, std::abs(detail::portable_cos_turns(random.uniform(i, 8)) -
                                              std::cos(6.283185307179586 * random.uniform(i, 8))));
     draws.push_back(random.normal(i));
@@ -75,7 +76,8 @@ TEST_CASE("normal: log and cosine are libm's to rounding, the distribution is th
   double distance = 0;  // Kolmogorov–Smirnov
   for (std::size_t i = 0; i < draws.size(); ++i) {
     const double expected = 0.5 * std::erfc(-draws[i] / std::sqrt(2.0));
-    distance = std::max(distance, std::abs(expected - (static_cast<double>(i) + 0.5) / static_cast<double>(draws.size())));
+    distance =
+        std::max(distance, std::abs(expected - (static_cast<double>(i) + 0.5) / static_cast<double>(draws.size())));
   }
   CHECK(distance < 1.63 / std::sqrt(100000.0));  // 1 % critical value
 }

@@ -56,7 +56,8 @@ TEST_CASE("views from raw pointers check their arguments") {
   CHECK(ConstTokens<float>(buffer.data(), 4, 5).stride() == 4);
   CHECK(ConstTokens<float>(buffer.data(), 3, 5, 4).token(4) == buffer.data() + 16);
   CHECK_NOTHROW(ConstTokens<float>(nullptr, 4, 0));
-  CHECK_THROWS_WITH_AS(ConstTokens<float>(buffer.data(), -1, 5), "tokens view: negative size -1x5", std::invalid_argument);
+  CHECK_THROWS_WITH_AS(ConstTokens<float>(buffer.data(), -1, 5), "tokens view: negative size -1x5",
+                       std::invalid_argument);
   CHECK_THROWS_WITH_AS(ConstTokens<float>(buffer.data(), 4, 5, 3), "tokens view: stride 3 is below 4 features",
                        std::invalid_argument);
   CHECK_THROWS_WITH_AS(Tokens<float>(nullptr, 4, 5), "tokens view: null data for 4x5", std::invalid_argument);

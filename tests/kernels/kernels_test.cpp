@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The doors against their reference twins in double: all small sizes, both layouts, strided and misaligned views, scales
-// from 1e-15 to 1e15.
+// The doors against their reference twins in double: all small sizes, both layouts, strided and misaligned views,
+// scales from 1e-15 to 1e15.
 #include <doctest/doctest.h>
 
 #include <hydralora/hydralora.hpp>
@@ -26,8 +26,10 @@ struct StackBuffer {
   Index rows, features;
 
   StackBuffer(const Matrix<Scalar>& values, bool feature_major_layout)
-      : storage(feature_major_layout ? values : Matrix<Scalar>(values.transpose())), feature_major(feature_major_layout),
-        rows(values.rows()), features(values.cols()) {}
+      : storage(feature_major_layout ? values : Matrix<Scalar>(values.transpose())),
+        feature_major(feature_major_layout),
+        rows(values.rows()),
+        features(values.cols()) {}
   Stack<Scalar> stack() {
     return feature_major ? Stack<Scalar>{storage.data(), rows, features, 1, rows}
                          : Stack<Scalar>{storage.data(), rows, features, features, 1};
@@ -47,7 +49,8 @@ void check_products(Index rows, Index features, Index tokens, bool feature_major
   CAPTURE(feature_major);
   CAPTURE(scale);
   const auto factor = static_cast<Scalar>(scale);
-  const Matrix<Scalar> s = factor * random_matrix<Scalar>(rows, features, seed), x = random_matrix<Scalar>(features, tokens, seed + 1);
+  const Matrix<Scalar> s = factor * random_matrix<Scalar>(rows, features, seed),
+                       x = random_matrix<Scalar>(features, tokens, seed + 1);
   const Matrix<Scalar> p = random_matrix<Scalar>(rows, tokens, seed + 2);
   const Matrix<double> sd = s.template cast<double>(), xd = x.template cast<double>(), pd = p.template cast<double>();
   StackBuffer<Scalar> stack(s, feature_major);
@@ -60,7 +63,8 @@ void check_products(Index rows, Index features, Index tokens, bool feature_major
   reference::contract<double>(twin.view(), xd, expected);
   const Matrix<double> magnitude = sd.cwiseAbs() * xd.cwiseAbs();
   CHECK(((out.values().template cast<double>() - expected).cwiseAbs().array() <=
-         (tolerance::product_sum<Scalar>(static_cast<double>(features)) * magnitude).array()).all());
+         (tolerance::product_sum<Scalar>(static_cast<double>(features)) * magnitude).array())
+            .all());
   CHECK(out.padding_untouched());
 
   // expand
@@ -69,9 +73,11 @@ void check_products(Index rows, Index features, Index tokens, bool feature_major
   Matrix<double> yd = y.template cast<double>();
   kernels::expand<Scalar>(stack.view(), ps.view(), Scalar(1.25), ys.view());
   reference::expand<double>(twin.view(), pd, 1.25, yd);
-  const Matrix<double> y_magnitude = 1.25 * sd.cwiseAbs().transpose() * pd.cwiseAbs() + y.template cast<double>().cwiseAbs();
+  const Matrix<double> y_magnitude =
+      1.25 * sd.cwiseAbs().transpose() * pd.cwiseAbs() + y.template cast<double>().cwiseAbs();
   CHECK(((ys.values().template cast<double>() - yd).cwiseAbs().array() <=
-         (tolerance::product_sum<Scalar>(static_cast<double>(rows)) * y_magnitude).array()).all());
+         (tolerance::product_sum<Scalar>(static_cast<double>(rows)) * y_magnitude).array())
+            .all());
   CHECK(ys.padding_untouched());
 
   // accumulate
@@ -81,7 +87,8 @@ void check_products(Index rows, Index features, Index tokens, bool feature_major
   reference::accumulate<double>(pd, xd, -0.75, dsd.stack());
   const Matrix<double> s_magnitude = pd.cwiseAbs() * xd.cwiseAbs().transpose() + sd.cwiseAbs();
   CHECK(((ds.values().template cast<double>() - dsd.values()).cwiseAbs().array() <=
-         (tolerance::product_sum<Scalar>(static_cast<double>(tokens)) * s_magnitude).array()).all());
+         (tolerance::product_sum<Scalar>(static_cast<double>(tokens)) * s_magnitude).array())
+            .all());
 }
 
 }  // namespace
@@ -91,7 +98,8 @@ TEST_CASE_TEMPLATE("the three skinny products agree with their twins", Scalar, f
   for (const bool feature_major : {true, false}) {
     for (const Index rows : {1, 2, 3, 7, 8, 9, 11, 16, 17, 32, 33, 40}) {
       for (const Index features : {1, 2, 5, 8, 15, 16, 17, 31, 33, 64, 255, 256, 257, 600}) {
-        for (const Index tokens : {0, 1, 2, 5, 6, 7, 13}) check_products<Scalar>(rows, features, tokens, feature_major, 1, ++seed);
+        for (const Index tokens : {0, 1, 2, 5, 6, 7, 13})
+          check_products<Scalar>(rows, features, tokens, feature_major, 1, ++seed);
       }
     }
   }
@@ -115,7 +123,8 @@ TEST_CASE_TEMPLATE("softmax and its backward agree with their twins and sum to o
     Matrix<double> expected_g = dw.template cast<double>();
     kernels::softmax_backward<Scalar>(w.view(), g.view());
     reference::softmax_backward<double>(w.values().template cast<double>().eval(), expected_g);
-    CHECK(support::relative_difference(g.values(), expected_g) < tolerance::product_sum<Scalar>(static_cast<double>(heads)));
+    CHECK(support::relative_difference(g.values(), expected_g) <
+          tolerance::product_sum<Scalar>(static_cast<double>(heads)));
     CHECK(g.padding_untouched());
   }
 }
@@ -158,8 +167,10 @@ TEST_CASE_TEMPLATE("head mixing and the reduction over the heads agree with thei
           CAPTURE(tokens);
           ++seed;
           const Matrix<Scalar> h = random_matrix<Scalar>(shared ? rank : heads * rank, tokens, seed);
-          const Matrix<Scalar> w = random_matrix<Scalar>(heads, tokens, seed + 1), v = random_matrix<Scalar>(heads * rank, tokens, seed + 2);
-          const Matrix<double> hd = h.template cast<double>(), wd = w.template cast<double>(), vd = v.template cast<double>();
+          const Matrix<Scalar> w = random_matrix<Scalar>(heads, tokens, seed + 1),
+                               v = random_matrix<Scalar>(heads * rank, tokens, seed + 2);
+          const Matrix<double> hd = h.template cast<double>(), wd = w.template cast<double>(),
+                               vd = v.template cast<double>();
           Strided<Scalar> u(Matrix<Scalar>::Zero(heads * rank, tokens)), dw(w), dh(h), hs(h), ws(w), vs(v);
           Matrix<double> ud(heads * rank, tokens), dwd(heads, tokens), dhd(h.rows(), tokens);
           kernels::mix_heads<Scalar>(hs.view(), ws.view(), u.view());

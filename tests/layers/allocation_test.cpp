@@ -15,8 +15,9 @@ long allocations = 0;  // the counted calls run on one thread; workers that allo
 
 void* counted(std::size_t bytes, std::size_t alignment) {
   ++allocations;
-  void* p = alignment > alignof(std::max_align_t) ? std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment)
-                                                  : std::malloc(bytes == 0 ? 1 : bytes);
+  void* p = alignment > alignof(std::max_align_t)
+                ? std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment)
+                : std::malloc(bytes == 0 ? 1 : bytes);
   if (p == nullptr) throw std::bad_alloc();
   return p;
 }
@@ -53,7 +54,8 @@ TEST_CASE_TEMPLATE("a warm forward or backward allocates nothing", Scalar, float
         CAPTURE(threads);
         with_layer<Scalar>(kind, s, dropout, 1, [&](const auto& layer) {
           using Layer = std::decay_t<decltype(layer)>;
-          const Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1), dy = random_matrix<Scalar>(s.out, s.tokens, 2);
+          const Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1),
+                               dy = random_matrix<Scalar>(s.out, s.tokens, 2);
           const Matrix<Scalar> weights = given_weights<Scalar>(kind, s, 3);
           Matrix<Scalar> y = dy, dx = x;
           CallOptions<Scalar> options;

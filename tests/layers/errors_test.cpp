@@ -56,7 +56,8 @@ void check_config(Config good) {
     refused([](Config& c) { c.heads = -2; }, "heads -2 must be at least 1");
   }
   std::vector<float> buffer(10);
-  contains(message_of([&] { Layer layer(good, ParameterMap<float>(buffer.data(), 10)); }), "the lent buffer has 10 numbers");
+  contains(message_of([&] { Layer layer(good, ParameterMap<float>(buffer.data(), 10)); }),
+           "the lent buffer has 10 numbers");
   contains(message_of([&] { Layer layer(good, ParameterMap<float>(nullptr, 0)); }), "null");
 }
 
@@ -77,15 +78,18 @@ TEST_CASE("a call with the wrong shapes, overlaps, cache or gradients throws and
       const Matrix<float> weights = given_weights<float>(kind, s, 3);
       CallOptions<float> options;
       options.weights = weights;
-      Matrix<float> x = random_matrix<float>(8, 5, 1), y = random_matrix<float>(6, 5, 2), dy = random_matrix<float>(6, 5, 3);
+      Matrix<float> x = random_matrix<float>(8, 5, 1), y = random_matrix<float>(6, 5, 2),
+                    dy = random_matrix<float>(6, 5, 3);
       Matrix<float> dx = random_matrix<float>(8, 5, 4);
       const Matrix<float> y0 = y, dx0 = dx;
       typename Layer::Cache cache, empty;
       typename Layer::Gradients g(layer.config());
 
       // forward
-      contains(message_of([&] { layer.forward(x.topRows(7), y, cache, options); }), "::forward: x is 7x5, expected 8x5 (in_features x tokens)");
-      contains(message_of([&] { layer.forward(x, y.leftCols(4), cache, options); }), "y is 6x4, expected 6x5 (out_features x tokens)");
+      contains(message_of([&] { layer.forward(x.topRows(7), y, cache, options); }),
+               "::forward: x is 7x5, expected 8x5 (in_features x tokens)");
+      contains(message_of([&] { layer.forward(x, y.leftCols(4), cache, options); }),
+               "y is 6x4, expected 6x5 (out_features x tokens)");
       contains(message_of([&] { layer.forward(x, y.topRows(5), options); }), "y is 5x5, expected 6x5");
       contains(message_of([&] { layer.forward(x, x.topRows(6), options); }), "x 8x5 and y 6x5 overlap");
       CHECK(cache.tokens() == 0);
@@ -108,13 +112,19 @@ TEST_CASE("a call with the wrong shapes, overlaps, cache or gradients throws and
       layer.forward(x, y, cache, options);
       const auto untouched = [&] { return same_bits(dx, dx0) && g.parameters().isZero(0); };
       contains(message_of([&] { layer.backward(x, dy, empty, g, dx); }), "the cache is from empty");
-      contains(message_of([&] { layer.backward(x.leftCols(4), dy.leftCols(4), cache, g, dx.leftCols(4)); }), "with 5 tokens, expected");
+      contains(message_of([&] { layer.backward(x.leftCols(4), dy.leftCols(4), cache, g, dx.leftCols(4)); }),
+               "with 5 tokens, expected");
       contains(message_of([&] { layer.backward(x, dy.topRows(5), cache, g, dx); }), "dy is 5x5, expected 6x5");
       contains(message_of([&] { layer.backward(x, dy, cache, g, dx.topRows(7)); }), "dx is 7x5, expected 8x5");
       contains(message_of([&] { layer.backward(x, dy, cache, g, x); }), "dx 8x5 and x 8x5 overlap");
       Matrix<float> joined(14, 5);
-      contains(message_of([&] { layer.backward(x, joined.middleRows(3, 6), cache, g, joined.topRows(8)); }), "dx 8x5 and dy 6x5 overlap");
-      CHECK(message_of([&] { typename Layer::Gradients own(layer.config()); joined.setZero(); layer.backward(x, joined.bottomRows(6), cache, own, joined.topRows(8)); }) == "nothing thrown");
+      contains(message_of([&] { layer.backward(x, joined.middleRows(3, 6), cache, g, joined.topRows(8)); }),
+               "dx 8x5 and dy 6x5 overlap");
+      CHECK(message_of([&] {
+              typename Layer::Gradients own(layer.config());
+              joined.setZero();
+              layer.backward(x, joined.bottomRows(6), cache, own, joined.topRows(8));
+            }) == "nothing thrown");
       auto other = layer.config();
       other.rank = 3;
       typename Layer::Gradients other_g(other);
@@ -156,7 +166,9 @@ TEST_CASE("zero tokens are a no-op everywhere") {
 
 TEST_CASE("AdaptedLinear refuses a base and an adapter of different shapes; DenseLinear refuses wrong views") {
   using Adapted = AdaptedLinear<DenseLinear<float>, LoRA<float>>;
-  contains(message_of([] { Adapted(DenseLinear<float>(Matrix<float>(6, 9)), LoRA<float>(LoRAConfig{8, 6, 2})); }),
+  contains(message_of([] {
+             Adapted(DenseLinear<float>(Matrix<float>(6, 9)), LoRA<float>(LoRAConfig{8, 6, 2}));
+           }),
            "the base's weight is 6x9, the adapter's is 6x8");
   const DenseLinear<float> base(Matrix<float>::Ones(6, 8));
   Matrix<float> x = Matrix<float>::Ones(8, 5), y = Matrix<float>::Zero(6, 5);

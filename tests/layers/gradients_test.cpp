@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Every gradient of every layer, three ways: complex step through the textbook formula, the double fast path against it,
-// central differences through the fast path itself; and the float fast path against the double one.
+// Every gradient of every layer, three ways: complex step through the textbook formula, the double fast path against
+// it, central differences through the fast path itself; and the float fast path against the double one.
 #include <doctest/doctest.h>
 
 #include <complex>
@@ -26,7 +26,10 @@ void for_some_entries(Index rows, Index cols, std::uint64_t seed, Function&& f) 
   const CounterRandom random(seed, 55);
   const Index size = rows * cols;
   for (Index n = 0; n < std::min(size, checked_entries); ++n) {
-    const Index at = size <= checked_entries ? n : static_cast<Index>(random.below(static_cast<std::uint64_t>(size), static_cast<std::uint64_t>(n)));
+    const Index at =
+        size <= checked_entries
+            ? n
+            : static_cast<Index>(random.below(static_cast<std::uint64_t>(size), static_cast<std::uint64_t>(n)));
     f(at % rows, at / rows);
   }
 }
@@ -64,7 +67,8 @@ void for_each_tensor(Gradients& g, Textbook<Complex>& book, Function&& f) {
 
 template <class Layer>
 void check_layer(const Layer& layer, Kind kind, const LayerShape& s, std::uint64_t seed) {
-  const Matrix<double> x = random_matrix<double>(s.in, s.tokens, seed + 1), dy = random_matrix<double>(s.out, s.tokens, seed + 2);
+  const Matrix<double> x = random_matrix<double>(s.in, s.tokens, seed + 1),
+                       dy = random_matrix<double>(s.out, s.tokens, seed + 2);
   const Matrix<double> weights = given_weights<double>(kind, s, seed + 3);
   const Matrix<double> y_before = random_matrix<double>(s.out, s.tokens, seed + 4);
   const Matrix<double> dx_before = random_matrix<double>(s.in, s.tokens, seed + 5);
@@ -74,7 +78,8 @@ void check_layer(const Layer& layer, Kind kind, const LayerShape& s, std::uint64
   options.weights = weights;
 
   // Strided views on purpose: their padding must come out untouched.
-  Strided<double> xs(x), ys(y_before), dys(dy), dxs(dx_before), dweights(Matrix<double>::Zero(weights.rows(), weights.cols()));
+  Strided<double> xs(x), ys(y_before), dys(dy), dxs(dx_before),
+      dweights(Matrix<double>::Zero(weights.rows(), weights.cols()));
   typename Layer::Cache cache;
   typename Layer::Gradients g(layer.config());
   const Matrix<double> g_before = random_matrix<double>(g.parameter_count(), 1, seed + 6);
@@ -107,7 +112,8 @@ void check_layer(const Layer& layer, Kind kind, const LayerShape& s, std::uint64
 
   g.parameters() -= g_before;
   const Matrix<double> dx = dxs.values() - dx_before;
-  const double largest = std::max({1.0, g.parameters().cwiseAbs().maxCoeff(), dx.size() > 0 ? dx.cwiseAbs().maxCoeff() : 0.0});
+  const double largest =
+      std::max({1.0, g.parameters().cwiseAbs().maxCoeff(), dx.size() > 0 ? dx.cwiseAbs().maxCoeff() : 0.0});
   const auto agrees = [&](const char* tensor, double actual, double expected) {
     INFO(tensor);
     CHECK(std::abs(actual - expected) <= tolerance::complex_step * largest);
@@ -124,7 +130,8 @@ void check_layer(const Layer& layer, Kind kind, const LayerShape& s, std::uint64
       agrees("shared A", g.A()(i, j), sum);
     });
   }
-  for_some_entries(s.in, s.tokens, seed, [&](Index i, Index j) { agrees("x", dx(i, j), complex_step(xc(i, j), book, xc, mask, dy)); });
+  for_some_entries(s.in, s.tokens, seed,
+                   [&](Index i, Index j) { agrees("x", dx(i, j), complex_step(xc(i, j), book, xc, mask, dy)); });
   for_some_entries(weights.rows(), weights.cols(), seed, [&](Index i, Index j) {
     agrees("weights", dweights.values()(i, j), complex_step(book.weights(i, j), book, xc, mask, dy));
   });
@@ -199,7 +206,8 @@ TEST_CASE("the layers run on complex numbers through the reference kernels, and 
     const LayerShape s = layer_shape(index);
     CAPTURE(s);
     HydraLoRA<Complex> layer(HydraLoRAConfig{s.in, s.out, s.rank, 3.0, false, 0.0, s.heads});
-    const Matrix<double> re = random_matrix<double>(layer.parameter_count(), 1, index), im = random_matrix<double>(layer.parameter_count(), 1, index + 1);
+    const Matrix<double> re = random_matrix<double>(layer.parameter_count(), 1, index),
+                         im = random_matrix<double>(layer.parameter_count(), 1, index + 1);
     layer.parameters() = re.cast<Complex>() + Complex(0, 1e-3) * im.cast<Complex>();
     const Matrix<Complex> x = random_matrix<double>(s.in, s.tokens, index + 2).cast<Complex>();
     Matrix<Complex> y = Matrix<Complex>::Zero(s.out, s.tokens);

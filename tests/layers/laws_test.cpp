@@ -31,9 +31,10 @@ struct Result {
 };
 
 template <class Scalar, class Layer>
-Result<Scalar> train_call(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, ConstTokens<Scalar> weights,
-                          std::uint64_t first_token = 0) {
-  Result<Scalar> r{Matrix<Scalar>::Ones(dy.features(), dy.tokens()), Matrix<Scalar>::Ones(x.features(), x.tokens()), {}};
+Result<Scalar> train_call(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy,
+                          ConstTokens<Scalar> weights, std::uint64_t first_token = 0) {
+  Result<Scalar> r{
+      Matrix<Scalar>::Ones(dy.features(), dy.tokens()), Matrix<Scalar>::Ones(x.features(), x.tokens()), {}};
   typename Layer::Cache cache;
   typename Layer::Gradients g(layer.config());
   CallOptions<Scalar> options;
@@ -82,16 +83,19 @@ TEST_CASE_TEMPLATE("one head is LoRA, bit for bit at initialisation and in every
   hydra.B(0) = trained.B();
   split.B(0) = trained.B();
   const Matrix<Scalar> x = random_matrix<Scalar>(19, 9, 5), dy = random_matrix<Scalar>(23, 9, 6);
-  const auto l = train_call<Scalar>(trained, x, dy, {}), h = train_call<Scalar>(hydra, x, dy, {}), p = train_call<Scalar>(split, x, dy, {});
+  const auto l = train_call<Scalar>(trained, x, dy, {}), h = train_call<Scalar>(hydra, x, dy, {}),
+             p = train_call<Scalar>(split, x, dy, {});
   CHECK(same_bits(h.y, l.y));
   CHECK(same_bits(h.dx, l.dx));
   CHECK(same_bits(p.y, l.y));
   CHECK(same_bits(p.parameters, l.parameters));
-  typename HydraLoRA<Scalar>::Gradients g(hydra.config(), ParameterMap<Scalar>(const_cast<Scalar*>(h.parameters.data()), h.parameters.size()));
+  typename HydraLoRA<Scalar>::Gradients g(
+      hydra.config(), ParameterMap<Scalar>(const_cast<Scalar*>(h.parameters.data()), h.parameters.size()));
   CHECK(g.gate().isZero(0));
 }
 
-TEST_CASE_TEMPLATE("ungated SplitLoRA is one LoRA of rank heads times rank with the same scaling", Scalar, float, double) {
+TEST_CASE_TEMPLATE("ungated SplitLoRA is one LoRA of rank heads times rank with the same scaling", Scalar, float,
+                   double) {
   SplitLoRA<Scalar> split(SplitLoRAConfig{31, 27, 3, 12, false, 0, 4});
   split.parameters() = random_matrix<Scalar>(split.parameter_count(), 1, 3);
   LoRA<Scalar> lora(LoRAConfig{31, 27, 12, 12 * 12 / 3.0});
@@ -135,23 +139,26 @@ TEST_CASE("adjoint: where the layer is linear, <J v, u> = <v, J^T u>") {
       const Matrix<double> v = random_matrix<double>(s.in, s.tokens, 1), u = random_matrix<double>(s.out, s.tokens, 2);
       const Matrix<double> weights = given_weights<double>(kind, s, 3);
       const auto r = train_call<double>(layer, v, u, weights);
-      const double left = (r.y.array() - 1).matrix().cwiseProduct(u).sum(), right = (r.dx.array() - 1).matrix().cwiseProduct(v).sum();
+      const double left = (r.y.array() - 1).matrix().cwiseProduct(u).sum(),
+                   right = (r.dx.array() - 1).matrix().cwiseProduct(v).sum();
       CHECK(left == doctest::Approx(right).epsilon(tolerance::law<double>));
     });
   }
 }
 
-TEST_CASE_TEMPLATE("a token's y and dx are the same bits alone and in any batch, and all bits the same on any threads", Scalar, float,
-                   double) {
+TEST_CASE_TEMPLATE("a token's y and dx are the same bits alone and in any batch, and all bits the same on any threads",
+                   Scalar, float, double) {
   // Sizes around the kernels' blocks (256 features, 48 and 128 tokens), enough work to go parallel.
-  for (const LayerShape& s : {LayerShape{64, 48, 8, 4, 257}, LayerShape{600, 35, 5, 3, 131}, LayerShape{33, 700, 16, 2, 61}}) {
+  for (const LayerShape& s :
+       {LayerShape{64, 48, 8, 4, 257}, LayerShape{600, 35, 5, 3, 131}, LayerShape{33, 700, 16, 2, 61}}) {
     for (const Kind kind : all_kinds) {
       for (const double dropout : {0.0, 0.2}) {
         CAPTURE(name(kind));
         CAPTURE(s);
         CAPTURE(dropout);
         with_layer<Scalar>(kind, s, dropout, 5, [&](const auto& layer) {
-          const Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1), dy = random_matrix<Scalar>(s.out, s.tokens, 2);
+          const Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1),
+                               dy = random_matrix<Scalar>(s.out, s.tokens, 2);
           const Matrix<Scalar> weights = given_weights<Scalar>(kind, s, 3);
           const auto columns = [&](const Matrix<Scalar>& m, Index begin, Index count) -> ConstTokens<Scalar> {
             return m.size() == 0 ? ConstTokens<Scalar>() : ConstTokens<Scalar>(m).slice(begin, count);
@@ -175,7 +182,8 @@ TEST_CASE_TEMPLATE("a token's y and dx are the same bits alone and in any batch,
           }
           // another order of the same tokens, in a strided and misaligned buffer
           if (dropout > 0) return;
-          Matrix<Scalar> reversed_x = x.rowwise().reverse(), reversed_dy = dy.rowwise().reverse(), reversed_w = weights.rowwise().reverse();
+          Matrix<Scalar> reversed_x = x.rowwise().reverse(), reversed_dy = dy.rowwise().reverse(),
+                         reversed_w = weights.rowwise().reverse();
           Strided<Scalar> xs(reversed_x, 1, 2), dys(reversed_dy, 3, 0);
           const auto reversed = train_call<Scalar>(layer, xs.view(), dys.view(), reversed_w);
           CHECK(same_bits<Scalar>(reversed.y.rowwise().reverse(), whole.y));
@@ -238,14 +246,16 @@ TEST_CASE("parameters may be lent by the host, and accessors write through") {
   layer.initialize();
   CHECK(same_bits<float>(layer.parameters(), HydraLoRA<float>(config, 3).parameters()));
   // documented layout: per input feature A then gate, then B_1 … B_N column-major
-  own.parameters() = Eigen::VectorXf::LinSpaced(own.parameter_count(), 0, static_cast<float>(own.parameter_count() - 1));
+  own.parameters() =
+      Eigen::VectorXf::LinSpaced(own.parameter_count(), 0, static_cast<float>(own.parameter_count() - 1));
   CHECK(own.A()(1, 2) == 2 * 5 + 1);
   CHECK(own.gate()(2, 3) == 3 * 5 + 2 + 2);
   CHECK(own.B(2)(4, 1) == 7 * 5 + 2 * 10 + 5 + 4);
 }
 
 TEST_CASE("AdaptedLinear is W x plus the adapter, forward and backward") {
-  const Matrix<double> w = random_matrix<double>(11, 13, 1), x = random_matrix<double>(13, 300, 2), dy = random_matrix<double>(11, 300, 3);
+  const Matrix<double> w = random_matrix<double>(11, 13, 1), x = random_matrix<double>(13, 300, 2),
+                       dy = random_matrix<double>(11, 300, 3);
   HydraLoRA<double> adapter(HydraLoRAConfig{13, 11, 3});
   adapter.parameters() = random_matrix<double>(adapter.parameter_count(), 1, 4);
   const AdaptedLinear<DenseLinear<double>, HydraLoRA<double>> layer(DenseLinear<double>(w), adapter);

@@ -10,15 +10,21 @@
 namespace support {
 
 enum class Kind { lora, split_uniform, split_learned, split_given, hydra };
-inline constexpr Kind all_kinds[] = {Kind::lora, Kind::split_uniform, Kind::split_learned, Kind::split_given, Kind::hydra};
+inline constexpr Kind all_kinds[] = {Kind::lora, Kind::split_uniform, Kind::split_learned, Kind::split_given,
+                                     Kind::hydra};
 
 inline const char* name(Kind kind) {
   switch (kind) {
-    case Kind::lora: return "LoRA";
-    case Kind::split_uniform: return "SplitLoRA uniform";
-    case Kind::split_learned: return "SplitLoRA learned";
-    case Kind::split_given: return "SplitLoRA given";
-    case Kind::hydra: return "HydraLoRA";
+    case Kind::lora:
+      return "LoRA";
+    case Kind::split_uniform:
+      return "SplitLoRA uniform";
+    case Kind::split_learned:
+      return "SplitLoRA learned";
+    case Kind::split_given:
+      return "SplitLoRA given";
+    case Kind::hydra:
+      return "HydraLoRA";
   }
   return "";
 }
@@ -35,11 +41,16 @@ void with_layer(Kind kind, const LayerShape& s, double dropout, std::uint64_t se
     run(SplitLoRA<Scalar>(SplitLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing}, seed));
   };
   switch (kind) {
-    case Kind::lora: return run(LoRA<Scalar>(LoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout}, seed));
-    case Kind::split_uniform: return split(Routing::uniform);
-    case Kind::split_learned: return split(Routing::learned);
-    case Kind::split_given: return split(Routing::given);
-    case Kind::hydra: return run(HydraLoRA<Scalar>(HydraLoRAConfig{s.in, s.out, s.rank, 3.0, true, dropout, s.heads}, seed));
+    case Kind::lora:
+      return run(LoRA<Scalar>(LoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout}, seed));
+    case Kind::split_uniform:
+      return split(Routing::uniform);
+    case Kind::split_learned:
+      return split(Routing::learned);
+    case Kind::split_given:
+      return split(Routing::given);
+    case Kind::hydra:
+      return run(HydraLoRA<Scalar>(HydraLoRAConfig{s.in, s.out, s.rank, 3.0, true, dropout, s.heads}, seed));
   }
 }
 

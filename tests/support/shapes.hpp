@@ -36,18 +36,22 @@ Matrix<Scalar> random_matrix(Index rows, Index cols, std::uint64_t seed) {
 struct LayerShape {
   Index in, out, rank, heads, tokens;
   friend std::ostream& operator<<(std::ostream& stream, const LayerShape& s) {
-    return stream << "in " << s.in << " out " << s.out << " rank " << s.rank << " heads " << s.heads << " tokens " << s.tokens;
+    return stream << "in " << s.in << " out " << s.out << " rank " << s.rank << " heads " << s.heads << " tokens "
+                  << s.tokens;
   }
 };
 
-/// Shape number `index`: first the corners (no token, one token, rank 1, one head, everything 1), then random ones whose
-/// sizes reach past two of the widest registers.
+/// Shape number `index`: first the corners (no token, one token, rank 1, one head, everything 1), then random ones
+/// whose sizes reach past two of the widest registers.
 inline LayerShape layer_shape(std::uint64_t index) {
-  const LayerShape corners[] = {{1, 1, 1, 1, 1}, {5, 7, 3, 2, 0}, {5, 7, 3, 2, 1}, {9, 4, 1, 3, 6},   {8, 8, 4, 1, 5},
-                                {16, 16, 8, 4, 12}, {17, 33, 5, 3, 7}, {31, 1, 2, 5, 13}, {1, 31, 2, 5, 3}, {33, 35, 16, 2, 8}};
+  const LayerShape corners[] = {{1, 1, 1, 1, 1},  {5, 7, 3, 2, 0},    {5, 7, 3, 2, 1},   {9, 4, 1, 3, 6},
+                                {8, 8, 4, 1, 5},  {16, 16, 8, 4, 12}, {17, 33, 5, 3, 7}, {31, 1, 2, 5, 13},
+                                {1, 31, 2, 5, 3}, {33, 35, 16, 2, 8}};
   if (index < std::size(corners)) return corners[index];
   const CounterRandom random(2024, 7);
-  const auto draw = [&](std::uint64_t n, std::uint64_t which) { return static_cast<Index>(1 + random.below(n, which, index)); };
+  const auto draw = [&](std::uint64_t n, std::uint64_t which) {
+    return static_cast<Index>(1 + random.below(n, which, index));
+  };
   return {draw(37, 0), draw(37, 1), draw(index % 4 == 0 ? 19 : 6, 2), draw(5, 3), draw(14, 4) - 1};
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The layers as the papers write them, one token and one head at a time, for any scalar type: what the library is tested
-// against. It shares nothing with the library but the parameters and the positions of dropout's random numbers.
+// The layers as the papers write them, one token and one head at a time, for any scalar type: what the library is
+// tested against. It shares nothing with the library but the parameters and the positions of dropout's random numbers.
 #pragma once
 
 #include <cmath>
@@ -58,7 +58,8 @@ struct Textbook {
 
 template <class To, class From>
 Textbook<To> textbook(const hydralora::LoRA<From>& layer, const Matrix<From>& = {}) {
-  return {{layer.A().template cast<To>()}, {layer.B().template cast<To>()}, {}, {}, hydralora::scaling_of(layer.config())};
+  return {
+      {layer.A().template cast<To>()}, {layer.B().template cast<To>()}, {}, {}, hydralora::scaling_of(layer.config())};
 }
 
 template <class To, class From>

@@ -12,12 +12,12 @@ namespace tolerance {
 /// additions of 1.1e-16 each, relative to the largest entry of the tensor.
 inline constexpr double complex_step = 1e-12;
 
-/// Central differences in double with step 1e-6: truncation h² ~ 1e-12 times third derivatives of the softmax (logits here
-/// are a few units) and rounding 1e-16 / 1e-6, relative to the largest entry.
+/// Central differences in double with step 1e-6: truncation h² ~ 1e-12 times third derivatives of the softmax (logits
+/// here are a few units) and rounding 1e-16 / 1e-6, relative to the largest entry.
 inline constexpr double central_difference = 1e-7;
 
-/// A sum of k products in floating point, any order: γ_k ≈ √k · u in practice, relative to Σ|a||b|; the factor leaves room
-/// for the worst of many thousand random sums, the second argument for what a softmax amplifies.
+/// A sum of k products in floating point, any order: γ_k ≈ √k · u in practice, relative to Σ|a||b|; the factor leaves
+/// room for the worst of many thousand random sums, the second argument for what a softmax amplifies.
 template <class Scalar>
 double product_sum(double terms, double amplification = 1) {
   const double unit = std::is_same_v<Scalar, float> ? 6.0e-8 : 1.1e-16;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What the compiler and the command line offer, turned into names. Every question to the platform is asked here; the two
-// files that wrap an optional engine, simd.hpp (xsimd) and parallel.hpp (OpenMP), only read the answer.
+// What the compiler and the command line offer, turned into names. Every question to the platform is asked here; the
+// two files that wrap an optional engine, simd.hpp (xsimd) and parallel.hpp (OpenMP), only read the answer.
 //
 // A host may define, the same way in every file of its program:
 //   HYDRALORA_NO_XSIMD    use the plain-loop kernels even where xsimd is installed
@@ -13,7 +13,8 @@
 #include "hydralora/version.hpp"
 
 #if defined(__FAST_MATH__)
-#error "hydralora promises the same bits for a token in any batch and on any number of threads; -ffast-math breaks that. \
+#error \
+    "hydralora promises the same bits for a token in any batch and on any number of threads; -ffast-math breaks that. \
 Compile this file without it."
 #endif
 

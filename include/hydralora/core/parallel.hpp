@@ -16,16 +16,16 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Below this many flop a loop stays on the calling thread: waking a thread costs a few microseconds, in which one core
-/// does some 10^5 flop.
-inline constexpr Index parallel_work_minimum = 200000;
+/// Below this many flop a loop stays on the calling thread: waking the others and waiting for the last costs five to
+/// ten microseconds, in which one core does up to 10^6 flop.
+inline constexpr Index parallel_work_minimum = 1000000;
 
 /// Calls f(i) once for every i in [0, count), on several threads where OpenMP is on, more than one is available, the
 /// caller is not in a parallel region already, and `work` (flop in total, an estimate) is worth it.
 ///
 /// For reproducible bits f(i) must own what it writes, and what it computes may depend on i only, never on the thread.
-/// Workers run in the caller's floating-point mode (rounding, flush-to-zero). Once every i has been tried, the exception
-/// of the lowest i that threw is rethrown. Allocates nothing.
+/// Workers run in the caller's floating-point mode (rounding, flush-to-zero). Once every i has been tried, the
+/// exception of the lowest i that threw is rethrown. Allocates nothing.
 template <class Function>
 void parallel_for(Index count, Index work, Function&& f) {
 #if HYDRALORA_HAS_OPENMP

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Random numbers by counter: the number at a position is a pure function of (seed, stream, position). Nothing is stored,
-// any number can be computed again, in any order and on any thread, and the bits are the same on every platform:
-// std::*_distribution and libm differ between libraries, so neither is used here.
+// Random numbers by counter: the number at a position is a pure function of (seed, stream, position). Nothing is
+// stored, any number can be computed again, in any order and on any thread, and the bits are the same on every
+// platform: std::*_distribution and libm differ between libraries, so neither is used here.
 #pragma once
 
 #include <array>
@@ -19,7 +19,8 @@ namespace detail {
 /// Upper 64 bits of a · b from 32-bit halves, for platforms without a 128-bit integer.
 constexpr std::uint64_t multiply_high_halves(std::uint64_t a, std::uint64_t b) {
   const std::uint64_t a_low = a & 0xffffffffU, a_high = a >> 32U, b_low = b & 0xffffffffU, b_high = b >> 32U;
-  const std::uint64_t middle = a_high * b_low + ((a_low * b_low) >> 32U);  // cannot overflow: (2^32-1)^2 + 2^32-1 < 2^64
+  const std::uint64_t middle =
+      a_high * b_low + ((a_low * b_low) >> 32U);  // cannot overflow: (2^32-1)^2 + 2^32-1 < 2^64
   const std::uint64_t cross = a_low * b_high + (middle & 0xffffffffU);
   return a_high * b_high + (middle >> 32U) + (cross >> 32U);
 }
@@ -33,10 +34,11 @@ constexpr std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) {
   }
 }
 
-// log, sine and cosine for the normal distribution. Only +, -, *, /, sqrt and an explicit std::fma, all correctly rounded
-// by IEEE 754, and no bare product inside a sum, so that no compiler may round differently by fusing the two.
+// log, sine and cosine for the normal distribution. Only +, -, *, /, sqrt and an explicit std::fma, all correctly
+// rounded by IEEE 754, and no bare product inside a sum, so that no compiler may round differently by fusing the two.
 
-/// log(x) for a normal x > 0, error below 2 ulp. x = m·2^e with m in [√½, √2); log m = 2 artanh((m-1)/(m+1)) as a series.
+/// log(x) for a normal x > 0, error below 2 ulp. x = m·2^e with m in [√½, √2); log m = 2 artanh((m-1)/(m+1)) as a
+/// series.
 inline double portable_log(double x) {
   int exponent = 0;
   double m = std::frexp(x, &exponent);  // exact, m in [½, 1)
@@ -56,7 +58,7 @@ inline double portable_log(double x) {
 inline double portable_cos_turns(double u) {
   double quarter = 4.0 * u;  // exact
   const int quadrant = static_cast<int>(quarter);
-  quarter -= quadrant;                                        // exact, in [0, 1)
+  quarter -= quadrant;                                          // exact, in [0, 1)
   if (quadrant == 1 || quadrant == 3) quarter = 1.0 - quarter;  // exact; mirror into the rising or falling quarter
   const double angle = quarter * 1.5707963267948966;
   const double minus_square = -(angle * angle);
@@ -93,7 +95,9 @@ class CounterRandom {
   explicit CounterRandom(std::uint64_t seed, std::uint64_t stream = 0) : key_{seed, stream} {}
 
   /// 64 random bits at (i, j, k). Four neighbouring i share one Philox block.
-  std::uint64_t bits(std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const { return block(i / 4, j, k)[i % 4]; }
+  std::uint64_t bits(std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
+    return block(i / 4, j, k)[i % 4];
+  }
 
   /// Uniform in [0, 1), a multiple of 2^-53.
   double uniform(std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const { return to_unit(bits(i, j, k)); }
@@ -116,7 +120,9 @@ class CounterRandom {
   }
 
   /// True with probability p: p ≤ 0 never, p ≥ 1 always.
-  bool bernoulli(double p, std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const { return uniform(i, j, k) < p; }
+  bool bernoulli(double p, std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
+    return uniform(i, j, k) < p;
+  }
 
   /// The Philox block behind bits(4i … 4i+3, j, k).
   std::array<std::uint64_t, 4> block(std::uint64_t i, std::uint64_t j, std::uint64_t k) const {

@@ -20,7 +20,8 @@ inline namespace HYDRALORA_BUILD {
 namespace simd {
 
 #if HYDRALORA_HAS_XSIMD
-/// The instruction set this file is compiled for. Kernels take it as a template parameter, so that it is in their symbol.
+/// The instruction set this file is compiled for. Kernels take it as a template parameter, so that it is in their
+/// symbol.
 using DefaultArch = xsimd::default_arch;
 
 template <class Scalar, class Arch>

@@ -25,7 +25,8 @@ using bare_t = std::remove_cv_t<std::remove_reference_t<T>>;
 template <class T, class = void>
 struct is_eigen : std::false_type {};
 template <class T>
-struct is_eigen<T, std::void_t<typename bare_t<T>::PlainObject>> : std::is_base_of<Eigen::DenseBase<bare_t<T>>, bare_t<T>> {};
+struct is_eigen<T, std::void_t<typename bare_t<T>::PlainObject>>
+    : std::is_base_of<Eigen::DenseBase<bare_t<T>>, bare_t<T>> {};
 
 /// Compile-time questions that Tokens and ConstTokens ask of an Eigen argument, each with an answer a user can act on.
 template <class Scalar, class Expression>
@@ -40,10 +41,11 @@ constexpr void expects_contiguous_columns() {
                 "hydralora: the argument is an Eigen expression that is not in memory yet (a product, a sum, a cast). "
                 "A view never evaluates: assign it to a matrix first.");
   if constexpr (in_memory) {
-    static_assert(!E::IsRowMajor,
-                  "hydralora: the argument is row-major (or a row vector). Tokens are columns with contiguous features; "
-                  "a row-major [tokens x features] buffer already has these bytes: pass "
-                  "Tokens(data, features, tokens), or transpose() the row-major expression.");
+    static_assert(
+        !E::IsRowMajor,
+        "hydralora: the argument is row-major (or a row vector). Tokens are columns with contiguous features; "
+        "a row-major [tokens x features] buffer already has these bytes: pass "
+        "Tokens(data, features, tokens), or transpose() the row-major expression.");
     static_assert(E::IsRowMajor || E::InnerStrideAtCompileTime == 1,
                   "hydralora: the argument's columns are not contiguous (inner stride is not 1 at compile time).");
   }
@@ -100,8 +102,8 @@ class ConstTokens {
   Index stride_ = 0;
 };
 
-/// Writable view, otherwise as ConstTokens, to which it converts. Accepts lvalue matrices and writable temporaries such as
-/// `y.leftCols(3)`; a temporary matrix, whose result would be lost, does not compile.
+/// Writable view, otherwise as ConstTokens, to which it converts. Accepts lvalue matrices and writable temporaries such
+/// as `y.leftCols(3)`; a temporary matrix, whose result would be lost, does not compile.
 template <class Scalar>
 class Tokens {
  public:
@@ -109,7 +111,8 @@ class Tokens {
   using Map = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
 
   Tokens() = default;
-  Tokens(Scalar* data, Index features, Index tokens, Index stride) : data_(data), view_(data, features, tokens, stride) {}
+  Tokens(Scalar* data, Index features, Index tokens, Index stride)
+      : data_(data), view_(data, features, tokens, stride) {}
   Tokens(Scalar* data, Index features, Index tokens) : Tokens(data, features, tokens, features) {}
 
   template <class Expression, std::enable_if_t<detail::is_eigen<Expression>::value, int> = 0>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Scratch memory: one buffer per thread that grows to what its calls need and is then reused. The library's only global.
+// Scratch memory: one buffer per thread that grows to what its calls need and is then reused. The library's only
+// global.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +17,8 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Blocks of memory handed out in stack order. While frames are open it can only add blocks (addresses stay valid); once
-/// all are closed, several blocks become one large enough for everything, so a repeated call allocates nothing.
+/// Blocks of memory handed out in stack order. While frames are open it can only add blocks (addresses stay valid);
+/// once all are closed, several blocks become one large enough for everything, so a repeated call allocates nothing.
 class Workspace {
  public:
   static constexpr std::size_t alignment = 64;  // a cache line, and the widest register (AVX-512)
@@ -65,7 +66,8 @@ class Workspace {
   };
 
   void add_block(std::size_t bytes) {
-    std::unique_ptr<std::byte, Free> memory(static_cast<std::byte*>(::operator new(bytes, std::align_val_t(alignment))));
+    std::unique_ptr<std::byte, Free> memory(
+        static_cast<std::byte*>(::operator new(bytes, std::align_val_t(alignment))));
     blocks_.push_back({std::move(memory), bytes});
   }
 
@@ -83,8 +85,8 @@ inline Workspace& thread_workspace() {
 
 /// Scratch memory for the length of a scope, from the calling thread's buffer. Frames nest like the calls they live in.
 ///
-/// Contents are uninitialised, 64-byte aligned, and gone when the frame ends. Other threads may use the memory while the
-/// frame lives. @throws std::bad_alloc where the buffer must grow and cannot.
+/// Contents are uninitialised, 64-byte aligned, and gone when the frame ends. Other threads may use the memory while
+/// the frame lives. @throws std::bad_alloc where the buffer must grow and cannot.
 class ScratchFrame {
  public:
   ScratchFrame() : workspace_(detail::thread_workspace()), position_(workspace_.open()) {}

@@ -44,8 +44,8 @@ void mix_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar
 /// @param dh        shaped as h, OVERWRITTEN.
 /// Cost             4 · tokens · N · r flop.
 template <class Scalar>
-void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> dweights,
-                        Tokens<Scalar> dh) {
+void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstTokens<Scalar> weights,
+                        Tokens<Scalar> dweights, Tokens<Scalar> dh) {
   assert(v.features() % weights.features() == 0 && dh.shape() == h.shape() && dweights.shape() == weights.shape());
   assert(h.features() == v.features() || h.features() * weights.features() == v.features());
   if constexpr (simd::has_simd<Scalar>) {

@@ -9,8 +9,8 @@
 // These are the doors: they pick the vectorised kernel (simd/) where xsimd is there and the scalar type is float or
 // double, else the plain loops (reference/), which take any scalar type. Shapes are the caller's duty (assert only).
 //
-// Numerics, of all three: what a token gets depends on that token only, bit for bit, not on its neighbours, its place in
-// the batch or the number of threads; a sum over tokens depends on the tokens, not on the number of threads.
+// Numerics, of all three: what a token gets depends on that token only, bit for bit, not on its neighbours, its place
+// in the batch or the number of threads; a sum over tokens depends on the tokens, not on the number of threads.
 #pragma once
 
 #include <cassert>

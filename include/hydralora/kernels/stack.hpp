@@ -10,8 +10,8 @@ inline namespace HYDRALORA_BUILD {
 
 /// A skinny stack of `rows` vectors with `features` numbers each: [A; gate] or the transposed [B_1 … B_N].
 ///
-/// Number (row, feature) lies at data[row · row_stride + feature · feature_stride]; one of the strides is usually 1. The
-/// three heavy products of every adapter (low_rank.hpp) run over such a stack. Holds no ownership.
+/// Number (row, feature) lies at data[row · row_stride + feature · feature_stride]; one of the strides is usually 1.
+/// The three heavy products of every adapter (low_rank.hpp) run over such a stack. Holds no ownership.
 template <class Scalar>
 struct Stack {
   Scalar* data = nullptr;

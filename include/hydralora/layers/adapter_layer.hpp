@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The door that LoRA, SplitLoRA and HydraLoRA share: construction, checks, what is kept between forward and backward. The
-// formulas are in the layers' own files.
+// The door that LoRA, SplitLoRA and HydraLoRA share: construction, checks, what is kept between forward and backward.
+// The formulas are in the layers' own files.
 #pragma once
 
 #include <cstdint>
@@ -79,10 +79,11 @@ class AdapterLayer : public Tensors {
   /// @throws std::invalid_argument  a size below 1, alpha not finite, dropout outside [0, 1).
   explicit AdapterLayer(const Config& config, std::uint64_t seed = 0) : Tensors(config), seed_(seed) { initialize(); }
 
-  /// Parameters in the host's memory, read and written there, taken as they are (initialize() overwrites them). The memory
-  /// must outlive the layer; copies of the layer share it. The seed serves initialize() and dropout.
+  /// Parameters in the host's memory, read and written there, taken as they are (initialize() overwrites them). The
+  /// memory must outlive the layer; copies of the layer share it. The seed serves initialize() and dropout.
   /// @throws std::invalid_argument  as above, or where the buffer's size is not parameter_count().
-  AdapterLayer(const Config& config, ParameterMap<Scalar> lent, std::uint64_t seed = 0) : Tensors(config, lent), seed_(seed) {}
+  AdapterLayer(const Config& config, ParameterMap<Scalar> lent, std::uint64_t seed = 0)
+      : Tensors(config, lent), seed_(seed) {}
 
   /// Overwrites the parameters with those of a new layer with this seed.
   void initialize() { this->initialize_tensors(seed_); }
@@ -97,7 +98,8 @@ class AdapterLayer : public Tensors {
   /// @param cache   OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.
   /// @throws std::invalid_argument  on a shape mismatch; y and the cache are then untouched.
   /// Cost     2 flop per token and parameter; allocates only where the cache or the thread's scratch must grow.
-  /// Numerics the bits of a token's result depend neither on the other tokens nor on the number of threads. Thread-safe.
+  /// Numerics the bits of a token's result depend neither on the other tokens nor on the number of threads.
+  /// Thread-safe.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
     check_forward(x, y, options);
     const Tokens<Scalar> kept = cache.reset(this->shape(), x.tokens(), options);
@@ -118,9 +120,9 @@ class AdapterLayer : public Tensors {
   /// @param cache  filled by forward() on the same x.
   /// @param g      ADDED to.
   /// @param dx     (in_features × tokens), ADDED to: the host adds Wᵀ dy. Must overlap neither x nor dy.
-  /// @throws std::invalid_argument  on a shape mismatch, or a cache or gradients of another shape; nothing is then written.
-  /// Cost     4 flop per token and parameter. Dropout draws its mask again.
-  /// Numerics dx as y in forward(); the bits of g do not depend on the number of threads. Thread-safe for different g.
+  /// @throws std::invalid_argument  on a shape mismatch, or a cache or gradients of another shape; nothing is then
+  /// written. Cost     4 flop per token and parameter. Dropout draws its mask again. Numerics dx as y in forward(); the
+  /// bits of g do not depend on the number of threads. Thread-safe for different g.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
     check_backward(x, dy, cache, g, &dx, options);
@@ -143,17 +145,19 @@ class AdapterLayer : public Tensors {
   }
 
   /// Weights must come exactly where the layer takes them: ignoring them in silence would train something else.
-  void check_weights(const char* where, const char* what, ConstTokens<Scalar> weights, Index tokens, bool required) const {
+  void check_weights(const char* where, const char* what, ConstTokens<Scalar> weights, Index tokens,
+                     bool required) const {
     if (!Layer::takes_weights(this->config())) {
       expects(weights.features() == 0, this->shape().layer, where, what, " are ", weights.shape(),
               ", but this layer takes none (only SplitLoRA with Routing::given does)");
     } else if (required || weights.features() != 0 || weights.tokens() != 0) {
-      expects(tokens == 0 || weights.shape() == Shape{this->shape().heads, tokens}, this->shape().layer, where, what, " are ",
-              weights.shape(), ", expected ", Shape{this->shape().heads, tokens}, " (heads x tokens)");
+      expects(tokens == 0 || weights.shape() == Shape{this->shape().heads, tokens}, this->shape().layer, where, what,
+              " are ", weights.shape(), ", expected ", Shape{this->shape().heads, tokens}, " (heads x tokens)");
     }
   }
 
-  void check_shape(const char* where, const char* what, Shape actual, Index features, Index tokens, const char* meaning) const {
+  void check_shape(const char* where, const char* what, Shape actual, Index features, Index tokens,
+                   const char* meaning) const {
     expects(actual == Shape{features, tokens}, this->shape().layer, where, what, " is ", actual, ", expected ",
             Shape{features, tokens}, " (", meaning, " x tokens)");
   }
@@ -164,8 +168,8 @@ class AdapterLayer : public Tensors {
     check_shape(where, "y", y.shape(), this->shape().out, x.tokens(), "out_features");
     expects(!overlap<Scalar>(x, y), this->shape().layer, where, "x ", x.shape(), " and y ", y.shape(), " overlap");
     check_weights(where, "weights", options.weights, x.tokens(), true);
-    expects(!overlap<Scalar>(options.weights, y), this->shape().layer, where, "weights ", options.weights.shape(), " and y ",
-            y.shape(), " overlap");
+    expects(!overlap<Scalar>(options.weights, y), this->shape().layer, where, "weights ", options.weights.shape(),
+            " and y ", y.shape(), " overlap");
   }
 
   void check_backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, const Gradients& g,
@@ -174,8 +178,8 @@ class AdapterLayer : public Tensors {
     const AdapterShape& shape = this->shape();
     check_shape(where, "x", x.shape(), shape.in, x.tokens(), "in_features");
     check_shape(where, "dy", dy.shape(), shape.out, x.tokens(), "out_features");
-    expects(cache.shape_ == shape && cache.tokens_ == x.tokens(), shape.layer, where, "the cache is from ", cache.shape_,
-            " with ", cache.tokens_, " tokens, expected ", shape, " with ", x.tokens(), " tokens");
+    expects(cache.shape_ == shape && cache.tokens_ == x.tokens(), shape.layer, where, "the cache is from ",
+            cache.shape_, " with ", cache.tokens_, " tokens, expected ", shape, " with ", x.tokens(), " tokens");
     expects(g.shape() == shape, shape.layer, where, "the gradients are for ", g.shape(), ", expected ", shape);
     check_weights(where, "weights_gradient", options.weights_gradient, x.tokens(), false);
     if (dx == nullptr) return;

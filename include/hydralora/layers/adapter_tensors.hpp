@@ -63,7 +63,7 @@ struct AdapterShape {
   }
   friend std::ostream& operator<<(std::ostream& stream, const AdapterShape& s) {
     return stream << s.layer << ' ' << s.in << "->" << s.out << " rank " << s.rank << " heads " << s.heads << " ("
-               << s.gate_rows << " gate rows)";
+                  << s.gate_rows << " gate rows)";
   }
 };
 
@@ -141,13 +141,16 @@ class AdapterTensors {
   }
   AdapterTensors(const Config& config, ParameterMap<Scalar> lent)
       : config_(config), shape_(checked_shape(config)), lent_(lent.data()) {
-    expects(lent.data() != nullptr && lent.size() == parameter_count(), shape_.layer, ": the lent buffer has ", lent.size(),
-            lent.data() == nullptr ? " numbers (null), " : " numbers, ", shape_, " needs ", parameter_count());
+    expects(lent.data() != nullptr && lent.size() == parameter_count(), shape_.layer, ": the lent buffer has ",
+            lent.size(), lent.data() == nullptr ? " numbers (null), " : " numbers, ", shape_, " needs ",
+            parameter_count());
   }
 
   /// Rows of the down stack as a (rows × in) matrix, rows of the up stack as an (out × rows) matrix.
   MatrixMap<Scalar> down_matrix(Index first, Index rows) { return map<MatrixMap<Scalar>>(data(), first, rows); }
-  ConstMatrixMap<Scalar> down_matrix(Index first, Index rows) const { return map<ConstMatrixMap<Scalar>>(data(), first, rows); }
+  ConstMatrixMap<Scalar> down_matrix(Index first, Index rows) const {
+    return map<ConstMatrixMap<Scalar>>(data(), first, rows);
+  }
   MatrixMap<Scalar> head_matrix(Index head) { return head_map<MatrixMap<Scalar>>(data(), head); }
   ConstMatrixMap<Scalar> head_matrix(Index head) const { return head_map<ConstMatrixMap<Scalar>>(data(), head); }
 
@@ -163,7 +166,8 @@ class AdapterTensors {
   template <class Map, class Pointer>
   Map head_map(Pointer from, Index head) const {
     expects_head(head);
-    return {from + down_size() + head * shape_.rank * shape_.out, shape_.out, shape_.rank, Eigen::OuterStride<>(shape_.out)};
+    return {from + down_size() + head * shape_.rank * shape_.out, shape_.out, shape_.rank,
+            Eigen::OuterStride<>(shape_.out)};
   }
 
   Index down_size() const { return shape_.down_rows() * shape_.in; }

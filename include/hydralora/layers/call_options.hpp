@@ -15,8 +15,8 @@ inline namespace HYDRALORA_BUILD {
 ///   layer.forward(x, y, cache, options);
 template <class Scalar>
 struct CallOptions {
-  /// Dropout draws its mask from (the layer's seed, step, first_token + column, feature), so that a training step can be
-  /// computed again bit for bit, and in pieces. Read by forward() with a cache, which remembers both for backward().
+  /// Dropout draws its mask from (the layer's seed, step, first_token + column, feature), so that a training step can
+  /// be computed again bit for bit, and in pieces. Read by forward() with a cache, which remembers both for backward().
   std::uint64_t step = 0;
   std::uint64_t first_token = 0;
 

@@ -16,14 +16,16 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Inverted dropout (Srivastava et al. 2014) whose mask is a function of position: never stored, drawn again in backward.
+/// Inverted dropout (Srivastava et al. 2014) whose mask is a function of position: never stored, drawn again in
+/// backward.
 struct Dropout {
   double probability = 0;
   CounterRandom random{0};
   std::uint64_t step = 0;
   std::uint64_t first_token = 0;
 
-  /// x(j, t) becomes x(j, t) / (1 − p), or 0 with probability p. Eight features share one Philox block; p is met to 2^-32.
+  /// x(j, t) becomes x(j, t) / (1 − p), or 0 with probability p. Eight features share one Philox block; p is met to
+  /// 2^-32.
   template <class Scalar>
   void apply(Tokens<Scalar> x) const {
     constexpr Index share = 8;
@@ -32,9 +34,11 @@ struct Dropout {
     constexpr Index flop_per_number = 10;
     parallel_for(x.tokens(), x.tokens() * x.features() * flop_per_number, [&](Index t) {
       for (Index j = 0; j < x.features(); j += share) {
-        const auto words = random.block(static_cast<std::uint64_t>(j / share), first_token + static_cast<std::uint64_t>(t), step);
+        const auto words =
+            random.block(static_cast<std::uint64_t>(j / share), first_token + static_cast<std::uint64_t>(t), step);
         for (Index i = 0; i < std::min(share, x.features() - j); ++i) {
-          const std::uint64_t draw = (words[static_cast<std::size_t>(i / 2)] >> (32U * (static_cast<unsigned>(i) % 2U))) & 0xffffffffU;
+          const std::uint64_t draw =
+              (words[static_cast<std::size_t>(i / 2)] >> (32U * (static_cast<unsigned>(i) % 2U))) & 0xffffffffU;
           Scalar& value = x(j + i, t);
           value = draw < threshold ? Scalar(0) : value * factor;
         }
@@ -53,7 +57,8 @@ Stack<Scalar> stack_rows(Stack<Scalar> s, Index first, Index rows) {
 /// Without dropout both are one product.
 /// @param p  (down rows × tokens), OVERWRITTEN.
 template <class Scalar>
-void project_down(ConstStack<Scalar> down, Index adapter_rows, const Dropout& dropout, ConstTokens<Scalar> x, Tokens<Scalar> p) {
+void project_down(ConstStack<Scalar> down, Index adapter_rows, const Dropout& dropout, ConstTokens<Scalar> x,
+                  Tokens<Scalar> p) {
   if (dropout.probability == 0) return kernels::contract(down, x, p);
 
   ScratchFrame scratch;

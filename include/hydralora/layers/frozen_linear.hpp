@@ -23,8 +23,8 @@ inline namespace HYDRALORA_BUILD {
 /// A dense frozen weight W (out_features × in_features), multiplied by Eigen.
 ///
 /// Numerics  Eigen's own threading of one product changes bits with the number of threads, so the tokens are cut into
-///           fixed slices, each multiplied on one thread: the same bits on any number of threads. Unlike an adapter's, a
-///           token's bits may depend on its place in the batch.
+///           fixed slices, each multiplied on one thread: the same bits on any number of threads. Unlike an adapter's,
+///           a token's bits may depend on its place in the batch.
 /// Cost      2 · tokens · in · out flop. Eigen takes memory for its packed blocks on each call.
 template <class Scalar = float>
 class DenseLinear {
@@ -60,7 +60,8 @@ class DenseLinear {
   /// Tokens per slice: wide enough that Eigen packs W once for many tokens, small enough to feed several threads.
   static constexpr Index slice_tokens = 128;
 
-  static void check(const char* where, ConstTokens<Scalar> from, Tokens<Scalar> to, Index from_features, Index to_features) {
+  static void check(const char* where, ConstTokens<Scalar> from, Tokens<Scalar> to, Index from_features,
+                    Index to_features) {
     expects(from.features() == from_features, where, "the input is ", from.shape(), ", expected ",
             Shape{from_features, from.tokens()});
     expects(to.shape() == Shape{to_features, from.tokens()}, where, "the output is ", to.shape(), ", expected ",
@@ -93,7 +94,8 @@ struct AdaptedLinear {
   Adapter adapter;
 
   /// @throws std::invalid_argument  where the base's weight and the adapter differ in shape.
-  AdaptedLinear(Base base_layer, Adapter adapter_layer) : base(std::move(base_layer)), adapter(std::move(adapter_layer)) {
+  AdaptedLinear(Base base_layer, Adapter adapter_layer)
+      : base(std::move(base_layer)), adapter(std::move(adapter_layer)) {
     const Shape weight{base.out_features(), base.in_features()}, delta{adapter.shape().out, adapter.shape().in};
     expects(weight == delta, "AdaptedLinear: the base's weight is ", weight, ", the adapter's is ", delta);
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The gate (router): from logits to the weights of the heads, and back. Which gate a layer has is decided here and nowhere
-// else; the layers only know that logits go in and weights come out.
+// The gate (router): from logits to the weights of the heads, and back. Which gate a layer has is decided here and
+// nowhere else; the layers only know that logits go in and weights come out.
 #pragma once
 
 #include "hydralora/core/tokens.hpp"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// HydraLoRA: one A for what the tasks share, N heads B_i for what sets them apart, and a router that mixes the heads anew
-// for every token.
+// HydraLoRA: one A for what the tasks share, N heads B_i for what sets them apart, and a router that mixes the heads
+// anew for every token.
 #pragma once
 
 #include <cstdint>
@@ -20,12 +20,18 @@ struct HydraLoRAConfig {
   Index rank = 8;
   double alpha = 16;
   bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
-  double dropout = 0;            ///< probability that a feature on its way into A is dropped in training; the gate sees all
-  Index heads = 4;               ///< N; one head is exactly LoRA
+  double dropout = 0;  ///< probability that a feature on its way into A is dropped in training; the gate sees all
+  Index heads = 4;     ///< N; one head is exactly LoRA
 };
 
 inline AdapterShape shape_of(const HydraLoRAConfig& c) {
-  return {"HydraLoRA", c.in_features, c.out_features, c.rank, c.heads, /*a_rows=*/c.rank, /*gate_rows=*/c.heads,
+  return {"HydraLoRA",
+          c.in_features,
+          c.out_features,
+          c.rank,
+          c.heads,
+          /*a_rows=*/c.rank,
+          /*gate_rows=*/c.heads,
           /*weight_rows=*/c.heads};
 }
 
@@ -59,17 +65,17 @@ class HydraLoRATensors : public detail::AdapterTensors<Scalar, HydraLoRAConfig> 
 /// backward  V = s [B_1 … B_N]ᵀ dY                    dB_i += s dY U_iᵀ
 ///           dω_i = ⟨V_i, h⟩     dh = Σ_i ω_i V_i     dℓ = ω ∘ (dω − ⟨ω, dω⟩)
 ///           [dA; dG] += [dH; dL] Xᵀ                  dX += [A; G]ᵀ [dH; dL]
-/// Kept for backward: H and Ω, rank + heads numbers per token; U is mixed again. The rest of the contract is at forward()
-/// and backward() of the base.
+/// Kept for backward: H and Ω, rank + heads numbers per token; U is mixed again. The rest of the contract is at
+/// forward() and backward() of the base.
 template <class Scalar = float>
 class HydraLoRA : public detail::AdapterLayer<HydraLoRA<Scalar>, HydraLoRATensors<Scalar>> {
   using Base = detail::AdapterLayer<HydraLoRA<Scalar>, HydraLoRATensors<Scalar>>;
   friend Base;
 
  public:
+  using Base::Base;
   using typename Base::Cache;
   using typename Base::Gradients;
-  using Base::Base;
 
  private:
   static bool takes_weights(const HydraLoRAConfig&) { return false; }
@@ -100,9 +106,9 @@ class HydraLoRA : public detail::AdapterLayer<HydraLoRA<Scalar>, HydraLoRATensor
     kernels::mix_heads(h, weights, u);
     kernels::accumulate<Scalar>(u, dy, this->scaling(), g.up_stack());  // dB_i += s dY U_iᵀ
     kernels::contract(this->up_stack(), dy, v);
-    v.matrix() *= this->scaling();                                      // V = s [B_1 … B_N]ᵀ dY
-    kernels::mix_heads_backward<Scalar>(v, h, weights, dlogits, dh);    // dω_i = ⟨V_i, h⟩,  dh = Σ_i ω_i V_i
-    SoftmaxGate::backward(weights, dlogits);                            // dℓ = ω ∘ (dω − ⟨ω, dω⟩)
+    v.matrix() *= this->scaling();                                    // V = s [B_1 … B_N]ᵀ dY
+    kernels::mix_heads_backward<Scalar>(v, h, weights, dlogits, dh);  // dω_i = ⟨V_i, h⟩,  dh = Σ_i ω_i V_i
+    SoftmaxGate::backward(weights, dlogits);                          // dℓ = ω ∘ (dω − ⟨ω, dω⟩)
     detail::project_down_backward<Scalar>(this->down_stack(), rank, dropout, x, dp, g.down_stack(), dx);
   }
 };

@@ -21,7 +21,8 @@ struct LoRAConfig {
 };
 
 inline AdapterShape shape_of(const LoRAConfig& c) {
-  return {"LoRA", c.in_features, c.out_features, c.rank, /*heads=*/1, /*a_rows=*/c.rank, /*gate_rows=*/0, /*weight_rows=*/0};
+  return {"LoRA",      c.in_features,     c.out_features,  c.rank,
+          /*heads=*/1, /*a_rows=*/c.rank, /*gate_rows=*/0, /*weight_rows=*/0};
 }
 
 /// The matrices of a LoRA, as parameters or as gradients: maps into the flat buffer, by value, assignable.
@@ -56,9 +57,9 @@ class LoRA : public detail::AdapterLayer<LoRA<Scalar>, LoRATensors<Scalar>> {
   friend Base;
 
  public:
+  using Base::Base;
   using typename Base::Cache;
   using typename Base::Gradients;
-  using Base::Base;
 
  private:
   static bool takes_weights(const LoRAConfig&) { return false; }
@@ -75,8 +76,8 @@ class LoRA : public detail::AdapterLayer<LoRA<Scalar>, LoRATensors<Scalar>> {
     const Tokens<Scalar> v = scratch.take_tokens<Scalar>(this->shape().rank, x.tokens());
 
     kernels::contract(this->up_stack(), dy, v);
-    v.matrix() *= this->scaling();                                            // V = s Bᵀ dY
-    kernels::accumulate(cache.h(), dy, this->scaling(), g.up_stack());        // dB += s dY Hᵀ
+    v.matrix() *= this->scaling();                                      // V = s Bᵀ dY
+    kernels::accumulate(cache.h(), dy, this->scaling(), g.up_stack());  // dB += s dY Hᵀ
     detail::project_down_backward<Scalar>(this->down_stack(), this->shape().a_rows, dropout, x, v, g.down_stack(), dx);
   }
 };

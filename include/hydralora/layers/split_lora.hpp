@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// SplitLoRA: N independent low-rank pairs side by side, summed, routed by a gate (known as LoRAMoE or MoLoRA), or weighted
-// by the caller.
+// SplitLoRA: N independent low-rank pairs side by side, summed, routed by a gate (known as LoRAMoE or MoLoRA), or
+// weighted by the caller.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,12 @@ struct SplitLoRAConfig {
 };
 
 inline AdapterShape shape_of(const SplitLoRAConfig& c) {
-  return {"SplitLoRA", c.in_features, c.out_features, c.rank, c.heads, /*a_rows=*/c.heads * c.rank,
+  return {"SplitLoRA",
+          c.in_features,
+          c.out_features,
+          c.rank,
+          c.heads,
+          /*a_rows=*/c.heads * c.rank,
           /*gate_rows=*/c.routing == Routing::learned ? c.heads : 0,
           /*weight_rows=*/c.routing == Routing::uniform ? 0 : c.heads};
 }
@@ -44,8 +49,12 @@ class SplitLoRATensors : public detail::AdapterTensors<Scalar, SplitLoRAConfig> 
   using Base = detail::AdapterTensors<Scalar, SplitLoRAConfig>;
 
  public:
-  auto A(Index head) { return this->expects_head(head), this->down_matrix(head * this->shape().rank, this->shape().rank); }
-  auto A(Index head) const { return this->expects_head(head), this->down_matrix(head * this->shape().rank, this->shape().rank); }
+  auto A(Index head) {
+    return this->expects_head(head), this->down_matrix(head * this->shape().rank, this->shape().rank);
+  }
+  auto A(Index head) const {
+    return this->expects_head(head), this->down_matrix(head * this->shape().rank, this->shape().rank);
+  }
   auto B(Index head) { return this->head_matrix(head); }  ///< out_features × rank; A(head) is rank × in_features
   auto B(Index head) const { return this->head_matrix(head); }
   /// heads × in_features with Routing::learned, else 0 × in_features.
@@ -66,9 +75,9 @@ class SplitLoRATensors : public detail::AdapterTensors<Scalar, SplitLoRAConfig> 
 
 /// N independent pairs:  y += s · Σ_i ω_i B_i A_i x.
 ///
-/// Source   the multi-LoRA baseline of HydraLoRA, arXiv:2404.19245, section 2; learned: LoRAMoE, arXiv:2312.09979, eq. (5).
-/// forward   [h_1 … h_N; ℓ] = [A_1 … A_N; G] x    ω by Routing    u_i = ω_i h_i    y += s [B_1 … B_N] u
-/// backward  V = s [B_1 … B_N]ᵀ dY     dB_i += s dY U_iᵀ     dω_i = ⟨V_i, h_i⟩     dh_i = ω_i V_i
+/// Source   the multi-LoRA baseline of HydraLoRA, arXiv:2404.19245, section 2; learned: LoRAMoE, arXiv:2312.09979, eq.
+/// (5). forward   [h_1 … h_N; ℓ] = [A_1 … A_N; G] x    ω by Routing    u_i = ω_i h_i    y += s [B_1 … B_N] u backward
+/// V = s [B_1 … B_N]ᵀ dY     dB_i += s dY U_iᵀ     dω_i = ⟨V_i, h_i⟩     dh_i = ω_i V_i
 ///           learned: dℓ = ω ∘ (dω − ⟨ω, dω⟩)     given: dω is handed back in CallOptions::weights_gradient
 ///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ     dX += [A_1 … A_N; G]ᵀ [dH; dL]
 /// Kept for backward: heads · rank numbers per token, and the heads weights where they are not all 1. The rest of the
@@ -79,9 +88,9 @@ class SplitLoRA : public detail::AdapterLayer<SplitLoRA<Scalar>, SplitLoRATensor
   friend Base;
 
  public:
+  using Base::Base;
   using typename Base::Cache;
   using typename Base::Gradients;
-  using Base::Base;
 
  private:
   static bool takes_weights(const SplitLoRAConfig& c) { return c.routing == Routing::given; }

@@ -21,8 +21,8 @@ void mix_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar
 }
 
 template <class Scalar>
-void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> dweights,
-                        Tokens<Scalar> dh) {
+void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstTokens<Scalar> weights,
+                        Tokens<Scalar> dweights, Tokens<Scalar> dh) {
   const Index heads = weights.features(), rank = v.features() / heads;
   const Index own = h.features() == rank ? 0 : rank;
   for (Index t = 0; t < v.tokens(); ++t) {

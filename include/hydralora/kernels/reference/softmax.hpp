@@ -26,7 +26,8 @@ void softmax(Tokens<Scalar> weights) {
     Scalar sum(0);
     for (Index i = 0; i < weights.features(); ++i) {
       // All −Inf would be Inf − Inf: equal weights instead.
-      const bool nothing_to_choose = largest == -std::numeric_limits<Real>::infinity() && !std::isnan(real(weights(i, t)));
+      const bool nothing_to_choose =
+          largest == -std::numeric_limits<Real>::infinity() && !std::isnan(real(weights(i, t)));
       weights(i, t) = nothing_to_choose ? Scalar(1) : exp(weights(i, t) - Scalar(largest));
       sum += weights(i, t);
     }

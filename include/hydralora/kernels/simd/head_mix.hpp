@@ -42,8 +42,8 @@ void mix_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar
 
 /// See kernels::mix_heads_backward.
 template <class Arch, class Scalar>
-void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> dweights,
-                        Tokens<Scalar> dh) {
+void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstTokens<Scalar> weights,
+                        Tokens<Scalar> dweights, Tokens<Scalar> dh) {
   using B = Batch<Scalar, Arch>;
   constexpr Index step = lanes<Scalar, Arch>;
   const Index heads = weights.features(), rank = v.features() / heads;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// The three skinny products on the register tile. Each packs what the tile loads into panels one tile wide, so that loads
-// are contiguous whatever the layout, and broadcasts the other factor. The packing pads only what is not summed over.
+// The three skinny products on the register tile. Each packs what the tile loads into panels one tile wide, so that
+// loads are contiguous whatever the layout, and broadcasts the other factor. The packing pads only what is not summed
+// over.
 #pragma once
 
 #include <algorithm>
@@ -48,9 +49,8 @@ void for_each_tile(Index begin, Index end, Index registers, Function&& f) {
 /// f(begin, end) for chunks of tokens, in parallel.
 template <class Function>
 void for_each_token_chunk(Index tokens, Index flop_per_token, Function&& f) {
-  parallel_for(ceil_div(tokens, token_chunk), tokens * flop_per_token, [&](Index chunk) {
-    f(chunk * token_chunk, std::min(tokens, (chunk + 1) * token_chunk));
-  });
+  parallel_for(ceil_div(tokens, token_chunk), tokens * flop_per_token,
+               [&](Index chunk) { f(chunk * token_chunk, std::min(tokens, (chunk + 1) * token_chunk)); });
 }
 
 }  // namespace detail
@@ -82,24 +82,27 @@ void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
       do {
         const Index length = std::min(feature_block, s.features - j);
         const Scalar* block = packed + (panel * s.features + j) * width;
-        detail::for_each_tile(begin, end, detail::registers_for<Scalar, Arch>(used), [&](Index t, auto rows, auto registers) {
-          const auto tile = outer_products<Arch, rows, registers>(length, block, width, x.token(t) + j, 1, x.stride());
-          for (Index i = 0; i < rows; ++i) {
-            for (Index v = 0; v < registers; ++v) {
-              Scalar* to = p.token(t + i) + first_row + v * lane_count;
-              const Index count = std::min(lane_count, used - v * lane_count);
-              const B& sum = tile[static_cast<std::size_t>(i)][static_cast<std::size_t>(v)];
-              store_first<Arch>(j == 0 ? sum : load_first<Arch>(to, count) + sum, to, count);
-            }
-          }
-        });
+        detail::for_each_tile(
+            begin, end, detail::registers_for<Scalar, Arch>(used), [&](Index t, auto rows, auto registers) {
+              const auto tile =
+                  outer_products<Arch, rows, registers>(length, block, width, x.token(t) + j, 1, x.stride());
+              for (Index i = 0; i < rows; ++i) {
+                for (Index v = 0; v < registers; ++v) {
+                  Scalar* to = p.token(t + i) + first_row + v * lane_count;
+                  const Index count = std::min(lane_count, used - v * lane_count);
+                  const B& sum = tile[static_cast<std::size_t>(i)][static_cast<std::size_t>(v)];
+                  store_first<Arch>(j == 0 ? sum : load_first<Arch>(to, count) + sum, to, count);
+                }
+              }
+            });
         j += length;
       } while (j < s.features);
     }
   });
 }
 
-/// See kernels::expand. Loads: a panel of features in one row of the stack. Broadcasts: that row's number of six tokens.
+/// See kernels::expand. Loads: a panel of features in one row of the stack. Broadcasts: that row's number of six
+/// tokens.
 template <class Arch, class Scalar>
 void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
   using B = Batch<Scalar, Arch>;
@@ -123,17 +126,18 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
     for (Index panel = 0; panel < panels; ++panel) {
       const Index first = panel * width, used = std::min(width, s.features - first);
       const Scalar* block = packed + panel * s.rows * width;
-      detail::for_each_tile(begin, end, detail::registers_for<Scalar, Arch>(used), [&](Index t, auto rows, auto registers) {
-        const auto tile = outer_products<Arch, rows, registers>(s.rows, block, width, p.token(t), 1, p.stride());
-        for (Index i = 0; i < rows; ++i) {
-          for (Index v = 0; v < registers; ++v) {
-            Scalar* to = y.token(t + i) + first + v * lane_count;
-            const Index count = std::min(lane_count, used - v * lane_count);
-            const B& sum = tile[static_cast<std::size_t>(i)][static_cast<std::size_t>(v)];
-            store_first<Arch>(fma(sum, factor, load_first<Arch>(to, count)), to, count);
-          }
-        }
-      });
+      detail::for_each_tile(
+          begin, end, detail::registers_for<Scalar, Arch>(used), [&](Index t, auto rows, auto registers) {
+            const auto tile = outer_products<Arch, rows, registers>(s.rows, block, width, p.token(t), 1, p.stride());
+            for (Index i = 0; i < rows; ++i) {
+              for (Index v = 0; v < registers; ++v) {
+                Scalar* to = y.token(t + i) + first + v * lane_count;
+                const Index count = std::min(lane_count, used - v * lane_count);
+                const B& sum = tile[static_cast<std::size_t>(i)][static_cast<std::size_t>(v)];
+                store_first<Arch>(fma(sum, factor, load_first<Arch>(to, count)), to, count);
+              }
+            }
+          });
     }
   });
 }
@@ -161,25 +165,27 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
                 .store_unaligned(packed + t * width + v * lane_count);
           }
         }
-        detail::for_each_tile(0, ds.rows, detail::registers_for<Scalar, Arch>(used), [&](Index k, auto rows, auto registers) {
-          const auto tile = outer_products<Arch, rows, registers>(length, packed, width, p.token(begin) + k, p.stride(), 1);
-          for (Index i = 0; i < rows; ++i) {
-            for (Index v = 0; v < registers; ++v) {
-              const Index feature = first + v * lane_count;
-              const Index count = std::min(lane_count, used - v * lane_count);
-              const B& sum = tile[static_cast<std::size_t>(i)][static_cast<std::size_t>(v)];
-              Scalar* to = &ds(k + i, feature);
-              if (ds.feature_stride == 1) {
-                store_first<Arch>(fma(sum, factor, load_first<Arch>(to, count)), to, count);
-              } else {
-                Scalar buffer[static_cast<std::size_t>(lane_count)] = {};
-                for (Index lane = 0; lane < count; ++lane) buffer[lane] = to[lane * ds.feature_stride];
-                fma(sum, factor, B::load_unaligned(buffer)).store_unaligned(buffer);
-                for (Index lane = 0; lane < count; ++lane) to[lane * ds.feature_stride] = buffer[lane];
+        detail::for_each_tile(
+            0, ds.rows, detail::registers_for<Scalar, Arch>(used), [&](Index k, auto rows, auto registers) {
+              const auto tile =
+                  outer_products<Arch, rows, registers>(length, packed, width, p.token(begin) + k, p.stride(), 1);
+              for (Index i = 0; i < rows; ++i) {
+                for (Index v = 0; v < registers; ++v) {
+                  const Index feature = first + v * lane_count;
+                  const Index count = std::min(lane_count, used - v * lane_count);
+                  const B& sum = tile[static_cast<std::size_t>(i)][static_cast<std::size_t>(v)];
+                  Scalar* to = &ds(k + i, feature);
+                  if (ds.feature_stride == 1) {
+                    store_first<Arch>(fma(sum, factor, load_first<Arch>(to, count)), to, count);
+                  } else {
+                    Scalar buffer[static_cast<std::size_t>(lane_count)] = {};
+                    for (Index lane = 0; lane < count; ++lane) buffer[lane] = to[lane * ds.feature_stride];
+                    fma(sum, factor, B::load_unaligned(buffer)).store_unaligned(buffer);
+                    for (Index lane = 0; lane < count; ++lane) to[lane * ds.feature_stride] = buffer[lane];
+                  }
+                }
               }
-            }
-          }
-        });
+            });
       }
     }
   });

@@ -25,7 +25,8 @@ void softmax(Tokens<Scalar> weights) {
     Scalar* w = weights.token(t);
     Scalar largest = minus_infinity;
     for (Index i = 0; i < heads; ++i) largest = w[i] > largest ? w[i] : largest;
-    if (largest == minus_infinity) {  // all −Inf (or NaN, which stays): Inf − Inf would be NaN, so compare equal instead
+    if (largest ==
+        minus_infinity) {  // all −Inf (or NaN, which stays): Inf − Inf would be NaN, so compare equal instead
       for (Index i = 0; i < heads; ++i) w[i] = w[i] == minus_infinity ? Scalar(0) : w[i];
       largest = 0;
     }

@@ -48,13 +48,14 @@ void with_constant(Index count, Function&& f) {
 }
 
 template <class Scalar, class Arch, Index rows, Index registers>
-using Tile = std::array<std::array<Batch<Scalar, Arch>, static_cast<std::size_t>(registers)>, static_cast<std::size_t>(rows)>;
+using Tile =
+    std::array<std::array<Batch<Scalar, Arch>, static_cast<std::size_t>(registers)>, static_cast<std::size_t>(rows)>;
 
 /// tile(i, ·) = Σ_l  b[l · b_step + i · b_row] · a[l · a_step + ·],  l = 0 … length - 1, each a chain of fused
 /// multiply-adds from zero in the order of l, so a number's bits depend on its own factors and nothing else.
 template <class Arch, Index rows, Index registers, class Scalar>
-Tile<Scalar, Arch, rows, registers> outer_products(Index length, const Scalar* a, Index a_step, const Scalar* b, Index b_step,
-                                                   Index b_row) {
+Tile<Scalar, Arch, rows, registers> outer_products(Index length, const Scalar* a, Index a_step, const Scalar* b,
+                                                   Index b_step, Index b_row) {
   using B = Batch<Scalar, Arch>;
   Tile<Scalar, Arch, rows, registers> tile;
   detail::unrolled<rows>([&](auto i) { detail::unrolled<registers>([&](auto v) { tile[i][v] = B(Scalar(0)); }); });

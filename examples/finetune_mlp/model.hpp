@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT
+//
+// A byte-level language model as small as one can be and still learn text:
+//
+//   x  = the embeddings of the context bytes, one below the other
+//   h1 = relu(W1 x + b1)     h2 = h1 + relu(W2 h1 + b2)     logits of the next byte = W3 h2 + b3
+//
+// Each W is behind the interface Linear: a dense layer that is trained, or a frozen one with an adapter on it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <hydralora/hydralora.hpp>
+#include <hydralora/train.hpp>
+
+#include "mixture.hpp"
+
+namespace finetune {
+
+using hydralora::ConstTokens;
+using hydralora::Tokens;
+using Matrix = Eigen::MatrixXf;
+using Vector = Eigen::VectorXf;
+using Group = hydralora::ParameterGroup<float>;
+
+inline constexpr Index byte_values = 256;
+
+/// y += W x, trainable one way or another. Gradients are kept inside, ADDED to by backward().
+class Linear {
+ public:
+  virtual ~Linear() = default;
+  virtual void infer(ConstTokens<float> x, Tokens<float> y) const = 0;
+  virtual void forward(ConstTokens<float> x, Tokens<float> y, std::uint64_t step) = 0;
+  /// dx += …; nullptr where no dx is wanted.
+  virtual void backward(ConstTokens<float> x, ConstTokens<float> dy, const Tokens<float>* dx) = 0;
+  virtual std::vector<Group> groups(double learning_rate) = 0;
+  virtual void zero_gradients() = 0;
+  /// The heads' weights of a batch, where this layer routes (heads × tokens), else an empty matrix.
+  virtual Matrix routing(ConstTokens<float> x) const = 0;
+};
+
+/// W itself is trained: pretraining, and full fine-tuning.
+class TrainedLinear final : public Linear {
+ public:
+  explicit TrainedLinear(Matrix weight)
+      : base_(std::move(weight)), gradient_(Matrix::Zero(base_.out_features(), base_.in_features())) {}
+  const Matrix& weight() const { return base_.weight(); }
+
+  void infer(ConstTokens<float> x, Tokens<float> y) const override { base_.add_forward(x, y); }
+  void forward(ConstTokens<float> x, Tokens<float> y, std::uint64_t) override { base_.add_forward(x, y); }
+  void backward(ConstTokens<float> x, ConstTokens<float> dy, const Tokens<float>* dx) override;
+  std::vector<Group> groups(double learning_rate) override;
+  void zero_gradients() override { gradient_.setZero(); }
+  Matrix routing(ConstTokens<float>) const override { return {}; }
+
+ private:
+  hydralora::DenseLinear<float> base_;
+  Matrix gradient_;
+};
+
+/// W is frozen and an adapter is trained on it: LoRA, SplitLoRA or HydraLoRA, all the same here.
+template <class Adapter>
+class TrainedAdapter final : public Linear {
+ public:
+  TrainedAdapter(const Matrix& frozen, Adapter adapter)
+      : layer_(hydralora::DenseLinear<float>(frozen), std::move(adapter)), gradients_(layer_.adapter.config()) {}
+
+  void infer(ConstTokens<float> x, Tokens<float> y) const override { layer_.forward(x, y); }
+  void forward(ConstTokens<float> x, Tokens<float> y, std::uint64_t step) override {
+    hydralora::CallOptions<float> options;
+    options.step = step;
+    layer_.forward(x, y, cache_, options);
+  }
+  void backward(ConstTokens<float> x, ConstTokens<float> dy, const Tokens<float>* dx) override {
+    if (dx != nullptr) {
+      layer_.backward(x, dy, cache_, gradients_, *dx);
+    } else {
+      layer_.adapter.backward(x, dy, cache_, gradients_);
+    }
+  }
+  std::vector<Group> groups(double learning_rate) override {
+    return {Group{layer_.adapter.parameters(), gradients_.parameters(), learning_rate}};
+  }
+  void zero_gradients() override { gradients_.set_zero(); }
+  Matrix routing(ConstTokens<float> x) const override {
+    Matrix y = Matrix::Zero(layer_.base.out_features(), x.tokens());
+    typename Adapter::Cache cache;
+    layer_.adapter.forward(x, y, cache);
+    return cache.weights().matrix();
+  }
+
+ private:
+  hydralora::AdaptedLinear<hydralora::DenseLinear<float>, Adapter> layer_;
+  typename Adapter::Cache cache_;
+  typename Adapter::Gradients gradients_;
+};
+
+/// Everything pretraining learns.
+struct Weights {
+  Matrix embedding;  ///< features of a byte × 256
+  std::array<Matrix, 3> weight;
+  std::array<Vector, 3> bias;
+  Index parameter_count() const;
+};
+
+/// He-normal weights (He et al. 2015), embeddings from N(0, 0.3²).
+Weights initial_weights(Index context, Index embedding, Index hidden, std::uint64_t seed);
+
+class Mlp {
+ public:
+  using Layers = std::array<std::unique_ptr<Linear>, 3>;
+
+  /// @param all_trained  embeddings and biases are trained too.
+  Mlp(Weights weights, Layers layers, bool all_trained);
+
+  /// Mean loss of the batch in nats; the gradients of all that is trained are overwritten.
+  double train(const Batch& batch, std::uint64_t step);
+  /// Mean loss in nats. `inputs`, where given, receives what each of the three layers saw.
+  double loss(const Batch& batch, std::array<Matrix, 3>* inputs = nullptr) const;
+
+  std::vector<Group> groups(double learning_rate);
+  const Linear& layer(std::size_t i) const { return *layers_[i]; }
+  const Weights& weights() const { return weights_; }
+
+ private:
+  void embed(const Batch& batch, Matrix& x) const;
+  void start(std::size_t layer, Index tokens, Matrix& y) const;
+
+  Weights weights_;  // the dense matrices inside are those the layers started from
+  Weights gradient_;
+  Layers layers_;
+  bool all_trained_;
+  Matrix x_, h1_, a2_, h2_, logits_, dh1_, dh2_, dx_;  // kept between steps, so that they are allocated once
+};
+
+}  // namespace finetune

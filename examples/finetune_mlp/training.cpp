@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT
+#include "training.hpp"
+
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+namespace finetune {
+namespace {
+
+using namespace hydralora;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double bits(double nats) { return nats / std::log(2.0); }
+
+/// The adapter of a method for a weight of this shape. alpha = 2 · rank, so that every method has the same scaling.
+template <class Config>
+Config adapter_config(const Method& method, Index in, Index out, double dropout) {
+  Config config;
+  config.in_features = in;
+  config.out_features = out;
+  config.rank = method.rank;
+  config.alpha = 2 * static_cast<double>(method.rank);
+  config.dropout = dropout;
+  if constexpr (!std::is_same_v<Config, LoRAConfig>) config.heads = method.heads;
+  if constexpr (std::is_same_v<Config, SplitLoRAConfig>) config.routing = hydralora::Routing::learned;
+  return config;
+}
+
+std::unique_ptr<Linear> make_layer(const Method& method, const Matrix& weight, double dropout, std::uint64_t seed) {
+  const auto adapted = [&](auto config) -> std::unique_ptr<Linear> {
+    using Config = decltype(config);
+    using Adapter = std::conditional_t<
+        std::is_same_v<Config, LoRAConfig>, LoRA<float>,
+        std::conditional_t<std::is_same_v<Config, SplitLoRAConfig>, SplitLoRA<float>, HydraLoRA<float>>>;
+    return std::make_unique<TrainedAdapter<Adapter>>(weight, Adapter(config, seed));
+  };
+  const Index in = weight.cols(), out = weight.rows();
+  switch (method.kind) {
+    case Method::Kind::lora:
+      return adapted(adapter_config<LoRAConfig>(method, in, out, dropout));
+    case Method::Kind::split:
+      return adapted(adapter_config<SplitLoRAConfig>(method, in, out, dropout));
+    case Method::Kind::hydra:
+      return adapted(adapter_config<HydraLoRAConfig>(method, in, out, dropout));
+    case Method::Kind::full:
+      break;
+  }
+  return std::make_unique<TrainedLinear>(weight);
+}
+
+Mlp make_model(const Weights& base, const Method& method, const Settings& settings) {
+  Mlp::Layers layers;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    layers[i] = make_layer(method, base.weight[i], settings.dropout, settings.seed * layers.size() + i);
+  }
+  return Mlp(base, std::move(layers), method.kind == Method::Kind::full);
+}
+
+/// Bits per byte of every part on held-out text.
+std::vector<double> evaluate(const Mlp& model, const Mixture& mixture, const std::vector<std::uint32_t> Split::*which,
+                             Index examples) {
+  std::vector<double> result;
+  for (std::size_t part = 0; part < mixture.parts().size(); ++part) {
+    result.push_back(bits(model.loss(mixture.held_out(part, which, examples))));
+  }
+  return result;
+}
+
+double mean(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double v : values) sum += v;
+  return sum / static_cast<double>(values.size());
+}
+
+/// AdamW with warm-up over 3 % of the steps, cosine to zero, gradients clipped to norm 1.
+void run_steps(Mlp& model, const Mixture& mixture, const Settings& settings, Index steps, double learning_rate,
+               const Progress& progress, Result& result) {
+  AdamW<float> optimizer(model.groups(learning_rate));
+  Batch batch;
+  double since_point = 0, training_seconds = 0;
+  Index point_start = 0;
+  for (Index step = 0; step < steps; ++step) {
+    const auto start = Clock::now();
+    mixture.sample(static_cast<std::uint64_t>(step), settings.batch, batch);
+    const double loss = bits(model.train(batch, static_cast<std::uint64_t>(step)));
+    clip_global_norm(optimizer.groups(), 1.0);
+    optimizer.step(cosine_schedule(step, steps, steps * 3 / 100));
+    training_seconds += seconds_since(start);
+
+    since_point += loss;
+    progress(result.name, step + 1, steps, settings.batch, loss,
+             static_cast<double>((step + 1) * settings.batch) / training_seconds);
+    const bool last = step + 1 == steps;
+    if (last || (step + 1) * settings.curve_points / steps != step * settings.curve_points / steps) {
+      const double validation = mean(evaluate(model, mixture, &Split::validation, settings.evaluation_examples / 4));
+      result.curve.push_back({step + 1, since_point / static_cast<double>(step + 1 - point_start), validation});
+      since_point = 0;
+      point_start = step + 1;
+    }
+  }
+  result.learning_rate = learning_rate;
+  result.milliseconds_per_step = 1000 * training_seconds / static_cast<double>(steps);
+}
+
+void measure(const Mlp& model, const Mixture& mixture, const Settings& settings, Result& result) {
+  result.bits_per_byte = evaluate(model, mixture, &Split::test, settings.evaluation_examples);
+  result.mean = mean(result.bits_per_byte);
+  result.validation = mean(evaluate(model, mixture, &Split::validation, settings.evaluation_examples));
+  for (std::size_t layer = 0; layer < 3; ++layer) {
+    std::vector<finetune::Routing> parts;
+    for (std::size_t part = 0; part < mixture.parts().size(); ++part) {
+      std::array<Matrix, 3> inputs;
+      model.loss(mixture.held_out(part, &Split::test, settings.evaluation_examples), &inputs);
+      const Matrix weights = model.layer(layer).routing(inputs[layer]);
+      if (weights.rows() == 0) return;
+      RouterStats stats(weights.rows());
+      stats.add(weights);
+      parts.push_back({stats.usage(), stats.top1_share(), stats.normalized_entropy()});
+    }
+    result.routing.push_back(std::move(parts));
+  }
+}
+
+const Method full{Method::Kind::full, "full fine-tuning", 0, 0, 0};
+
+}  // namespace
+
+Index trainable_parameters(const Method& method, const Settings& settings) {
+  Weights shapes = initial_weights(settings.context, settings.embedding, settings.hidden, 0);
+  if (method.kind == Method::Kind::full) return shapes.parameter_count();
+  Index count = 0;
+  for (const Matrix& w : shapes.weight) {
+    for (const Group& group : make_layer(method, w, 0, 0)->groups(0)) count += group.parameters.size();
+  }
+  return count;
+}
+
+std::vector<Method> methods(const Settings& settings, bool tasks) {
+  // Best validation loss of the grid 1e-3 · {½, 1, 2, 4, 8, 16}: docs/finetune_mlp.md.
+  const std::array<double, 5> rates =
+      tasks ? std::array<double, 5>{2e-3, 8e-3, 8e-3, 8e-3, 8e-3} : std::array<double, 5>{2e-3, 8e-3, 8e-3, 8e-3, 8e-3};
+  const Method hydra{Method::Kind::hydra, "HydraLoRA", settings.rank, settings.heads, rates[4]};
+  const Index budget = trainable_parameters(hydra, settings);
+  /// The rank at which the method comes closest to HydraLoRA's parameters.
+  const auto at_budget = [&](Method method) {
+    Index best = budget;
+    for (Index rank = 1; rank <= settings.rank * settings.heads + 1; ++rank) {
+      Method candidate = method;
+      candidate.rank = rank;
+      const Index distance = std::abs(trainable_parameters(candidate, settings) - budget);
+      if (distance >= best) break;
+      best = distance;
+      method.rank = rank;
+    }
+    return method;
+  };
+  std::vector<Method> all = {
+      {Method::Kind::full, full.name, 0, 0, rates[0]},
+      {Method::Kind::lora, "LoRA same rank", settings.rank, 1, rates[1]},
+      at_budget({Method::Kind::lora, "LoRA same size", 1, 1, rates[2]}),
+      at_budget({Method::Kind::split, "SplitLoRA", 1, settings.heads, rates[3]}),
+      hydra,
+  };
+  return all;
+}
+
+Weights pretrain(const Mixture& mixture, const Settings& settings, const Progress& progress, Result& result) {
+  const Weights start = initial_weights(settings.context, settings.embedding, settings.hidden, settings.seed);
+  result.name = "pretraining";
+  result.parameters = start.parameter_count();
+  Mlp model = make_model(start, full, settings);
+  run_steps(model, mixture, settings, settings.pretraining_steps, settings.pretraining_learning_rate, progress, result);
+  measure(model, mixture, settings, result);
+  Weights trained = model.weights();
+  for (std::size_t i = 0; i < 3; ++i) trained.weight[i] = dynamic_cast<const TrainedLinear&>(model.layer(i)).weight();
+  return trained;
+}
+
+Result finetune(const Weights& base, const Mixture& mixture, const Method& method, const Settings& settings,
+                const Progress& progress) {
+  Mlp model = make_model(base, method, settings);
+  Result result;
+  result.name = method.name;
+  result.parameters = trainable_parameters(method, settings);
+  run_steps(model, mixture, settings, settings.steps, method.learning_rate, progress, result);
+  measure(model, mixture, settings, result);
+  return result;
+}
+
+Result measure_base(const Weights& base, const Mixture& mixture, const Settings& settings) {
+  Result result;
+  result.name = "base frozen";
+  measure(make_model(base, full, settings), mixture, settings, result);
+  return result;
+}
+
+}  // namespace finetune

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+//
+// The methods side by side: what each trains, one training loop for all of them, and what is measured afterwards.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "model.hpp"
+
+namespace finetune {
+
+struct Settings {
+  Index context = 16;  ///< bytes the model sees, the instruction byte included
+  Index embedding = 24;
+  Index hidden = 384;
+  Index batch = 512;
+  Index pretraining_steps = 1500;
+  Index steps = 800;
+  Index rank = 8;
+  Index heads = 4;
+  double dropout = 0;
+  double pretraining_learning_rate = 4e-3;
+  std::uint64_t seed = 0;
+  Index evaluation_examples = 4096;  ///< held-out examples per part
+  Index curve_points = 8;            ///< times the validation loss is taken on the way
+};
+
+/// A way to fine-tune: full, or an adapter of this kind, rank and number of heads on every layer.
+struct Method {
+  enum class Kind { full, lora, split, hydra };
+  Kind kind;
+  std::string name;
+  Index rank;
+  Index heads;
+  double learning_rate;
+};
+
+/// Learning rate of each method in both mixtures, from one search (docs/finetune_mlp.md has the table).
+/// Full fine-tuning, LoRA at HydraLoRA's rank, LoRA and routed SplitLoRA at about HydraLoRA's parameter count,
+/// HydraLoRA.
+std::vector<Method> methods(const Settings& settings, bool tasks);
+
+/// Numbers that a method trains in this model.
+Index trainable_parameters(const Method& method, const Settings& settings);
+
+struct CurvePoint {
+  Index step;
+  double training;    ///< bits per byte, mean over the steps since the last point
+  double validation;  ///< bits per byte, mean over the parts
+};
+
+/// How one layer routes the held-out text of one part.
+struct Routing {
+  Eigen::VectorXd usage;
+  Eigen::VectorXd top1_share;
+  double normalized_entropy;
+};
+
+struct Result {
+  std::string name;
+  Index parameters = 0;
+  double learning_rate = 0;
+  double milliseconds_per_step = 0;
+  std::vector<double> bits_per_byte;  ///< on the test positions of every part
+  double mean = 0;
+  double validation = 0;  ///< at the end, mean over the parts
+  std::vector<CurvePoint> curve;
+  std::vector<std::vector<Routing>> routing;  ///< [layer][part], where the method routes
+};
+
+/// Called after every step: what is trained, step, steps, tokens per step, loss in bits per byte, tokens per second.
+using Progress = std::function<void(const std::string&, Index, Index, Index, double, double)>;
+
+/// Trains all weights from scratch on `mixture` and returns them; `result` receives the curve.
+Weights pretrain(const Mixture& mixture, const Settings& settings, const Progress& progress, Result& result);
+
+/// Fine-tunes the frozen `base` on `mixture` with one method and measures it.
+Result finetune(const Weights& base, const Mixture& mixture, const Method& method, const Settings& settings,
+                const Progress& progress);
+
+/// The base as it is, measured on the same held-out text.
+Result measure_base(const Weights& base, const Mixture& mixture, const Settings& settings);
+
+}  // namespace finetune
