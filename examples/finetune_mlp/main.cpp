@@ -127,7 +127,8 @@ Index heads_from_data(const std::vector<Part>& parts, std::uint64_t seed, std::o
 void search_learning_rates(const Weights& base, const Mixture& mixture, const Settings& settings, bool tasks_mixture,
                            ProgressLine& line) {
   const double grid[] = {1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3};
-  std::cout << std::setprecision(3) << "mean validation bits/byte by learning rate\n" << std::left << std::setw(18) << "method" << std::right;
+  std::cout << std::setprecision(3) << "mean validation bits/byte by learning rate\n"
+            << std::left << std::setw(18) << "method" << std::right;
   for (const double rate : grid) std::cout << std::setw(10) << rate;
   std::cout << std::endl;
   for (Method method : methods(settings, tasks_mixture)) {

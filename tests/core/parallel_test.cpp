@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cfenv>
+#include <cstdint>
 #include <hydralora/core/parallel.hpp>
 #include <hydralora/core/workspace.hpp>
 #include <stdexcept>
@@ -47,9 +48,37 @@ TEST_CASE("workers run in the caller's rounding mode") {
   for (const int mode : modes) CHECK(mode == FE_UPWARD);
 }
 
+TEST_CASE("workers get their own floating-point mode back") {
+#if defined(_OPENMP)
+  const support::Threads use(4);
+  parallel_for(4, parallel_work_minimum, [](Index) {});  // a thread is born with its maker's mode: make them all first
+  std::fesetround(FE_UPWARD);
+  parallel_for(8, parallel_work_minimum, [](Index) {});
+  std::fesetround(FE_TONEAREST);
+  std::vector<int> modes(4, -1);
+#pragma omp parallel num_threads(4)
+  modes[static_cast<std::size_t>(omp_get_thread_num())] = std::fegetround();
+  for (const int mode : modes) CHECK((mode == FE_TONEAREST || mode == -1));
+#endif
+}
+
+TEST_CASE("scratch that took several blocks is one block the next time") {
+  const Index count = 400000;  // more than this program took before
+  {
+    ScratchFrame frame;
+    frame.take<double>(count);
+    frame.take<double>(2 * count);
+  }
+  ScratchFrame frame;
+  const double* first = frame.take<double>(count);
+  CHECK(frame.take<double>(2 * count) == first + count);
+}
+
 TEST_CASE("scratch frames nest, keep earlier memory valid while they grow, and hand out aligned memory") {
   ScratchFrame outer;
+  outer.take<float>(3);  // no multiple of anything
   double* first = outer.take<double>(10);
+  CHECK(reinterpret_cast<std::uintptr_t>(first) % 64 == 0);
   first[9] = 1.5;
   {
     ScratchFrame inner;

@@ -63,6 +63,15 @@ TEST_CASE("views from raw pointers check their arguments") {
   CHECK_THROWS_WITH_AS(Tokens<float>(nullptr, 4, 5), "tokens view: null data for 4x5", std::invalid_argument);
 }
 
+TEST_CASE("views of an Eigen::Map are checked as raw pointers are") {
+  using Map = Eigen::Map<Eigen::MatrixXf, 0, Eigen::OuterStride<>>;
+  std::vector<float> buffer(20);
+  CHECK_NOTHROW(ConstTokens<float>(Map(buffer.data(), 4, 5, Eigen::OuterStride<>(4))));
+  CHECK_NOTHROW(ConstTokens<float>(Map(nullptr, 4, 0, Eigen::OuterStride<>(4))));
+  CHECK_THROWS_WITH_AS(ConstTokens<float>(Map(buffer.data(), 4, 5, Eigen::OuterStride<>(3))),
+                       "tokens view: stride 3 is below 4 features", std::invalid_argument);
+}
+
 TEST_CASE("overlap is exact, also for interleaved columns") {
   Eigen::MatrixXf m = Eigen::MatrixXf::Zero(8, 6);
   const auto meets = [](ConstTokens<float> a, ConstTokens<float> b) { return overlap(a, b) && overlap(b, a); };

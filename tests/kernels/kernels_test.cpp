@@ -188,6 +188,35 @@ TEST_CASE_TEMPLATE("head mixing and the reduction over the heads agree with thei
   }
 }
 
+TEST_CASE("NaN in one token stays in that token: expand, softmax and head mixing, forward and backward") {
+  const Matrix<float> s = random_matrix<float>(12, 40, 4), y = random_matrix<float>(40, 13, 5);
+  StackBuffer<float> stack(s, false);
+  const auto run = [&](const Matrix<float>& p) {  // p: h of rank 3, its first row the logits' too
+    Matrix<float> w = p.topRows(4), u(12, 13), dw(4, 13), dh(3, 13), out = y;
+    kernels::softmax<float>(w);
+    kernels::mix_heads<float>(p.topRows(3), w, u);
+    kernels::expand<float>(stack.view(), u, 0.5F, out);
+    kernels::mix_heads_backward<float>(u, p.topRows(3), w, dw, dh);
+    kernels::softmax_backward<float>(w, dw);
+    Matrix<float> all(4 + 12 + 40 + 4 + 3, 13);
+    all << w, u, out, dw, dh;
+    return all;
+  };
+  const Matrix<float> p = random_matrix<float>(4, 13, 6), clean = run(p);
+  for (Index dirty_token = 0; dirty_token < 13; ++dirty_token) {
+    Matrix<float> q = p;
+    q(0, dirty_token) = std::numeric_limits<float>::quiet_NaN();
+    const Matrix<float> dirty = run(q);
+    for (Index t = 0; t < 13; ++t) {
+      if (t == dirty_token) {
+        CHECK(dirty.col(t).array().isNaN().all());
+      } else {
+        CHECK(same_bits<float>(dirty.col(t), clean.col(t)));
+      }
+    }
+  }
+}
+
 TEST_CASE("NaN and Inf in one token stay in that token") {
   Matrix<float> x = random_matrix<float>(40, 13, 3);
   const Matrix<float> s = random_matrix<float>(12, 40, 4);

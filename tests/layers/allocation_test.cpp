@@ -13,7 +13,11 @@
 namespace {
 long allocations = 0;  // the counted calls run on one thread; workers that allocated would race, and be seen by TSan
 
+long until_failure = -1;  // allocations to go before one fails; negative: none does
+
 void* counted(std::size_t bytes, std::size_t alignment) {
+  if (until_failure == 0) throw std::bad_alloc();
+  if (until_failure > 0) --until_failure;
   ++allocations;
   void* p = alignment > alignof(std::max_align_t)
                 ? std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment)
@@ -81,4 +85,29 @@ TEST_CASE_TEMPLATE("a warm forward or backward allocates nothing", Scalar, float
       }
     }
   }
+}
+
+TEST_CASE("a forward that runs out of memory leaves y alone and a cache that backward refuses") {
+  const LayerShape s{4000, 2000, 8, 4, 700};  // more scratch than any call before
+  HydraLoRA<float> layer(HydraLoRAConfig{s.in, s.out, s.rank, 3.0, false, 0.2, s.heads});
+  const Matrix<float> x = random_matrix<float>(s.in, s.tokens, 1);
+  const Matrix<float> before = random_matrix<float>(s.out, s.tokens, 2);
+  Matrix<float> y = before;
+  HydraLoRA<float>::Gradients g(layer.config());
+  HydraLoRA<float>::Cache cache;
+  long failures = 0;
+  for (bool done = false; !done; ++failures) {
+    until_failure = failures;
+    try {
+      layer.forward(x, y, cache);
+      done = true;
+    } catch (const std::bad_alloc&) {
+    }
+    until_failure = -1;
+    if (done) break;
+    CHECK(same_bits(y, before));
+    CHECK_THROWS_AS(layer.backward(x, y, cache, g), std::invalid_argument);
+  }
+  CHECK(failures >= 2);  // the cache and the scratch
+  CHECK(cache.tokens() == s.tokens);
 }

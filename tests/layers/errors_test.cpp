@@ -50,7 +50,9 @@ void check_config(Config good) {
   refused([](Config& c) { c.dropout = 1; }, "dropout 1 must be in [0, 1)");
   refused([](Config& c) { c.dropout = -0.1; }, "dropout -0.1 must be in [0, 1)");
   refused([](Config& c) { c.in_features = std::numeric_limits<Index>::max() / 2; }, "are too many");
-  refused([](Config& c) { c.rank = std::numeric_limits<Index>::max() - 1; }, "are too many");
+  refused([](Config& c) { c.rank = std::numeric_limits<Index>::max(); }, "are too many");
+  refused([](Config& c) { c.in_features = c.out_features = Index{1} << 61; },
+          "are too many");  // each fits, the sum does not
   if constexpr (!std::is_same_v<Config, LoRAConfig>) {
     refused([](Config& c) { c.heads = 0; }, "heads 0 must be at least 1");
     refused([](Config& c) { c.heads = -2; }, "heads -2 must be at least 1");
@@ -100,6 +102,8 @@ TEST_CASE("a call with the wrong shapes, overlaps, cache or gradients throws and
         CallOptions<float> wrong;
         wrong.weights = few;
         contains(message_of([&] { layer.forward(x, y, wrong); }), "weights are 2x5, expected 3x5");
+        wrong.weights = y.topRows(3);
+        contains(message_of([&] { layer.forward(x, y, wrong); }), "weights 3x5 and y 6x5 overlap");
       } else {
         const Matrix<float> unwanted = random_matrix<float>(3, 5, 1);
         CallOptions<float> wrong;
@@ -117,6 +121,22 @@ TEST_CASE("a call with the wrong shapes, overlaps, cache or gradients throws and
       contains(message_of([&] { layer.backward(x, dy.topRows(5), cache, g, dx); }), "dy is 5x5, expected 6x5");
       contains(message_of([&] { layer.backward(x, dy, cache, g, dx.topRows(7)); }), "dx is 7x5, expected 8x5");
       contains(message_of([&] { layer.backward(x, dy, cache, g, x); }), "dx 8x5 and x 8x5 overlap");
+      Matrix<float> dweights = Matrix<float>::Zero(4, 5);
+      CallOptions<float> wrong_gradient;
+      wrong_gradient.weights_gradient = dweights;
+      contains(message_of([&] { layer.backward(x, dy, cache, g, dx, wrong_gradient); }), "weights_gradient are 4x5");
+      if (kind == Kind::split_given) {
+        wrong_gradient.weights_gradient = dy.topRows(3);
+        contains(message_of([&] { layer.backward(x, dy, cache, g, wrong_gradient); }),
+                 "weights_gradient 3x5 overlaps x or dy");
+        wrong_gradient.weights_gradient = dx.topRows(3);
+        contains(message_of([&] { layer.backward(x, dy, cache, g, dx, wrong_gradient); }),
+                 "dx 8x5 and weights_gradient 3x5 overlap");
+        wrong_gradient.weights_gradient = dweights.topLeftCorner(0, 0);  // empty, though not null: none wanted
+        typename Layer::Gradients own(layer.config());
+        CHECK(message_of([&] { layer.backward(x, dy, cache, own, wrong_gradient); }) == "nothing thrown");
+      }
+      CHECK(dweights.isZero(0));
       Matrix<float> joined(14, 5);
       contains(message_of([&] { layer.backward(x, joined.middleRows(3, 6), cache, g, joined.topRows(8)); }),
                "dx 8x5 and dy 6x5 overlap");
@@ -136,6 +156,10 @@ TEST_CASE("a call with the wrong shapes, overlaps, cache or gradients throws and
         typename Layer::Gradients more_g(more);
         contains(message_of([&] { layer.backward(x, dy, cache, more_g, dx); }), "heads 4");
         contains(message_of([&] { typename Layer::Gradients(layer.config()).B(3); }), "head 3 of 3 heads");
+        if constexpr (std::is_same_v<typename Layer::Config, SplitLoRAConfig>) {
+          contains(message_of([&] { typename Layer::Gradients(layer.config()).A(3); }), "head 3 of 3 heads");
+          contains(message_of([&] { static_cast<void>(layer.A(-1)); }), "head -1 of 3 heads");
+        }
       }
       // a cache of the same type from another layer
       typename Layer::Cache foreign;

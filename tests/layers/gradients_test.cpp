@@ -78,8 +78,9 @@ void check_layer(const Layer& layer, Kind kind, const LayerShape& s, std::uint64
   options.weights = weights;
 
   // Strided views on purpose: their padding must come out untouched.
-  Strided<double> xs(x), ys(y_before), dys(dy), dxs(dx_before),
-      dweights(Matrix<double>::Zero(weights.rows(), weights.cols()));
+  Strided<double> xs(x), ys(y_before), dys(dy), dxs(dx_before);
+  const Matrix<double> dweights_before = random_matrix<double>(weights.rows(), weights.cols(), seed + 7);
+  Strided<double> dweights(dweights_before);
   typename Layer::Cache cache;
   typename Layer::Gradients g(layer.config());
   const Matrix<double> g_before = random_matrix<double>(g.parameter_count(), 1, seed + 6);
@@ -133,7 +134,8 @@ void check_layer(const Layer& layer, Kind kind, const LayerShape& s, std::uint64
   for_some_entries(s.in, s.tokens, seed,
                    [&](Index i, Index j) { agrees("x", dx(i, j), complex_step(xc(i, j), book, xc, mask, dy)); });
   for_some_entries(weights.rows(), weights.cols(), seed, [&](Index i, Index j) {
-    agrees("weights", dweights.values()(i, j), complex_step(book.weights(i, j), book, xc, mask, dy));
+    agrees("weights", dweights.values()(i, j) - dweights_before(i, j),
+           complex_step(book.weights(i, j), book, xc, mask, dy));
   });
 
   // Central differences through the fast path itself, over the flat parameters and x.

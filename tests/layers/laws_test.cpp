@@ -3,8 +3,10 @@
 // What must hold for every layer, written once.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "support/layers.hpp"
 #include "support/threads.hpp"
@@ -63,6 +65,10 @@ TEST_CASE_TEMPLATE("a new layer adds nothing, and A, B and gate are initialised 
       CHECK(down.cwiseAbs().maxCoeff() <= bound);
       CHECK(down.cwiseAbs().maxCoeff() > 0.9 * bound);
       CHECK(std::abs(down.mean()) < 5 * bound / std::sqrt(3.0 * static_cast<double>(down.size())));
+      std::vector<Scalar> draws(layer.down_parameters().begin(), layer.down_parameters().end());
+      std::sort(draws.begin(), draws.end());
+      // no stream or head draws another's numbers; two chance meetings among some 600 floats are one in ten million
+      CHECK(std::unique(draws.begin(), draws.end()) >= draws.end() - 1);
       CHECK(layer.parameter_count() == layer.down_parameters().size() + layer.up_parameters().size());
       const auto same_seed = std::decay_t<decltype(layer)>(layer.config(), layer.seed());
       CHECK(same_bits<Scalar>(same_seed.parameters(), layer.parameters()));
@@ -70,6 +76,13 @@ TEST_CASE_TEMPLATE("a new layer adds nothing, and A, B and gate are initialised 
       CHECK_FALSE(same_bits<Scalar>(other_seed.parameters(), layer.parameters()));
     });
   }
+}
+
+TEST_CASE("the scaling is alpha / rank, and alpha / sqrt(rank) where rank-stabilised") {
+  CHECK(LoRA<double>(LoRAConfig{5, 6, 4, 12}).scaling() == 3);
+  CHECK(LoRA<double>(LoRAConfig{5, 6, 4, 12, true}).scaling() == 6);
+  CHECK(SplitLoRA<double>(SplitLoRAConfig{5, 6, 4, 12, true}).scaling() == 6);
+  CHECK(HydraLoRA<double>(HydraLoRAConfig{5, 6, 4, 12, true}).scaling() == 6);
 }
 
 TEST_CASE_TEMPLATE("one head is LoRA, bit for bit at initialisation and in every result", Scalar, float, double) {
@@ -273,6 +286,32 @@ TEST_CASE("AdaptedLinear is W x plus the adapter, forward and backward") {
   CHECK(same_bits(inferred, y));
   CHECK(relative_difference(dx, w.transpose() * dy + alone.dx) <= tolerance::law<double>);
   CHECK(same_bits<double>(g.parameters(), both.parameters));
+}
+
+TEST_CASE("AdaptedLinear hands its options to the adapter") {
+  SplitLoRA<double> adapter(SplitLoRAConfig{13, 11, 3, 16, false, 0.4, 2, Routing::given});
+  adapter.parameters() = random_matrix<double>(adapter.parameter_count(), 1, 4);
+  const AdaptedLinear<DenseLinear<double>, SplitLoRA<double>> layer(DenseLinear<double>(Matrix<double>::Zero(11, 13)),
+                                                                    adapter);
+  const Matrix<double> x = random_matrix<double>(13, 5, 2), dy = random_matrix<double>(11, 5, 3),
+                       weights = random_matrix<double>(2, 5, 5);
+  const auto run = [&](const auto& l) {
+    Matrix<double> y = Matrix<double>::Zero(11, 5), dx = Matrix<double>::Zero(13, 5),
+                   dweights = Matrix<double>::Zero(2, 5);
+    SplitLoRA<double>::Cache cache;
+    SplitLoRA<double>::Gradients g(adapter.config());
+    CallOptions<double> options;
+    options.step = 3;
+    options.weights = weights;
+    options.weights_gradient = dweights;
+    l.forward(x, y, options);
+    l.forward(x, y, cache, options);
+    l.backward(x, dy, cache, g, dx, options);
+    return Matrix<double>((Matrix<double>(37, 5) << y, dx, dweights, dy).finished());
+  };
+  const Matrix<double> expected = run(adapter);
+  CHECK(expected.middleRows(24, 2).cwiseAbs().minCoeff() > 0);
+  CHECK(relative_difference(run(layer), expected) <= tolerance::law<double>);
 }
 
 TEST_CASE("DenseLinear gives the same bits on any number of threads") {

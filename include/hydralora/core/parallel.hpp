@@ -24,8 +24,8 @@ inline constexpr Index parallel_work_minimum = 1000000;
 /// caller is not in a parallel region already, and `work` (flop in total, an estimate) is worth it.
 ///
 /// For reproducible bits f(i) must own what it writes, and what it computes may depend on i only, never on the thread.
-/// Workers run in the caller's floating-point mode (rounding, flush-to-zero). Once every i has been tried, the
-/// exception of the lowest i that threw is rethrown. Allocates nothing.
+/// Workers run in the caller's floating-point mode (rounding, flush-to-zero). The exception of the lowest i that
+/// threw reaches the caller; whether the i after it were tried depends on the threads. Allocates nothing.
 template <class Function>
 void parallel_for(Index count, Index work, Function&& f) {
 #if HYDRALORA_HAS_OPENMP

@@ -102,7 +102,7 @@ class CounterRandom {
   /// Uniform in [0, 1), a multiple of 2^-53.
   double uniform(std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const { return to_unit(bits(i, j, k)); }
 
-  /// Uniform in [low, high), rounded once.
+  /// Uniform between low and high; rounding may reach high itself.
   double uniform_between(double low, double high, std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
     return std::fma(high - low, uniform(i, j, k), low);
   }

@@ -67,9 +67,7 @@ class ConstTokens {
   ConstTokens() = default;
   ConstTokens(const Scalar* data, Index features, Index tokens, Index stride)
       : data_(data), features_(features), tokens_(tokens), stride_(stride) {
-    expects(features >= 0 && tokens >= 0, "tokens view: negative size ", Shape{features, tokens});
-    expects(stride >= features || tokens <= 1, "tokens view: stride ", stride, " is below ", features, " features");
-    expects(data != nullptr || features == 0 || tokens == 0, "tokens view: null data for ", Shape{features, tokens});
+    check();
   }
   ConstTokens(const Scalar* data, Index features, Index tokens) : ConstTokens(data, features, tokens, features) {}
 
@@ -78,6 +76,7 @@ class ConstTokens {
     detail::expects_contiguous_columns<Scalar, Expression>();
     data_ = x.data();
     stride_ = x.outerStride();
+    check();  // a Map may be null, or step back or by less than a column
   }
 
   const Scalar* data() const { return data_; }
@@ -96,6 +95,13 @@ class ConstTokens {
   Map matrix() const { return Map(data_, features_, tokens_, Eigen::OuterStride<>(stride_)); }
 
  private:
+  void check() const {
+    expects(features_ >= 0 && tokens_ >= 0, "tokens view: negative size ", shape());
+    expects(stride_ >= features_ || tokens_ <= 1, "tokens view: stride ", stride_, " is below ", features_,
+            " features");
+    expects(data_ != nullptr || features_ == 0 || tokens_ == 0, "tokens view: null data for ", shape());
+  }
+
   const Scalar* data_ = nullptr;
   Index features_ = 0;
   Index tokens_ = 0;

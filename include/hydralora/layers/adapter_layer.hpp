@@ -38,7 +38,7 @@ class AdapterCache {
     const auto needed = static_cast<std::size_t>(checked_product(shape.kept_rows(), tokens, "cache"));
     if (values_.size() < needed) values_.resize(needed);
     shape_ = shape;
-    tokens_ = tokens;
+    tokens_ = 0;  // until forward() has filled it: one that runs out of memory leaves nothing to go back from
     step_ = options.step;
     first_token_ = options.first_token;
     return {values_.data(), shape.kept_rows(), tokens};
@@ -105,6 +105,7 @@ class AdapterLayer : public Tensors {
     const Tokens<Scalar> kept = cache.reset(this->shape(), x.tokens(), options);
     if (x.tokens() == 0) return;
     layer().add_forward(x, y, kept, dropout(cache), options);
+    cache.tokens_ = x.tokens();
   }
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
     check_forward(x, y, options);
@@ -182,10 +183,14 @@ class AdapterLayer : public Tensors {
             cache.shape_, " with ", cache.tokens_, " tokens, expected ", shape, " with ", x.tokens(), " tokens");
     expects(g.shape() == shape, shape.layer, where, "the gradients are for ", g.shape(), ", expected ", shape);
     check_weights(where, "weights_gradient", options.weights_gradient, x.tokens(), false);
+    expects(!overlap<Scalar>(options.weights_gradient, x) && !overlap<Scalar>(options.weights_gradient, dy),
+            shape.layer, where, "weights_gradient ", options.weights_gradient.shape(), " overlaps x or dy");
     if (dx == nullptr) return;
     check_shape(where, "dx", dx->shape(), shape.in, x.tokens(), "in_features");
     expects(!overlap<Scalar>(*dx, x), shape.layer, where, "dx ", dx->shape(), " and x ", x.shape(), " overlap");
     expects(!overlap<Scalar>(*dx, dy), shape.layer, where, "dx ", dx->shape(), " and dy ", dy.shape(), " overlap");
+    expects(!overlap<Scalar>(*dx, options.weights_gradient), shape.layer, where, "dx ", dx->shape(),
+            " and weights_gradient ", options.weights_gradient.shape(), " overlap");
   }
 
   std::uint64_t seed_;

@@ -10,6 +10,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <ostream>
 #include <utility>
 
@@ -78,8 +79,11 @@ AdapterShape checked_shape(const Config& config) {
   expects(s.heads >= 1, s.layer, ": heads ", s.heads, " must be at least 1");
   expects(std::isfinite(config.alpha), s.layer, ": alpha ", config.alpha, " must be finite");
   expects(config.dropout >= 0 && config.dropout < 1, s.layer, ": dropout ", config.dropout, " must be in [0, 1)");
-  checked_product(checked_product(s.rank + 1, s.heads, s.layer), s.in, s.layer);
-  checked_product(checked_product(s.rank, s.heads, s.layer), s.out, s.layer);
+  constexpr Index most = std::numeric_limits<Index>::max();
+  expects(s.rank < most && s.in <= most - s.out, s.layer, ": rank ", s.rank, ", in_features ", s.in,
+          " and out_features ", s.out, " are too many");
+  checked_product(checked_product(s.rank + 1, s.heads, s.layer), s.in + s.out,
+                  s.layer);  // no less than parameter_count()
   return s;
 }
 

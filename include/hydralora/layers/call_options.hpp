@@ -23,7 +23,8 @@ struct CallOptions {
   /// ω for Routing::given, (heads × tokens). Read by forward(); backward() takes what the cache kept.
   ConstTokens<Scalar> weights;
 
-  /// dω for Routing::given, (heads × tokens), ADDED to by backward() where it is not empty.
+  /// dω for Routing::given, (heads × tokens), ADDED to by backward() where it is not empty. Must overlap none of x, dy,
+  /// dx.
   Tokens<Scalar> weights_gradient;
 };
 

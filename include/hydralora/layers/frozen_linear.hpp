@@ -24,7 +24,9 @@ inline namespace HYDRALORA_BUILD {
 ///
 /// Numerics  Eigen's own threading of one product changes bits with the number of threads, so the tokens are cut into
 ///           fixed slices, each multiplied on one thread: the same bits on any number of threads. Unlike an adapter's,
-///           a token's bits may depend on its place in the batch.
+///           a token's bits may depend on its place in the batch. With HYDRALORA_NO_OPENMP in a program compiled for
+///           OpenMP, Eigen would thread the slices itself: define EIGEN_DONT_PARALLELIZE too, or call
+///           Eigen::setNbThreads(1).
 /// Cost      2 · tokens · in · out flop. Eigen takes memory for its packed blocks on each call.
 template <class Scalar = float>
 class DenseLinear {

@@ -4,6 +4,7 @@
 // weighted by the caller.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "hydralora/kernels/head_mix.hpp"
@@ -33,12 +34,13 @@ struct SplitLoRAConfig {
 };
 
 inline AdapterShape shape_of(const SplitLoRAConfig& c) {
+  const Index a_rows = checked_product(std::max<Index>(c.heads, 0), std::max<Index>(c.rank, 0), "SplitLoRA");
   return {"SplitLoRA",
           c.in_features,
           c.out_features,
           c.rank,
           c.heads,
-          /*a_rows=*/c.heads * c.rank,
+          a_rows,
           /*gate_rows=*/c.routing == Routing::learned ? c.heads : 0,
           /*weight_rows=*/c.routing == Routing::uniform ? 0 : c.heads};
 }
@@ -134,7 +136,7 @@ class SplitLoRA : public detail::AdapterLayer<SplitLoRA<Scalar>, SplitLoRATensor
     kernels::accumulate<Scalar>(u, dy, this->scaling(), g.up_stack());  // dB_i += s dY U_iᵀ
     kernels::mix_heads_backward<Scalar>(v, h, weights, dweights, dh);   // dω_i = ⟨V_i, h_i⟩,  dh_i = ω_i V_i
     if (this->config().routing == Routing::learned) SoftmaxGate::backward(weights, dweights);
-    if (this->config().routing == Routing::given && options.weights_gradient.data() != nullptr) {
+    if (this->config().routing == Routing::given && options.weights_gradient.tokens() > 0) {
       options.weights_gradient.matrix() += dweights.matrix();
     }
     detail::project_down_backward<Scalar>(this->down_stack(), shape.a_rows, dropout, x, dp.rows(0, shape.down_rows()),
