@@ -1,3 +1,4 @@
+cmake_minimum_required(VERSION 3.23)
 # Runs PROGRAM and compares what it prints with the file EXPECTED.
 execute_process(COMMAND ${PROGRAM} OUTPUT_VARIABLE actual RESULT_VARIABLE result)
 file(READ ${EXPECTED} expected)

@@ -1,3 +1,4 @@
+cmake_minimum_required(VERSION 3.23)
 # Installs the project, moves the prefix, and builds and runs a consumer against it.
 macro(run)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)

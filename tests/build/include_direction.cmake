@@ -1,3 +1,4 @@
+cmake_minimum_required(VERSION 3.23)
 # Floors of the house, lowest first; a header includes its own floor and those below.
 set(floors core kernels layers train io interop)
 

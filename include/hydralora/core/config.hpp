@@ -12,7 +12,7 @@
 
 #include "hydralora/version.hpp"
 
-#if defined(__FAST_MATH__)
+#if defined(__FAST_MATH__) || defined(_M_FP_FAST)
 #error \
     "hydralora promises the same bits for a token in any batch and on any number of threads; -ffast-math breaks that. \
 Compile this file without it."
@@ -41,8 +41,10 @@ Compile this file without it."
 #endif
 
 // The widest instruction set this file is compiled for. Only its name matters: it goes into the symbols below.
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define HYDRALORA_ISA_TAG avx512
+#elif defined(__AVX512F__)
+#define HYDRALORA_ISA_TAG avx512f
 #elif defined(__AVX2__) && defined(__FMA__)
 #define HYDRALORA_ISA_TAG avx2_fma
 #elif defined(__AVX2__)

@@ -21,7 +21,6 @@ struct Shape {
   Index cols;
 
   friend bool operator==(Shape a, Shape b) { return a.rows == b.rows && a.cols == b.cols; }
-  friend bool operator!=(Shape a, Shape b) { return !(a == b); }
   friend std::ostream& operator<<(std::ostream& out, Shape s) { return out << s.rows << 'x' << s.cols; }
 };
 

@@ -160,8 +160,8 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
         const Index first = panel * width, used = std::min(width, ds.features - first);
         for (Index t = 0; t < length; ++t) {
           for (Index v = 0; v < tile_registers; ++v) {
-            const Index count = std::clamp<Index>(used - v * lane_count, 0, lane_count);
-            load_first<Arch>(x.token(begin + t) + first + v * lane_count, count)
+            const Index from = std::min(v * lane_count, used);
+            load_first<Arch>(x.token(begin + t) + first + from, std::min(lane_count, used - from))
                 .store_unaligned(packed + t * width + v * lane_count);
           }
         }
