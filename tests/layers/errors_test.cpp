@@ -6,22 +6,13 @@
 #include <limits>
 #include <string>
 
+#include "support/errors.hpp"
 #include "support/layers.hpp"
 
 using namespace hydralora;
 using namespace support;
 
 namespace {
-
-template <class Function>
-std::string message_of(Function&& f) {
-  try {
-    f();
-  } catch (const std::invalid_argument& e) {
-    return e.what();
-  }
-  return "nothing thrown";
-}
 
 bool contains(const std::string& text, const std::string& part) {
   INFO(text);

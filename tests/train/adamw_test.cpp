@@ -15,6 +15,8 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+
+#include "support/errors.hpp"
 #endif
 
 using hydralora::AdamW;
@@ -26,6 +28,7 @@ namespace {
 
 template <class Scalar>
 using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+using support::message_of;
 
 /// In place: assigning a temporary would swap an Eigen vector's memory away from under the groups.
 template <class Scalar>
@@ -112,16 +115,6 @@ double distance_to_textbook(const AdamWConfig& config) {
   }
   CHECK(optimiser.steps() == 25);
   return largest;
-}
-
-template <class Function>
-std::string message_of(Function&& f) {
-  try {
-    f();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }

@@ -12,6 +12,8 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+
+#include "support/errors.hpp"
 #endif
 
 using hydralora::elbow;
@@ -20,6 +22,7 @@ using hydralora::kmeans;
 using hydralora::KMeansConfig;
 using hydralora::KMeansResult;
 using hydralora::sse_curve;
+using support::message_of;
 
 namespace {
 
@@ -65,16 +68,6 @@ void check_consistent(const Eigen::MatrixXd& points, const KMeansResult& result)
     }
   }
   CHECK(result.sse == doctest::Approx(sse).epsilon(1e-13));
-}
-
-template <class Function>
-std::string message_of(Function&& f) {
-  try {
-    f();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }

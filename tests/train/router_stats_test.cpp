@@ -9,10 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "support/errors.hpp"
+
 using hydralora::ConstTokens;
 using hydralora::head_cosine;
 using hydralora::Index;
 using hydralora::RouterStats;
+using support::message_of;
 
 namespace {
 
@@ -30,16 +33,6 @@ struct FakeLayer {
     return {m.data(), m.rows(), m.cols()};
   }
 };
-
-template <class Function>
-std::string message_of(Function&& f) {
-  try {
-    f();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing thrown";
-}
 
 }  // namespace
 

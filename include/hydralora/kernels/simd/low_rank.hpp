@@ -53,6 +53,38 @@ void for_each_token_chunk(Index tokens, Index flop_per_token, Function&& f) {
                [&](Index chunk) { f(chunk * token_chunk, std::min(tokens, (chunk + 1) * token_chunk)); });
 }
 
+/// A stack cut into panels one tile wide: number (row, feature) lies at panel(row / width) + feature · step + row %
+/// width.
+template <class Scalar>
+struct Panels {
+  const Scalar* data;
+  Index panel_stride;
+  Index step;
+
+  const Scalar* panel(Index i) const { return data + i * panel_stride; }
+};
+
+/// The panels of a stack. Few tokens use each number once or twice, so where its rows lie side by side and fill their
+/// registers they read it in place; more tokens share a contiguous copy, whose last panel is padded with zero rows.
+template <class Arch, class Scalar>
+Panels<Scalar> cut_into_panels(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
+  constexpr Index width = tile_width<Scalar, Arch>;
+  if (tokens <= tile_rows && s.row_stride == 1 && s.rows % lanes<Scalar, Arch> == 0)
+    return {s.data, width, s.feature_stride};
+
+  const Index panels = ceil_div(s.rows, width);
+  Scalar* packed = scratch.take<Scalar>(panels * width * s.features);
+  parallel_for(panels, panels * width * s.features, [&](Index panel) {
+    const Index first = panel * width, used = std::min(width, s.rows - first);
+    for (Index j = 0; j < s.features; ++j) {
+      Scalar* to = packed + (panel * s.features + j) * width;
+      for (Index i = 0; i < used; ++i) to[i] = s(first + i, j);
+      std::fill(to + used, to + width, Scalar(0));
+    }
+  });
+  return {packed, width * s.features, width};
+}
+
 }  // namespace detail
 
 /// See kernels::contract. Loads: rows of the stack at one feature. Broadcasts: that feature of six tokens.
@@ -64,16 +96,7 @@ void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   const Index panels = detail::ceil_div(s.rows, width);
 
   ScratchFrame scratch;
-  Scalar* packed = scratch.take<Scalar>(panels * width * s.features);  // [panel][feature][width]
-  for (Index panel = 0; panel < panels; ++panel) {
-    const Index first = panel * width, used = std::min(width, s.rows - first);
-    for (Index j = 0; j < s.features; ++j) {
-      Scalar* to = packed + (panel * s.features + j) * width;
-      for (Index i = 0; i < used; ++i) to[i] = s(first + i, j);
-      std::fill(to + used, to + width, Scalar(0));
-    }
-  }
-
+  const detail::Panels<Scalar> stack = detail::cut_into_panels<Arch>(s, x.tokens(), scratch);
   detail::for_each_token_chunk(x.tokens(), 2 * s.rows * s.features, [&](Index begin, Index end) {
     for (Index panel = 0; panel < panels; ++panel) {
       const Index first_row = panel * width, used = std::min(width, s.rows - first_row);
@@ -81,11 +104,11 @@ void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
       Index j = 0;
       do {
         const Index length = std::min(feature_block, s.features - j);
-        const Scalar* block = packed + (panel * s.features + j) * width;
+        const Scalar* block = stack.panel(panel) + j * stack.step;
         detail::for_each_tile(
             begin, end, detail::registers_for<Scalar, Arch>(used), [&](Index t, auto rows, auto registers) {
               const auto tile =
-                  outer_products<Arch, rows, registers>(length, block, width, x.token(t) + j, 1, x.stride());
+                  outer_products<Arch, rows, registers>(length, block, stack.step, x.token(t) + j, 1, x.stride());
               for (Index i = 0; i < rows; ++i) {
                 for (Index v = 0; v < registers; ++v) {
                   Scalar* to = p.token(t + i) + first_row + v * lane_count;
@@ -111,33 +134,25 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
   const Index panels = detail::ceil_div(s.features, width);
 
   ScratchFrame scratch;
-  Scalar* packed = scratch.take<Scalar>(panels * width * s.rows);  // [panel][row][width]
-  parallel_for(panels, panels * width * s.rows, [&](Index panel) {
-    const Index first = panel * width, used = std::min(width, s.features - first);
-    for (Index k = 0; k < s.rows; ++k) {
-      Scalar* to = packed + (panel * s.rows + k) * width;
-      for (Index i = 0; i < used; ++i) to[i] = s(k, first + i);
-      std::fill(to + used, to + width, Scalar(0));
-    }
-  });
-
+  const ConstStack<Scalar> transposed{s.data, s.features, s.rows, s.feature_stride, s.row_stride};
+  const detail::Panels<Scalar> stack = detail::cut_into_panels<Arch>(transposed, p.tokens(), scratch);
   const B factor(scale);
   detail::for_each_token_chunk(p.tokens(), 2 * s.rows * s.features, [&](Index begin, Index end) {
     for (Index panel = 0; panel < panels; ++panel) {
       const Index first = panel * width, used = std::min(width, s.features - first);
-      const Scalar* block = packed + panel * s.rows * width;
-      detail::for_each_tile(
-          begin, end, detail::registers_for<Scalar, Arch>(used), [&](Index t, auto rows, auto registers) {
-            const auto tile = outer_products<Arch, rows, registers>(s.rows, block, width, p.token(t), 1, p.stride());
-            for (Index i = 0; i < rows; ++i) {
-              for (Index v = 0; v < registers; ++v) {
-                Scalar* to = y.token(t + i) + first + v * lane_count;
-                const Index count = std::min(lane_count, used - v * lane_count);
-                const B& sum = tile[static_cast<std::size_t>(i)][static_cast<std::size_t>(v)];
-                store_first<Arch>(fma(sum, factor, load_first<Arch>(to, count)), to, count);
-              }
-            }
-          });
+      detail::for_each_tile(begin, end, detail::registers_for<Scalar, Arch>(used),
+                            [&](Index t, auto rows, auto registers) {
+                              const auto tile = outer_products<Arch, rows, registers>(
+                                  s.rows, stack.panel(panel), stack.step, p.token(t), 1, p.stride());
+                              for (Index i = 0; i < rows; ++i) {
+                                for (Index v = 0; v < registers; ++v) {
+                                  Scalar* to = y.token(t + i) + first + v * lane_count;
+                                  const Index count = std::min(lane_count, used - v * lane_count);
+                                  const B& sum = tile[static_cast<std::size_t>(i)][static_cast<std::size_t>(v)];
+                                  store_first<Arch>(fma(sum, factor, load_first<Arch>(to, count)), to, count);
+                                }
+                              }
+                            });
     }
   });
 }
