@@ -6,7 +6,7 @@ const void* avx2_unit(int& lanes, float& result);
 
 int main() {
   int baseline_lanes = 0, avx2_lanes = 0;
-  float baseline_result = -1, avx2_result = -1;
+  float baseline_result = 0, avx2_result = 0;
   const void* baseline_door = baseline_unit(baseline_lanes, baseline_result);
   const bool runs_avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
   const void* avx2_door = runs_avx2 ? avx2_unit(avx2_lanes, avx2_result) : nullptr;

@@ -13,6 +13,7 @@
 #include <limits>
 #include <ostream>
 #include <utility>
+#include <vector>
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/random.hpp"
@@ -141,7 +142,7 @@ class AdapterTensors {
 
  protected:
   explicit AdapterTensors(const Config& config) : config_(config), shape_(checked_shape(config)) {
-    owned_.setZero(parameter_count());
+    owned_.resize(static_cast<std::size_t>(parameter_count()));
   }
   AdapterTensors(const Config& config, ParameterMap<Scalar> lent)
       : config_(config), shape_(checked_shape(config)), lent_(lent.data()) {
@@ -181,7 +182,7 @@ class AdapterTensors {
 
   Config config_;
   AdapterShape shape_;
-  Eigen::Matrix<Scalar, Eigen::Dynamic, 1> owned_;
+  std::vector<Scalar> owned_;
   Scalar* lent_ = nullptr;
 };
 

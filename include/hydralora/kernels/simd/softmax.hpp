@@ -32,7 +32,7 @@ void softmax(Tokens<Scalar> weights) {
     }
     for (Index i = 0; i < heads; i += step) {
       const Index count = std::min(step, heads - i);
-      store_first<Arch>(exp(load_first<Arch>(w + i, count) - B(largest)), w + i, count);
+      store_first<Arch>(exponential<Arch>(load_first<Arch>(w + i, count) - B(largest)), w + i, count);
     }
     Scalar sum = 0;
     for (Index i = 0; i < heads; ++i) sum += w[i];
