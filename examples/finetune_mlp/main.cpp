@@ -49,7 +49,7 @@ Domain joined(const std::vector<Domain>& domains, const std::string& name) {
   for (const Domain& d : domains) {
     all.text += d.text;
     all.files += d.files;
-    all.origin += (all.origin.empty() ? "" : ", ") + d.name;
+    all.origin += (all.origin.empty() ? "" : ", ") + d.name + ' ' + size_text(d.text.size());
   }
   return all;
 }

@@ -266,6 +266,39 @@ TEST_CASE("parameters may be lent by the host, and accessors write through") {
   CHECK(own.B(2)(4, 1) == 7 * 5 + 2 * 10 + 5 + 4);
 }
 
+TEST_CASE(
+    "the cache shows H and the heads' weights as the formulas define them, and Gradients start and restart at zero") {
+  HydraLoRA<double> layer(HydraLoRAConfig{7, 5, 2, 16, false, 0, 3});
+  layer.parameters() = random_matrix<double>(layer.parameter_count(), 1, 3);
+  const Matrix<double> x = random_matrix<double>(7, 4, 1);
+  Matrix<double> y = Matrix<double>::Zero(5, 4);
+  HydraLoRA<double>::Cache cache;
+  layer.forward(x, y, cache);
+  const Matrix<double> e = (layer.gate() * x).array().exp();
+  const Matrix<double> expected = e.array().rowwise() / e.colwise().sum().array();
+  CHECK(cache.tokens() == 4);
+  CHECK(relative_difference(cache.weights().matrix(), expected) <= tolerance::law<double>);
+  CHECK(relative_difference(cache.h().matrix(), layer.A() * x) <= tolerance::law<double>);
+  HydraLoRA<double>::Gradients g(layer.config());
+  CHECK(g.parameters().isZero(0));
+  layer.backward(x, y, cache, g);
+  CHECK_FALSE((g.A().isZero(0) || g.B(2).isZero(0) || g.gate().isZero(0)));
+  g.set_zero();
+  CHECK(g.parameters().isZero(0));
+}
+
+TEST_CASE("DenseLinear adds to its output and writes nothing else") {
+  const DenseLinear<double> base(random_matrix<double>(6, 9, 1));
+  const Matrix<double> x = random_matrix<double>(9, 5, 2), dy = random_matrix<double>(6, 5, 3);
+  Strided<double> y(Matrix<double>::Ones(6, 5)), dx(Matrix<double>::Ones(9, 5));
+  base.add_forward(x, y.view());
+  base.add_backward(dy, dx.view());
+  const Matrix<double> wx = base.weight() * x, wdy = base.weight().transpose() * dy;
+  CHECK(relative_difference((y.values().array() - 1).matrix(), wx) <= tolerance::law<double>);
+  CHECK(relative_difference((dx.values().array() - 1).matrix(), wdy) <= tolerance::law<double>);
+  CHECK((y.padding_untouched() && dx.padding_untouched()));
+}
+
 TEST_CASE("AdaptedLinear is W x plus the adapter, forward and backward") {
   const Matrix<double> w = random_matrix<double>(11, 13, 1), x = random_matrix<double>(13, 300, 2),
                        dy = random_matrix<double>(11, 300, 3);
