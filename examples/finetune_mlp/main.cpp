@@ -4,9 +4,11 @@
 // SplitLoRA and HydraLoRA side by side. `finetune_mlp --help` lists the options; docs/finetune_mlp.md explains the
 // results.
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <chrono>
 #include <iomanip>
 #include <iostream>
+#include <memory>
 #include <sstream>
 
 #include "report.hpp"
@@ -68,7 +70,7 @@ Corpus load_corpus(const Arguments& a) {
     if (found.empty()) throw InputError("no text found on this machine; name one: --base NAME=PATH");
   }
   if (!a.base.empty()) {
-    corpus.domains.push_back(load_domain(a.base, 6 * a.max_bytes));
+    corpus.domains.push_back(load_domain(a.base, a.max_bytes));
   } else if (tasks || !a.domains.empty()) {
     corpus.domains.push_back(joined(found, "system"));
   } else {  // C++ and copyright files are what the base knows; the other kinds of text are the domains
@@ -104,6 +106,16 @@ std::vector<Part> make_parts(const Corpus& corpus, bool tasks_mixture) {
   return parts;
 }
 
+/// @throws InputError  unless the text is a number from 1 to 256.
+Index heads_from_text(const std::string& text) {
+  Index heads = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), heads);
+  if (error != std::errc() || end != text.data() + text.size() || heads < 1 || heads > 256) {
+    throw InputError("--heads " + text + ": expected auto, or a number from 1 to 256");
+  }
+  return heads;
+}
+
 /// The number of heads from the data: k-means on byte n-grams of what is to be predicted, and the elbow.
 Index heads_from_data(const std::vector<Part>& parts, std::uint64_t seed, std::ostream& out) {
   std::vector<std::string> texts;
@@ -136,7 +148,11 @@ void search_learning_rates(const Weights& base, const Mixture& mixture, const Se
     row << std::left << std::setw(18) << method.name << std::right << std::fixed << std::setprecision(3);
     for (const double rate : grid) {
       method.learning_rate = rate;
-      row << std::setw(10) << finetune::finetune(base, mixture, method, settings, std::ref(line)).validation;
+      try {
+        row << std::setw(10) << finetune::finetune(base, mixture, method, settings, std::ref(line)).validation;
+      } catch (const Diverged&) {
+        row << std::setw(10) << "diverged";
+      }
     }
     line.clear();
     std::cout << row.str() << std::endl;
@@ -146,9 +162,11 @@ void search_learning_rates(const Weights& base, const Mixture& mixture, const Se
 int run(const Arguments& a) {
   const auto start = std::chrono::steady_clock::now();
   const bool tasks_mixture = a.mixture == "tasks";
-  const OutputFolder out(a.out);
   const Corpus corpus = load_corpus(a);
   const std::vector<Part> parts = make_parts(corpus, tasks_mixture);
+
+  std::unique_ptr<const OutputFolder> out;  // tried before the work begins; a search writes nothing
+  if (!a.search) out = std::make_unique<OutputFolder>(a.out);
 
   Settings settings = a.settings;
   std::cout << "text\n";
@@ -158,7 +176,7 @@ int run(const Arguments& a) {
               << " from " << d.files << " files: " << d.origin << '\n';
     about["text"].push_back({{"name", d.name}, {"bytes", d.text.size()}, {"files", d.files}, {"origin", d.origin}});
   }
-  settings.heads = a.heads == "auto" ? heads_from_data(parts, settings.seed, std::cout) : std::stol(a.heads);
+  settings.heads = a.heads == "auto" ? heads_from_data(parts, settings.seed, std::cout) : heads_from_text(a.heads);
   about["settings"] = {{"context", settings.context},
                        {"embedding", settings.embedding},
                        {"hidden", settings.hidden},
@@ -170,9 +188,10 @@ int run(const Arguments& a) {
                        {"dropout", settings.dropout}};
 
   ProgressLine line;
-  const Mixture pretraining({{corpus.domains[0].name, &corpus.domains[0].text, &corpus.splits[0], tasks()[0]}},
-                            settings.context, settings.seed);
-  const Mixture mixture(parts, settings.context, settings.seed + 1);
+  const Domain& base_text = corpus.domains[0];
+  const Mixture pretraining({{base_text.name, &base_text.text, &corpus.splits[0], tasks()[0]}}, settings.context,
+                            settings.seed, pretraining_stream);
+  const Mixture mixture(parts, settings.context, settings.seed, finetuning_stream);
   std::vector<Result> curves(1);
   const Weights base = pretrain(pretraining, settings, std::ref(line), curves[0]);
   line.clear();
@@ -189,17 +208,18 @@ int run(const Arguments& a) {
   print_results(std::cout, mixture, results);
   for (const Result& r : results) {
     if (r.routing.empty()) continue;
-    std::cout << "\n" << r.name << ": mean weight of each head, and the gate's normalised entropy (1 = no choice)\n";
+    std::cout << "\n"
+              << r.name << ": mean weight of each head, and the gate's normalised entropy (1 = all heads alike)\n";
     print_routing(std::cout, mixture, r);
   }
 
   curves.insert(curves.end(), results.begin() + 1, results.end());
-  out.write_curves(curves);
   about["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  out.write_results(about, mixture, results);
+  const std::string csv = curves_csv(curves), json = results_json(about, mixture, results);
+  const std::string csv_path = out->write("curves.csv", csv), json_path = out->write("results.json", json);
   std::cout << "\n"
-            << (out.path() / "curves.csv").string() << " and " << (out.path() / "results.json").string() << " written, "
-            << std::setprecision(0) << about["seconds"].get<double>() << " s in all\n";
+            << csv_path << " and " << json_path << " written, " << std::setprecision(0)
+            << about["seconds"].get<double>() << " s in all\n";
   return 0;
 }
 
@@ -223,17 +243,23 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0.0, 0.95))
       ->capture_default_str();
   app.add_option("--steps", s.steps, "fine-tuning steps")->check(CLI::Range(1, 1000000))->capture_default_str();
-  app.add_option("--pretraining-steps", s.pretraining_steps)->check(CLI::Range(1, 1000000))->capture_default_str();
+  app.add_option("--pretraining-steps", s.pretraining_steps, "steps that train the base")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
   app.add_option("--batch", s.batch, "bytes predicted a step")->check(CLI::Range(1, 1 << 16))->capture_default_str();
   app.add_option("--context", s.context, "bytes the model sees, the instruction included")
       ->check(CLI::Range(2, 256))
       ->capture_default_str();
   app.add_option("--hidden", s.hidden, "width of the hidden layers")->check(CLI::Range(1, 8192))->capture_default_str();
-  app.add_option("--max-bytes", a.max_bytes, "most text taken of one domain")->capture_default_str();
+  app.add_option("--max-bytes", a.max_bytes, "most text taken of the base and of each domain")
+      ->check(CLI::Range(minimum_bytes, std::size_t{1} << 31U))
+      ->capture_default_str();
   app.add_option("--evaluation-examples", s.evaluation_examples, "held-out bytes predicted of each part")
       ->check(CLI::Range(4, 1 << 24))
       ->capture_default_str();
-  app.add_option("--seed", s.seed)->capture_default_str();
+  app.add_option("--seed", s.seed, "of the split, the weights and the batches")->capture_default_str();
+  app.add_option("--learning-rate", s.learning_rate, "for every method, instead of each method's own default")
+      ->check(CLI::PositiveNumber);
   app.add_option("--threads", a.threads, "threads (default: as OpenMP decides); the results are the same bits")
       ->check(CLI::Range(1, 1024));
   app.add_option("--out", a.out, "folder for curves.csv and results.json")->capture_default_str();
@@ -241,8 +267,7 @@ int main(int argc, char** argv) {
                "print each method's validation loss over a grid of learning rates, and stop");
   try {
     app.parse(argc, argv);
-    if (a.heads != "auto" && !CLI::Range(1, 256)(a.heads).empty())
-      throw InputError("--heads " + a.heads + ": expected auto, or a number from 1 to 256");
+    if (a.heads != "auto") heads_from_text(a.heads);
     if (!a.domains.empty() && app.count("--mixture") == 0) a.mixture = "domains";
 #if defined(_OPENMP)
     if (a.threads > 0) omp_set_num_threads(a.threads);
@@ -252,6 +277,8 @@ int main(int argc, char** argv) {
     return app.exit(e);  // --help
   } catch (const std::exception& e) {
     std::cerr << "finetune_mlp: " << e.what() << '\n';
-    return 2;
+    const bool users_mistake =
+        dynamic_cast<const InputError*>(&e) != nullptr || dynamic_cast<const CLI::Error*>(&e) != nullptr;
+    return users_mistake ? 2 : 1;
   }
 }

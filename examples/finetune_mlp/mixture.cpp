@@ -17,7 +17,7 @@ void Mixture::fill(const Part& part, std::uint32_t position, Index column, Batch
 }
 
 void Mixture::sample(std::uint64_t step, Index count, Batch& batch) const {
-  const hydralora::CounterRandom random(seed_, /*stream=*/1);
+  const hydralora::CounterRandom random(seed_, stream_);
   batch.contexts.resize(context_, count);
   batch.targets.resize(static_cast<std::size_t>(count));
   for (Index t = 0; t < count; ++t) {

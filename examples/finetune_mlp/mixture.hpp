@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // What the model learns from: a mixture of parts, each a text, an instruction byte in front of the context and what is
-// to be predicted for it. Batches are a pure function of (seed, step).
+// to be predicted for it. Batches are a pure function of (seed, stream, step).
 #pragma once
 
 #include <cstdint>
@@ -20,6 +20,9 @@ struct Batch {
   std::vector<unsigned char> targets;
 };
 
+/// Streams of the seed that batches are drawn from; corpus.cpp, model.cpp and the layers use others.
+inline constexpr std::uint64_t pretraining_stream = 103, finetuning_stream = 104;
+
 /// One task or domain.
 struct Part {
   std::string name;
@@ -31,8 +34,8 @@ struct Part {
 class Mixture {
  public:
   /// @param context  bytes the model sees, the instruction included. Texts and splits must outlive the mixture.
-  Mixture(std::vector<Part> parts, Index context, std::uint64_t seed)
-      : parts_(std::move(parts)), context_(context), seed_(seed) {}
+  Mixture(std::vector<Part> parts, Index context, std::uint64_t seed, std::uint64_t stream)
+      : parts_(std::move(parts)), context_(context), seed_(seed), stream_(stream) {}
 
   const std::vector<Part>& parts() const { return parts_; }
 
@@ -48,6 +51,7 @@ class Mixture {
   std::vector<Part> parts_;
   Index context_;
   std::uint64_t seed_;
+  std::uint64_t stream_;
 };
 
 }  // namespace finetune

@@ -28,11 +28,8 @@ Group group_of(Matrix& parameters, Matrix& gradients, double learning_rate) {
 }  // namespace
 
 void TrainedLinear::backward(ConstTokens<float> x, ConstTokens<float> dy, const Tokens<float>* dx) {
-  // Fixed slices of W's columns, each multiplied on one thread: the same bits on any number of threads.
-  constexpr Index slice = 64;
-  const Index columns = x.features();
-  hydralora::parallel_for((columns + slice - 1) / slice, hydralora::parallel_work_minimum, [&](Index i) {
-    const Index begin = i * slice, count = std::min(slice, columns - begin);
+  constexpr Index slice_columns = 64;
+  hydralora::parallel_slices(x.features(), slice_columns, [&](Index begin, Index count) {
     gradient_.middleCols(begin, count).noalias() += dy.matrix() * x.rows(begin, count).matrix().transpose();
   });
   if (dx != nullptr) base_.add_backward(dy, *dx);
@@ -66,6 +63,12 @@ Weights initial_weights(Index context, Index embedding, Index hidden, std::uint6
 
 Mlp::Mlp(Weights weights, Layers layers, bool all_trained)
     : weights_(std::move(weights)), gradient_(weights_), layers_(std::move(layers)), all_trained_(all_trained) {}
+
+Weights Mlp::weights() const {
+  Weights all = weights_;
+  for (std::size_t i = 0; i < layers_.size(); ++i) all.weight[i] = layers_[i]->weight();
+  return all;
+}
 
 void Mlp::embed(const Batch& batch, Matrix& x) const {
   const Index features = weights_.embedding.rows();

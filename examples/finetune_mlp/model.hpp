@@ -32,6 +32,7 @@ inline constexpr Index byte_values = 256;
 class Linear {
  public:
   virtual ~Linear() = default;
+  virtual const Matrix& weight() const = 0;
   virtual void infer(ConstTokens<float> x, Tokens<float> y) const = 0;
   virtual void forward(ConstTokens<float> x, Tokens<float> y, std::uint64_t step) = 0;
   /// dx += …; nullptr where no dx is wanted.
@@ -47,8 +48,7 @@ class TrainedLinear final : public Linear {
  public:
   explicit TrainedLinear(Matrix weight)
       : base_(std::move(weight)), gradient_(Matrix::Zero(base_.out_features(), base_.in_features())) {}
-  const Matrix& weight() const { return base_.weight(); }
-
+  const Matrix& weight() const override { return base_.weight(); }
   void infer(ConstTokens<float> x, Tokens<float> y) const override { base_.add_forward(x, y); }
   void forward(ConstTokens<float> x, Tokens<float> y, std::uint64_t) override { base_.add_forward(x, y); }
   void backward(ConstTokens<float> x, ConstTokens<float> dy, const Tokens<float>* dx) override;
@@ -68,6 +68,7 @@ class TrainedAdapter final : public Linear {
   TrainedAdapter(const Matrix& frozen, Adapter adapter)
       : layer_(hydralora::DenseLinear<float>(frozen), std::move(adapter)), gradients_(layer_.adapter.config()) {}
 
+  const Matrix& weight() const override { return layer_.base.weight(); }
   void infer(ConstTokens<float> x, Tokens<float> y) const override { layer_.forward(x, y); }
   void forward(ConstTokens<float> x, Tokens<float> y, std::uint64_t step) override {
     hydralora::CallOptions<float> options;
@@ -78,7 +79,7 @@ class TrainedAdapter final : public Linear {
     if (dx != nullptr) {
       layer_.backward(x, dy, cache_, gradients_, *dx);
     } else {
-      layer_.adapter.backward(x, dy, cache_, gradients_);
+      layer_.backward(x, dy, cache_, gradients_);
     }
   }
   std::vector<Group> groups(double learning_rate) override {
@@ -123,7 +124,8 @@ class Mlp {
 
   std::vector<Group> groups(double learning_rate);
   const Linear& layer(std::size_t i) const { return *layers_[i]; }
-  const Weights& weights() const { return weights_; }
+  /// As trained so far; where adapters are trained, the frozen weights.
+  Weights weights() const;
 
  private:
   void embed(const Batch& batch, Matrix& x) const;

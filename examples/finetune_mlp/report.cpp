@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <fstream>
 #include <iomanip>
@@ -17,6 +18,13 @@ namespace {
 std::string exact(double value) { return nlohmann::json(value).dump(); }
 
 std::vector<double> as_vector(const Eigen::VectorXd& v) { return {v.data(), v.data() + v.size()}; }
+
+/// Wide enough for every part's name.
+int column_width(const Mixture& mixture, int least) {
+  std::size_t width = static_cast<std::size_t>(least);
+  for (const Part& part : mixture.parts()) width = std::max(width, part.name.size() + 2);
+  return static_cast<int>(width);
+}
 
 }  // namespace
 
@@ -37,23 +45,25 @@ void ProgressLine::clear() {
 }
 
 void print_results(std::ostream& out, const Mixture& mixture, const std::vector<Result>& results) {
-  constexpr int name_width = 18, width = 10;
+  constexpr int name_width = 18;
+  const int width = column_width(mixture, 10);
   std::ostringstream text;  // so that the caller's stream keeps its format
-  text << std::fixed << std::left << std::setw(name_width) << "bits/byte" << std::right << std::setw(width) << "trained"
-       << std::setw(width) << "ms/step";
+  text << std::fixed << std::left << std::setw(name_width) << "bits/byte" << std::right << std::setw(10) << "trained"
+       << std::setw(10) << "ms/step";
   for (const Part& part : mixture.parts()) text << std::setw(width) << part.name;
-  text << std::setw(width) << "mean" << '\n';
+  text << std::setw(10) << "mean" << '\n';
   for (const Result& r : results) {
-    text << std::left << std::setw(name_width) << r.name << std::right << std::setw(width) << r.parameters
-         << std::setw(width) << std::setprecision(1) << r.milliseconds_per_step << std::setprecision(3);
+    text << std::left << std::setw(name_width) << r.name << std::right << std::setw(10) << r.parameters << std::setw(10)
+         << std::setprecision(1) << r.milliseconds_per_step << std::setprecision(3);
     for (const double b : r.bits_per_byte) text << std::setw(width) << b;
-    text << std::setw(width) << r.mean << '\n';
+    text << std::setw(10) << r.mean << '\n';
   }
   out << text.str();
 }
 
 void print_routing(std::ostream& out, const Mixture& mixture, const Result& result) {
-  constexpr int name_width = 12, width = 8;
+  constexpr int width = 8;
+  const int name_width = column_width(mixture, 10) + 2;
   std::ostringstream text;
   text << std::fixed << std::setprecision(2);
   for (std::size_t layer = 0; layer < result.routing.size(); ++layer) {
@@ -72,41 +82,17 @@ void print_routing(std::ostream& out, const Mixture& mixture, const Result& resu
   out << text.str();
 }
 
-OutputFolder::OutputFolder(std::filesystem::path folder) : folder_(std::move(folder)) {
-  std::error_code error;
-  std::filesystem::create_directories(folder_, error);
-  if (error) throw InputError("--out " + folder_.string() + ": " + error.message());
-  write_whole(".writable", "");
-  std::filesystem::remove(folder_ / ".writable", error);
-}
-
-/// Written beside and renamed, so that a reader sees the old file or the new one, never half of it.
-void OutputFolder::write_whole(const std::string& name, const std::string& content) const {
-  const std::filesystem::path target = folder_ / name, beside = folder_ / ("." + name + ".part");
-  std::ofstream file(beside, std::ios::binary);
-  file << content;
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(beside, target, error);
-  if (!file || error) {
-    std::filesystem::remove(beside, error);
-    throw InputError("--out " + folder_.string() + ": cannot write " + name);
-  }
-}
-
-void OutputFolder::write_curves(const std::vector<Result>& results) const {
+std::string curves_csv(const std::vector<Result>& results) {
   std::string text = "method,step,training_bits_per_byte,validation_bits_per_byte\n";
   for (const Result& r : results) {
     for (const CurvePoint& p : r.curve) {
-      text +=
-          '"' + r.name + "\"," + std::to_string(p.step) + ',' + exact(p.training) + ',' + exact(p.validation) + '\n';
+      text += r.name + ',' + std::to_string(p.step) + ',' + exact(p.training) + ',' + exact(p.validation) + '\n';
     }
   }
-  write_whole("curves.csv", text);
+  return text;
 }
 
-void OutputFolder::write_results(nlohmann::ordered_json about, const Mixture& mixture,
-                                 const std::vector<Result>& results) const {
+std::string results_json(nlohmann::ordered_json about, const Mixture& mixture, const std::vector<Result>& results) {
   for (const Result& r : results) {
     nlohmann::ordered_json entry = {{"method", r.name},
                                     {"trainable_parameters", r.parameters},
@@ -128,7 +114,29 @@ void OutputFolder::write_results(nlohmann::ordered_json about, const Mixture& mi
     }
     about["results"].push_back(std::move(entry));
   }
-  write_whole("results.json", about.dump(2) + '\n');
+  // File names may hold any bytes, JSON only UTF-8: what is not becomes U+FFFD.
+  return about.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n';
+}
+
+OutputFolder::OutputFolder(std::filesystem::path folder) : folder_(std::move(folder)) {
+  std::error_code error;
+  std::filesystem::create_directories(folder_, error);
+  if (!error && access(folder_.c_str(), W_OK | X_OK) != 0) error = std::error_code(errno, std::generic_category());
+  if (error) throw InputError("--out " + folder_.string() + ": " + error.message());
+}
+
+std::string OutputFolder::write(const std::string& name, const std::string& content) const {
+  const std::filesystem::path target = folder_ / name, beside = folder_ / ("." + name + ".part");
+  std::ofstream file(beside, std::ios::binary);
+  file << content;
+  file.close();
+  std::error_code error;
+  if (file) std::filesystem::rename(beside, target, error);
+  if (!file || error) {
+    std::filesystem::remove(beside, error);
+    throw InputError("--out " + folder_.string() + ": cannot write " + name);
+  }
+  return target.string();
 }
 
 }  // namespace finetune

@@ -34,22 +34,22 @@ void print_results(std::ostream& out, const Mixture& mixture, const std::vector<
 /// Mean weight of every head per part and layer, and the normalised entropy of the gate.
 void print_routing(std::ostream& out, const Mixture& mixture, const Result& result);
 
-/// The folder results go to: created where missing, and tried by writing a file.
-/// @throws InputError  where nothing can be written there.
+/// method, step, training and validation bits per byte. Depends on the seed only, not on time or threads.
+std::string curves_csv(const std::vector<Result>& results);
+
+/// `about` (what was run on what) with the results added.
+std::string results_json(nlohmann::ordered_json about, const Mixture& mixture, const std::vector<Result>& results);
+
+/// The folder results go to: created where missing.
 class OutputFolder {
  public:
+  /// @throws InputError  where the folder cannot be made or written to.
   explicit OutputFolder(std::filesystem::path folder);
 
-  /// curves.csv: method, step, training and validation bits per byte. Depends on the seed only, not on time or threads.
-  void write_curves(const std::vector<Result>& results) const;
-  /// results.json: `about` (what was run on what) with the results added.
-  void write_results(nlohmann::ordered_json about, const Mixture& mixture, const std::vector<Result>& results) const;
-
-  const std::filesystem::path& path() const { return folder_; }
+  /// The whole file or none: written beside and renamed. Returns its path. @throws InputError where that fails.
+  std::string write(const std::string& name, const std::string& content) const;
 
  private:
-  void write_whole(const std::string& name, const std::string& content) const;
-
   std::filesystem::path folder_;
 };
 

@@ -37,8 +37,25 @@ for run in tasks domains; do
 done
 grep -q 'elbow is at' domains1.log || fail "--heads auto says nothing"
 [ "$(wc -l <tasks1/curves.csv)" -eq 49 ] || fail "curves.csv has $(wc -l <tasks1/curves.csv) lines"  # header, 6 trainings of 8 points
+# Large enough that Eigen would thread a product by itself, and narrow enough to be a single slice.
+for threads in 1 2; do
+  "$program" --pretraining-steps 3 --steps 2 --hidden 64 --batch 512 --evaluation-examples 256 --base text=law.txt --threads $threads --out narrow$threads >/dev/null
+done
+cmp narrow1/curves.csv narrow2/curves.csv || fail "hidden 64: other bits on 2 threads"
 "$program" "${small[@]}" --base text=law.txt --seed 1 --out other >/dev/null
 cmp -s tasks1/curves.csv other/curves.csv && fail "another seed gives the same bits"
+
+# Names that are not UTF-8, and long ones: the run completes and the columns stay apart.
+odd=$'caf\xe9.txt'
+cp law.txt "$odd"
+"$program" "${small[@]}" --base "odd=$odd" --domain "court-decisions-$odd=$odd" --domain contracts-of-all-kinds=law.txt --out odd >odd.log || fail "a name that is not UTF-8 ended the run"
+[ -s odd/results.json ] || fail "no results.json beside a name that is not UTF-8"
+grep -aq '  contracts-of-all-kinds ' odd.log || fail "long names run together: $(grep -a ms/step odd.log)"
+
+# A rate that makes the loss explode is reported, not trained through to the end.
+code=0
+"$program" "${small[@]}" --base text=law.txt --learning-rate 1e30 --out exploded >/dev/null 2>stderr.log || code=$?
+if [ $code -ne 1 ] || ! grep -q 'diverged at step' stderr.log; then fail "learning rate 1e30: $code, $(cat stderr.log)"; fi
 
 # Training helps: every method ends below the frozen base.
 awk '/^base frozen/ {base=$NF} /^(full|LoRA|Split|Hydra).*[0-9]$/ {if ($NF >= base) bad=1; n++} END {exit !(n == 5 && !bad)}' tasks1.log ||
@@ -54,7 +71,7 @@ mistake() {  # expected text, then arguments
   [ $code -eq 2 ] || fail "$*: exit code $code"
   [ "$(wc -l <stderr.log)" -eq 1 ] || fail "$*: stderr has $(wc -l <stderr.log) lines"
   grep -qF -- "$expected" stderr.log || fail "$*: stderr says '$(cat stderr.log)', expected '$expected'"
-  [ -z "$(find bad -type f 2>/dev/null)" ] || fail "$*: left files behind"
+  [ ! -e bad ] || fail "$*: left $(find bad) behind"
 }
 : >empty.txt
 printf x >one.txt
@@ -69,6 +86,8 @@ mistake 'given twice' --base law=law.txt --domain a=law.txt --domain a=c.txt
 mistake '--domain belongs to' --mixture tasks --domain a=law.txt
 mistake '--heads 0' --base law=law.txt --heads 0
 mistake '--heads x' --base law=law.txt --heads x
+mistake '--heads 0x4' --base law=law.txt --heads 0x4
+mistake '--max-bytes' --base law=law.txt --max-bytes 100
 mistake '--rank' --base law=law.txt --rank 0
 mistake '--steps' --base law=law.txt --steps many
 mistake '--unknown' --unknown

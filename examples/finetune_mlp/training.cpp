@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <sstream>
 #include <utility>
 
 namespace finetune {
@@ -85,7 +86,11 @@ void run_steps(Mlp& model, const Mixture& mixture, const Settings& settings, Ind
     const auto start = Clock::now();
     mixture.sample(static_cast<std::uint64_t>(step), settings.batch, batch);
     const double loss = bits(model.train(batch, static_cast<std::uint64_t>(step)));
-    clip_global_norm(optimizer.groups(), 1.0);
+    if (!std::isfinite(clip_global_norm(optimizer.groups(), 1.0))) {
+      std::ostringstream text;
+      text << result.name << " diverged at step " << step << ", learning rate " << learning_rate;
+      throw Diverged(text.str());
+    }
     optimizer.step(cosine_schedule(step, steps, steps * 3 / 100));
     training_seconds += seconds_since(start);
 
@@ -108,18 +113,17 @@ void measure(const Mlp& model, const Mixture& mixture, const Settings& settings,
   result.bits_per_byte = evaluate(model, mixture, &Split::test, settings.evaluation_examples);
   result.mean = mean(result.bits_per_byte);
   result.validation = mean(evaluate(model, mixture, &Split::validation, settings.evaluation_examples));
-  for (std::size_t layer = 0; layer < 3; ++layer) {
-    std::vector<finetune::Routing> parts;
-    for (std::size_t part = 0; part < mixture.parts().size(); ++part) {
-      std::array<Matrix, 3> inputs;
-      model.loss(mixture.held_out(part, &Split::test, settings.evaluation_examples), &inputs);
+  for (std::size_t part = 0; part < mixture.parts().size(); ++part) {
+    std::array<Matrix, 3> inputs;
+    model.loss(mixture.held_out(part, &Split::test, settings.evaluation_examples), &inputs);
+    for (std::size_t layer = 0; layer < inputs.size(); ++layer) {
       const Matrix weights = model.layer(layer).routing(inputs[layer]);
-      if (weights.rows() == 0) return;
+      if (weights.rows() == 0) return;  // this method does not route
       RouterStats stats(weights.rows());
       stats.add(weights);
-      parts.push_back({stats.usage(), stats.top1_share(), stats.normalized_entropy()});
+      result.routing.resize(inputs.size());
+      result.routing[layer].push_back({stats.usage(), stats.top1_share(), stats.normalized_entropy()});
     }
-    result.routing.push_back(std::move(parts));
   }
 }
 
@@ -128,11 +132,25 @@ const Method full{Method::Kind::full, "full fine-tuning", 0, 0, 0};
 }  // namespace
 
 Index trainable_parameters(const Method& method, const Settings& settings) {
-  Weights shapes = initial_weights(settings.context, settings.embedding, settings.hidden, 0);
-  if (method.kind == Method::Kind::full) return shapes.parameter_count();
-  Index count = 0;
-  for (const Matrix& w : shapes.weight) {
-    for (const Group& group : make_layer(method, w, 0, 0)->groups(0)) count += group.parameters.size();
+  const Index in = settings.context * settings.embedding, hidden = settings.hidden;
+  const std::array<hydralora::Shape, 3> weights = {Shape{hidden, in}, Shape{hidden, hidden},
+                                                   Shape{byte_values, hidden}};
+  Index count = method.kind == Method::Kind::full ? settings.embedding * byte_values : 0;
+  for (const hydralora::Shape& w : weights) {
+    switch (method.kind) {
+      case Method::Kind::full:
+        count += w.rows * w.cols + w.rows;
+        break;
+      case Method::Kind::lora:
+        count += shape_of(adapter_config<LoRAConfig>(method, w.cols, w.rows, 0)).parameter_count();
+        break;
+      case Method::Kind::split:
+        count += shape_of(adapter_config<SplitLoRAConfig>(method, w.cols, w.rows, 0)).parameter_count();
+        break;
+      case Method::Kind::hydra:
+        count += shape_of(adapter_config<HydraLoRAConfig>(method, w.cols, w.rows, 0)).parameter_count();
+        break;
+    }
   }
   return count;
 }
@@ -140,7 +158,7 @@ Index trainable_parameters(const Method& method, const Settings& settings) {
 std::vector<Method> methods(const Settings& settings, bool tasks) {
   // The best of 1e-3 · {1, 2, 4, 8, 16, 32} by validation loss, searched alike for all; docs/finetune_mlp.md has the
   // table.
-  const double lora_same_rank = tasks ? 16e-3 : 8e-3, all_others = 8e-3;
+  const double full_rate = tasks ? 4e-3 : 8e-3, lora_same_rank = tasks ? 16e-3 : 8e-3, all_others = 8e-3;
   const Method hydra{Method::Kind::hydra, "HydraLoRA", settings.rank, settings.heads, all_others};
   const Index budget = trainable_parameters(hydra, settings);
   /// The rank at which the method comes closest to HydraLoRA's parameters.
@@ -157,12 +175,15 @@ std::vector<Method> methods(const Settings& settings, bool tasks) {
     return method;
   };
   std::vector<Method> all = {
-      {Method::Kind::full, full.name, 0, 0, all_others},
+      {Method::Kind::full, full.name, 0, 0, full_rate},
       {Method::Kind::lora, "LoRA same rank", settings.rank, 1, lora_same_rank},
       at_budget({Method::Kind::lora, "LoRA same size", 1, 1, all_others}),
       at_budget({Method::Kind::split, "SplitLoRA", 1, settings.heads, all_others}),
       hydra,
   };
+  if (settings.learning_rate > 0) {
+    for (Method& method : all) method.learning_rate = settings.learning_rate;
+  }
   return all;
 }
 
@@ -173,9 +194,7 @@ Weights pretrain(const Mixture& mixture, const Settings& settings, const Progres
   Mlp model = make_model(start, full, settings);
   run_steps(model, mixture, settings, settings.pretraining_steps, settings.pretraining_learning_rate, progress, result);
   measure(model, mixture, settings, result);
-  Weights trained = model.weights();
-  for (std::size_t i = 0; i < 3; ++i) trained.weight[i] = dynamic_cast<const TrainedLinear&>(model.layer(i)).weight();
-  return trained;
+  return model.weights();
 }
 
 Result finetune(const Weights& base, const Mixture& mixture, const Method& method, const Settings& settings,

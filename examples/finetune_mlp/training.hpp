@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,7 @@ struct Settings {
   Index heads = 4;
   double dropout = 0;
   double pretraining_learning_rate = 4e-3;
+  double learning_rate = 0;  ///< of every method where positive, instead of its default
   std::uint64_t seed = 0;
   Index evaluation_examples = 4096;  ///< held-out examples per part
   Index curve_points = 8;            ///< times the validation loss is taken on the way
@@ -39,13 +41,18 @@ struct Method {
   double learning_rate;
 };
 
-/// Learning rate of each method in both mixtures, from one search (docs/finetune_mlp.md has the table).
 /// Full fine-tuning, LoRA at HydraLoRA's rank, LoRA and routed SplitLoRA at about HydraLoRA's parameter count,
 /// HydraLoRA.
 std::vector<Method> methods(const Settings& settings, bool tasks);
 
 /// Numbers that a method trains in this model.
 Index trainable_parameters(const Method& method, const Settings& settings);
+
+/// A training run whose gradients are no longer finite.
+class Diverged : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 struct CurvePoint {
   Index step;

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "support/shapes.hpp"
+#include "support/threads.hpp"
 #include "support/tolerances.hpp"
 
 using namespace hydralora;
@@ -214,6 +215,23 @@ TEST_CASE("NaN in one token stays in that token: expand, softmax and head mixing
         CHECK(same_bits<float>(dirty.col(t), clean.col(t)));
       }
     }
+  }
+}
+
+TEST_CASE("head mixing gives the same bits on any number of threads") {
+  const Index heads = 4, rank = 8, tokens = 40000;  // above parallel_work_minimum
+  REQUIRE(heads * rank * tokens > parallel_work_minimum);
+  const Matrix<float> h = random_matrix<float>(rank, tokens, 1), w = random_matrix<float>(heads, tokens, 2),
+                      v = random_matrix<float>(heads * rank, tokens, 3);
+  Matrix<float> first_u, first_dw, first_dh;
+  for (const int threads : support::thread_counts) {
+    const support::Threads use(threads);
+    Matrix<float> u(heads * rank, tokens), dw(heads, tokens), dh(rank, tokens);
+    kernels::mix_heads<float>(h, w, u);
+    kernels::mix_heads_backward<float>(v, h, w, dw, dh);
+    if (threads == 1) first_u = u, first_dw = dw, first_dh = dh;
+    CHECK((same_bits(u, first_u) && same_bits(dw, first_dw) && same_bits(dh, first_dh)));
+    CHECK(same_bits<float>(u.col(tokens - 1).tail(rank), w(heads - 1, tokens - 1) * h.col(tokens - 1)));
   }
 }
 

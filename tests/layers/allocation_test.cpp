@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// A program of its own: it replaces operator new and malloc's C++ door to count heap allocations.
+// A program of its own: it replaces operator new to count heap allocations, and forbids Eigen's.
+#define EIGEN_RUNTIME_NO_MALLOC  // Eigen allocates with malloc: it asserts where that is switched off
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
@@ -77,9 +78,11 @@ TEST_CASE_TEMPLATE("a warm forward or backward allocates nothing", Scalar, float
           pass(s.tokens);
           pass(s.tokens);  // the second merges the scratch blocks that the first needed
           const long before = allocations;
+          Eigen::internal::set_is_malloc_allowed(false);
           pass(s.tokens);
           pass(37);  // a smaller batch needs no more
           pass(s.tokens);
+          Eigen::internal::set_is_malloc_allowed(true);
           CHECK(allocations == before);
         });
       }

@@ -12,23 +12,22 @@
 #include <vector>
 
 #include "hydralora/core/random.hpp"
+#include "support/errors.hpp"
 
 #ifdef _OPENMP
 #include <omp.h>
-
-#include "support/errors.hpp"
 #endif
 
 using hydralora::AdamW;
 using hydralora::AdamWConfig;
 using hydralora::Index;
 using hydralora::ParameterGroup;
+using support::message_of;
 
 namespace {
 
 template <class Scalar>
 using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
-using support::message_of;
 
 /// In place: assigning a temporary would swap an Eigen vector's memory away from under the groups.
 template <class Scalar>

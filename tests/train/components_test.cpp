@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "hydralora/train/components.hpp"
+#include "support/errors.hpp"
 
 #include <doctest/doctest.h>
 
@@ -12,8 +13,6 @@
 
 #ifdef _OPENMP
 #include <omp.h>
-
-#include "support/errors.hpp"
 #endif
 
 using hydralora::elbow;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "hydralora/train/router_stats.hpp"
+#include "support/errors.hpp"
 
 #include <doctest/doctest.h>
 
@@ -8,8 +9,6 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
-
-#include "support/errors.hpp"
 
 using hydralora::ConstTokens;
 using hydralora::head_cosine;

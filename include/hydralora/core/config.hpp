@@ -76,6 +76,16 @@ Compile this file without it."
 #define HYDRALORA_BUILD \
   HYDRALORA_JOIN(HYDRALORA_ISA_TAG, HYDRALORA_SIMD_TAG, HYDRALORA_THREADS_TAG, HYDRALORA_ASSERT_TAG)
 
+// g++ 12 finds its own AVX-512 intrinsics uninitialised (GCC bug 105593) where xsimd's exp is inlined.
+#if defined(__GNUC__) && !defined(__clang__)
+#define HYDRALORA_FALSE_UNINITIALIZED_BEGIN \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
+#define HYDRALORA_FALSE_UNINITIALIZED_END _Pragma("GCC diagnostic pop")
+#else
+#define HYDRALORA_FALSE_UNINITIALIZED_BEGIN
+#define HYDRALORA_FALSE_UNINITIALIZED_END
+#endif
+
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 

@@ -62,5 +62,18 @@ void parallel_for(Index count, Index work, Function&& f) {
   for (Index i = 0; i < count; ++i) f(i);
 }
 
+/// Calls f(begin, count) for slices of [0, size) of at most `slice` each, in parallel. For products handed to Eigen: where
+/// the slices are cut depends on the size alone, and there are two at least, so that they run inside a parallel region
+/// whenever there are threads. There Eigen leaves threads alone; elsewhere it cuts a product by their number, and the bits
+/// change with it.
+template <class Function>
+void parallel_slices(Index size, Index slice, Function&& f) {
+  const Index slices = std::max<Index>(size > 1 ? 2 : 1, (size + slice - 1) / slice);
+  parallel_for(slices, parallel_work_minimum, [&](Index i) {
+    const Index begin = size * i / slices, end = size * (i + 1) / slices;
+    if (end > begin) f(begin, end - begin);
+  });
+}
+
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora

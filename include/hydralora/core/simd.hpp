@@ -19,12 +19,6 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-// g++ 12 finds its own AVX-512 intrinsics uninitialised (GCC bug 105593) where xsimd's exp is inlined.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
 #if HYDRALORA_HAS_XSIMD
 /// The instruction set this file is compiled for. Kernels take it as a template parameter, so that it is in their
 /// symbol.
@@ -55,15 +49,13 @@ inline constexpr bool has_simd_v = false;
 template <class Scalar>
 inline constexpr bool has_simd = has_simd_v<Scalar, DefaultArch>;
 
+HYDRALORA_FALSE_UNINITIALIZED_BEGIN
 /// e^x of every lane, xsimd's own.
 template <class Arch, class Scalar>
 Batch<Scalar, Arch> exponential(const Batch<Scalar, Arch>& x) {
   return exp(x);
 }
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
+HYDRALORA_FALSE_UNINITIALIZED_END
 
 /// Numbers in one register.
 template <class Scalar, class Arch>

@@ -17,10 +17,9 @@ namespace kernels {
 /// ω_i = exp(ℓ_i − m) / Σ_j exp(ℓ_j − m), m = max_j ℓ_j, for every token, in place.
 ///
 /// @param weights  (heads × tokens): logits ℓ in, weights ω out.
-/// Numerics        finite for every finite logit; −Inf gives weight 0; all −Inf gives equal weights; NaN or +Inf gives
-/// NaN
-///                 in that token's column. One head gives exactly 1.
-/// Cost            one exponential per weight.
+/// Numerics  finite for every finite logit; −Inf gives weight 0; all −Inf gives equal weights; NaN or +Inf gives NaN in
+///           that token's column. One head gives exactly 1.
+/// Cost      one exponential per weight.
 template <class Scalar>
 void softmax(Tokens<Scalar> weights) {
   if constexpr (simd::has_simd<Scalar>) {

@@ -98,8 +98,7 @@ class AdapterLayer : public Tensors {
   /// @param cache   OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.
   /// @throws std::invalid_argument  on a shape mismatch; y and the cache are then untouched.
   /// Cost     2 flop per token and parameter; allocates only where the cache or the thread's scratch must grow.
-  /// Numerics the bits of a token's result depend neither on the other tokens nor on the number of threads.
-  /// Thread-safe.
+  /// Numerics a token's bits depend neither on the other tokens nor on the number of threads. Thread-safe.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
     check_forward(x, y, options);
     const Tokens<Scalar> kept = cache.reset(this->shape(), x.tokens(), options);
@@ -121,9 +120,9 @@ class AdapterLayer : public Tensors {
   /// @param cache  filled by forward() on the same x.
   /// @param g      ADDED to.
   /// @param dx     (in_features × tokens), ADDED to: the host adds Wᵀ dy. Must overlap neither x nor dy.
-  /// @throws std::invalid_argument  on a shape mismatch, or a cache or gradients of another shape; nothing is then
-  /// written. Cost     4 flop per token and parameter. Dropout draws its mask again. Numerics dx as y in forward(); the
-  /// bits of g do not depend on the number of threads. Thread-safe for different g.
+  /// @throws std::invalid_argument  on a shape mismatch, or a cache or gradients of another shape; nothing is written.
+  /// Cost     4 flop per token and parameter. Dropout draws its mask again.
+  /// Numerics dx as y in forward(); the bits of g do not depend on the number of threads. Thread-safe for different g.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
     check_backward(x, dy, cache, g, &dx, options);

@@ -58,6 +58,7 @@ struct AdapterShape {
   Index down_rows() const { return a_rows + gate_rows; }
   Index up_rows() const { return heads * rank; }
   Index kept_rows() const { return a_rows + weight_rows; }
+  Index parameter_count() const { return down_rows() * in + up_rows() * out; }
 
   friend bool operator==(const AdapterShape& a, const AdapterShape& b) {
     return a.in == b.in && a.out == b.out && a.rank == b.rank && a.heads == b.heads && a.a_rows == b.a_rows &&
@@ -126,11 +127,13 @@ class AdapterTensors {
   /// Everything trainable as one flat vector: down_parameters(), then up_parameters().
   ParameterMap<Scalar> parameters() { return {data(), parameter_count()}; }
   ConstParameterMap<Scalar> parameters() const { return {data(), parameter_count()}; }
-  Index parameter_count() const { return down_size() + up_size(); }
+  Index parameter_count() const { return shape_.parameter_count(); }
 
   /// The part of parameters() with A and the gate, and the part with B, which LoRA+ (arXiv:2402.12354) trains faster.
   ParameterMap<Scalar> down_parameters() { return {data(), down_size()}; }
   ParameterMap<Scalar> up_parameters() { return {data() + down_size(), up_size()}; }
+  ConstParameterMap<Scalar> down_parameters() const { return {data(), down_size()}; }
+  ConstParameterMap<Scalar> up_parameters() const { return {data() + down_size(), up_size()}; }
 
   /// The two stacks as the kernels take them (kernels/low_rank.hpp).
   Stack<Scalar> down_stack() { return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows()}; }

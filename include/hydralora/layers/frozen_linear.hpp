@@ -44,7 +44,7 @@ class DenseLinear {
   /// @throws std::invalid_argument  on a shape mismatch or overlap; y is then untouched.
   void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
     check("DenseLinear::add_forward: ", x, y, weight_.cols(), weight_.rows());
-    for_each_slice(x.tokens(), [&](Index begin, Index count) {
+    parallel_slices(x.tokens(), slice_tokens, [&](Index begin, Index count) {
       y.slice(begin, count).matrix().noalias() += weight_ * x.slice(begin, count).matrix();
     });
   }
@@ -53,7 +53,7 @@ class DenseLinear {
   /// @throws std::invalid_argument  on a shape mismatch or overlap; dx is then untouched.
   void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
     check("DenseLinear::add_backward: ", dy, dx, weight_.rows(), weight_.cols());
-    for_each_slice(dy.tokens(), [&](Index begin, Index count) {
+    parallel_slices(dy.tokens(), slice_tokens, [&](Index begin, Index count) {
       dx.slice(begin, count).matrix().noalias() += weight_.transpose() * dy.slice(begin, count).matrix();
     });
   }
@@ -69,16 +69,6 @@ class DenseLinear {
     expects(to.shape() == Shape{to_features, from.tokens()}, where, "the output is ", to.shape(), ", expected ",
             Shape{to_features, from.tokens()});
     expects(!overlap<Scalar>(from, to), where, "the input ", from.shape(), " and the output ", to.shape(), " overlap");
-  }
-
-  template <class Function>
-  void for_each_slice(Index tokens, Function&& f) const {
-    // Two slices at least, so that they run inside a parallel region, where Eigen leaves threads alone.
-    const Index slices = std::max<Index>(tokens > 1 ? 2 : 1, (tokens + slice_tokens - 1) / slice_tokens);
-    parallel_for(slices, std::max(parallel_work_minimum, tokens), [&](Index i) {
-      const Index begin = tokens * i / slices, end = tokens * (i + 1) / slices;
-      if (end > begin) f(begin, end - begin);
-    });
   }
 
   Matrix weight_;
@@ -114,6 +104,11 @@ struct AdaptedLinear {
                 const CallOptions<Scalar>& options = {}) const {
     adapter.backward(x, dy, cache, g, dx, options);
     base.add_backward(dy, dx);
+  }
+  /// The same where no dx is wanted: the base has nothing to do.
+  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
+                const CallOptions<Scalar>& options = {}) const {
+    adapter.backward(x, dy, cache, g, options);
   }
 };
 

@@ -60,7 +60,7 @@ class HydraLoRATensors : public detail::AdapterTensors<Scalar, HydraLoRAConfig> 
 
 /// One shared down-projection, N routed heads:  y += s · Σ_i ω_i(x) B_i A x,  ω(x) = softmax(G x).
 ///
-/// Source   Tian et al. 2024, arXiv:2404.19245, eq. (4) and (5), with the gate on the layer's input as released.
+/// Source    Tian et al. 2024, arXiv:2404.19245, eq. (4) and (5), with the gate on the layer's input as released.
 /// forward   [h; ℓ] = [A; G] x     ω = softmax(ℓ)     u_i = ω_i h     y += s [B_1 … B_N] u
 /// backward  V = s [B_1 … B_N]ᵀ dY                    dB_i += s dY U_iᵀ
 ///           dω_i = ⟨V_i, h⟩     dh = Σ_i ω_i V_i     dℓ = ω ∘ (dω − ⟨ω, dω⟩)

@@ -47,7 +47,7 @@ class LoRATensors : public detail::AdapterTensors<Scalar, LoRAConfig> {
 
 /// One low-rank adapter, y += s · B (A x).
 ///
-/// Source   Hu et al. 2021, arXiv:2106.09685, eq. (3).
+/// Source    Hu et al. 2021, arXiv:2106.09685, eq. (3).
 /// forward   h = A x       y += s B h
 /// backward  V = s Bᵀ dY   dB += s dY Hᵀ   dA += V Xᵀ   dX += Aᵀ V
 /// Kept for backward: H, rank numbers per token. The rest of the contract is at forward() and backward() of the base.

@@ -77,9 +77,9 @@ class SplitLoRATensors : public detail::AdapterTensors<Scalar, SplitLoRAConfig> 
 
 /// N independent pairs:  y += s · Σ_i ω_i B_i A_i x.
 ///
-/// Source   the multi-LoRA baseline of HydraLoRA, arXiv:2404.19245, section 2; learned: LoRAMoE, arXiv:2312.09979, eq.
-/// (5). forward   [h_1 … h_N; ℓ] = [A_1 … A_N; G] x    ω by Routing    u_i = ω_i h_i    y += s [B_1 … B_N] u backward
-/// V = s [B_1 … B_N]ᵀ dY     dB_i += s dY U_iᵀ     dω_i = ⟨V_i, h_i⟩     dh_i = ω_i V_i
+/// Source    the multi-LoRA baseline of HydraLoRA, arXiv:2404.19245, section 2; learned: LoRAMoE, arXiv:2312.09979.
+/// forward   [h_1 … h_N; ℓ] = [A_1 … A_N; G] x     ω by Routing     u_i = ω_i h_i     y += s [B_1 … B_N] u
+/// backward  V = s [B_1 … B_N]ᵀ dY     dB_i += s dY U_iᵀ     dω_i = ⟨V_i, h_i⟩     dh_i = ω_i V_i
 ///           learned: dℓ = ω ∘ (dω − ⟨ω, dω⟩)     given: dω is handed back in CallOptions::weights_gradient
 ///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ     dX += [A_1 … A_N; G]ᵀ [dH; dL]
 /// Kept for backward: heads · rank numbers per token, and the heads weights where they are not all 1. The rest of the

@@ -53,8 +53,7 @@ void for_each_token_chunk(Index tokens, Index flop_per_token, Function&& f) {
                [&](Index chunk) { f(chunk * token_chunk, std::min(tokens, (chunk + 1) * token_chunk)); });
 }
 
-/// A stack cut into panels one tile wide: number (row, feature) lies at panel(row / width) + feature · step + row %
-/// width.
+/// A stack in panels one tile wide: number (row, feature) is at panel(row / width)[feature · step + row % width].
 template <class Scalar>
 struct Panels {
   const Scalar* data;
@@ -124,8 +123,7 @@ void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   });
 }
 
-/// See kernels::expand. Loads: a panel of features in one row of the stack. Broadcasts: that row's number of six
-/// tokens.
+/// See kernels::expand. Loads: a panel of features of one row. Broadcasts: that row's number of six tokens.
 template <class Arch, class Scalar>
 void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
   using B = Batch<Scalar, Arch>;
