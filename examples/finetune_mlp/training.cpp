@@ -158,7 +158,7 @@ Index trainable_parameters(const Method& method, const Settings& settings) {
 std::vector<Method> methods(const Settings& settings, bool tasks) {
   // The best of 1e-3 · {1, 2, 4, 8, 16, 32} by validation loss, searched alike for all; docs/finetune_mlp.md has the
   // table.
-  const double full_rate = tasks ? 4e-3 : 8e-3, lora_same_rank = tasks ? 16e-3 : 8e-3, all_others = 8e-3;
+  const double full_rate = tasks ? 4e-3 : 8e-3, lora_same_rank = 16e-3, all_others = 8e-3;
   const Method hydra{Method::Kind::hydra, "HydraLoRA", settings.rank, settings.heads, all_others};
   const Index budget = trainable_parameters(hydra, settings);
   /// The rank at which the method comes closest to HydraLoRA's parameters.
