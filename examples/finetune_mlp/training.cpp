@@ -29,26 +29,37 @@ Config adapter_config(const Method& method, Index in, Index out, double dropout)
   return config;
 }
 
-std::unique_ptr<Linear> make_layer(const Method& method, const Matrix& weight, double dropout, std::uint64_t seed) {
-  const auto adapted = [&](auto config) -> std::unique_ptr<Linear> {
-    using Config = decltype(config);
-    using Adapter = std::conditional_t<
-        std::is_same_v<Config, LoRAConfig>, LoRA<float>,
-        std::conditional_t<std::is_same_v<Config, SplitLoRAConfig>, SplitLoRA<float>, HydraLoRA<float>>>;
-    return std::make_unique<TrainedAdapter<Adapter>>(weight, Adapter(config, seed));
-  };
-  const Index in = weight.cols(), out = weight.rows();
+/// f(config) with the config of an adapter method's own type.
+template <class Function>
+void with_adapter_config(const Method& method, Index in, Index out, double dropout, Function&& f) {
   switch (method.kind) {
     case Method::Kind::lora:
-      return adapted(adapter_config<LoRAConfig>(method, in, out, dropout));
+      return f(adapter_config<LoRAConfig>(method, in, out, dropout));
     case Method::Kind::split:
-      return adapted(adapter_config<SplitLoRAConfig>(method, in, out, dropout));
+      return f(adapter_config<SplitLoRAConfig>(method, in, out, dropout));
     case Method::Kind::hydra:
-      return adapted(adapter_config<HydraLoRAConfig>(method, in, out, dropout));
+      return f(adapter_config<HydraLoRAConfig>(method, in, out, dropout));
     case Method::Kind::full:
       break;
   }
-  return std::make_unique<TrainedLinear>(weight);
+}
+
+LoRA<float> make_adapter(const LoRAConfig& config, std::uint64_t seed) { return LoRA<float>(config, seed); }
+SplitLoRA<float> make_adapter(const SplitLoRAConfig& config, std::uint64_t seed) {
+  return SplitLoRA<float>(config, seed);
+}
+HydraLoRA<float> make_adapter(const HydraLoRAConfig& config, std::uint64_t seed) {
+  return HydraLoRA<float>(config, seed);
+}
+
+std::unique_ptr<Linear> make_layer(const Method& method, const Matrix& weight, double dropout, std::uint64_t seed) {
+  if (method.kind == Method::Kind::full) return std::make_unique<TrainedLinear>(weight);
+  std::unique_ptr<Linear> layer;
+  with_adapter_config(method, weight.cols(), weight.rows(), dropout, [&](const auto& config) {
+    auto adapter = make_adapter(config, seed);
+    layer = std::make_unique<TrainedAdapter<decltype(adapter)>>(weight, std::move(adapter));
+  });
+  return layer;
 }
 
 Mlp make_model(const Weights& base, const Method& method, const Settings& settings) {
@@ -110,21 +121,21 @@ void run_steps(Mlp& model, const Mixture& mixture, const Settings& settings, Ind
 }
 
 void measure(const Mlp& model, const Mixture& mixture, const Settings& settings, Result& result) {
-  result.bits_per_byte = evaluate(model, mixture, &Split::test, settings.evaluation_examples);
-  result.mean = mean(result.bits_per_byte);
-  result.validation = mean(evaluate(model, mixture, &Split::validation, settings.evaluation_examples));
   for (std::size_t part = 0; part < mixture.parts().size(); ++part) {
     std::array<Matrix, 3> inputs;
-    model.loss(mixture.held_out(part, &Split::test, settings.evaluation_examples), &inputs);
+    const Batch batch = mixture.held_out(part, &Split::test, settings.evaluation_examples);
+    result.bits_per_byte.push_back(bits(model.loss(batch, &inputs)));
     for (std::size_t layer = 0; layer < inputs.size(); ++layer) {
       const Matrix weights = model.layer(layer).routing(inputs[layer]);
-      if (weights.rows() == 0) return;  // this method does not route
+      if (weights.rows() == 0) break;  // this method does not route
       RouterStats stats(weights.rows());
       stats.add(weights);
       result.routing.resize(inputs.size());
       result.routing[layer].push_back({stats.usage(), stats.top1_share(), stats.normalized_entropy()});
     }
   }
+  result.mean = mean(result.bits_per_byte);
+  result.validation = mean(evaluate(model, mixture, &Split::validation, settings.evaluation_examples));
 }
 
 const Method full{Method::Kind::full, "full fine-tuning", 0, 0, 0};
@@ -137,20 +148,9 @@ Index trainable_parameters(const Method& method, const Settings& settings) {
                                                    Shape{byte_values, hidden}};
   Index count = method.kind == Method::Kind::full ? settings.embedding * byte_values : 0;
   for (const hydralora::Shape& w : weights) {
-    switch (method.kind) {
-      case Method::Kind::full:
-        count += w.rows * w.cols + w.rows;
-        break;
-      case Method::Kind::lora:
-        count += shape_of(adapter_config<LoRAConfig>(method, w.cols, w.rows, 0)).parameter_count();
-        break;
-      case Method::Kind::split:
-        count += shape_of(adapter_config<SplitLoRAConfig>(method, w.cols, w.rows, 0)).parameter_count();
-        break;
-      case Method::Kind::hydra:
-        count += shape_of(adapter_config<HydraLoRAConfig>(method, w.cols, w.rows, 0)).parameter_count();
-        break;
-    }
+    if (method.kind == Method::Kind::full) count += w.rows * w.cols + w.rows;
+    with_adapter_config(method, w.cols, w.rows, 0,
+                        [&](const auto& config) { count += shape_of(config).parameter_count(); });
   }
   return count;
 }

@@ -57,8 +57,8 @@ class AdapterCache {
 };
 
 /// Layer is the derived class, Tensors its named matrices. Layer provides, for shapes that have been checked,
-///   add_forward(x, y, kept, dropout, options)         y += ΔW(x), fills kept = [H; Ω]
-///   add_backward(x, dy, cache, dropout, g, dx)        g += …, dx += …
+///   add_forward(x, y, kept, dropout, options)             y += ΔW(x), fills kept = [H; Ω]
+///   add_backward(x, dy, cache, dropout, g, dx, options)   g += …, dx += … where dx is wanted
 template <class Layer, class Tensors>
 class AdapterLayer : public Tensors {
  public:
@@ -147,7 +147,7 @@ class AdapterLayer : public Tensors {
   /// Weights must come exactly where the layer takes them: ignoring them in silence would train something else.
   void check_weights(const char* where, const char* what, ConstTokens<Scalar> weights, Index tokens,
                      bool required) const {
-    if (!Layer::takes_weights(this->config())) {
+    if (!this->shape().takes_weights()) {
       expects(weights.features() == 0, this->shape().layer, where, what, " are ", weights.shape(),
               ", but this layer takes none (only SplitLoRA with Routing::given does)");
     } else if (required || weights.features() != 0 || weights.tokens() != 0) {

@@ -59,6 +59,8 @@ struct AdapterShape {
   Index up_rows() const { return heads * rank; }
   Index kept_rows() const { return a_rows + weight_rows; }
   Index parameter_count() const { return down_rows() * in + up_rows() * out; }
+  /// Weights are kept but no gate makes them: they come from the caller.
+  bool takes_weights() const { return weight_rows > 0 && gate_rows == 0; }
 
   friend bool operator==(const AdapterShape& a, const AdapterShape& b) {
     return a.in == b.in && a.out == b.out && a.rank == b.rank && a.heads == b.heads && a.a_rows == b.a_rows &&

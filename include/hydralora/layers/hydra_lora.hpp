@@ -78,8 +78,6 @@ class HydraLoRA : public detail::AdapterLayer<HydraLoRA<Scalar>, HydraLoRATensor
   using typename Base::Gradients;
 
  private:
-  static bool takes_weights(const HydraLoRAConfig&) { return false; }
-
   void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> kept, const detail::Dropout& dropout,
                    const CallOptions<Scalar>&) const {
     const Index rank = this->shape().rank, heads = this->shape().heads;

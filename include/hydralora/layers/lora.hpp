@@ -62,8 +62,6 @@ class LoRA : public detail::AdapterLayer<LoRA<Scalar>, LoRATensors<Scalar>> {
   using typename Base::Gradients;
 
  private:
-  static bool takes_weights(const LoRAConfig&) { return false; }
-
   void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> h, const detail::Dropout& dropout,
                    const CallOptions<Scalar>&) const {
     detail::project_down(this->down_stack(), this->shape().a_rows, dropout, x, h);  // h = A x

@@ -95,8 +95,6 @@ class SplitLoRA : public detail::AdapterLayer<SplitLoRA<Scalar>, SplitLoRATensor
   using typename Base::Gradients;
 
  private:
-  static bool takes_weights(const SplitLoRAConfig& c) { return c.routing == Routing::given; }
-
   void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> kept, const detail::Dropout& dropout,
                    const CallOptions<Scalar>& options) const {
     const AdapterShape& shape = this->shape();
