@@ -31,9 +31,9 @@ void ceiling(const std::string& name, const char* unit, int threads, const std::
 void register_ceilings() {
   for (const int threads : thread_counts()) {
     ceiling("fma", "GFLOP/s", threads, fma_peak);
-    // A quarter of the last cache, so that it holds the buffer whatever else it has to hold.
-    ceiling("cache_read", "GB/s", threads, [](int n) { return read_bandwidth(last_level_cache() / 4, n); });
-    ceiling("cache_update", "GB/s", threads, [](int n) { return update_bandwidth(last_level_cache() / 4, n); });
+    // Half of the last cache, so that it holds the buffer whatever else it has to hold.
+    ceiling("cache_read", "GB/s", threads, [](int n) { return read_bandwidth(last_level_cache() / 2, n); });
+    ceiling("cache_update", "GB/s", threads, [](int n) { return update_bandwidth(last_level_cache() / 2, n); });
     ceiling("memory_read", "GB/s", threads, [](int n) { return read_bandwidth(beyond_caches(), n); });
     ceiling("memory_update", "GB/s", threads, [](int n) { return update_bandwidth(beyond_caches(), n); });
   }

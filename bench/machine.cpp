@@ -7,7 +7,7 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#include <unistd.h>
+#include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <array>
@@ -161,8 +161,9 @@ double update_bandwidth(Index bytes, int threads) {
 }
 
 Index last_level_cache() {
-  const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  return std::max<Index>({static_cast<Index>(l3), static_cast<Index>(l2), Index{1} << 20});
+  Index largest = Index{1} << 20;
+  for (const auto& cache : benchmark::CPUInfo::Get().caches) largest = std::max<Index>(largest, cache.size);
+  return largest;
 }
 
 Index beyond_caches() { return std::max<Index>(4 * last_level_cache(), Index{1} << 26); }
