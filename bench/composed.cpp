@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT
+#include "composed.hpp"
+
+#include <algorithm>
+
+#include "fastest.hpp"
+
+namespace bench {
+namespace {
+
+/// [A; gate] as rows × in, and its transpose.
+std::array<Matrix, 2> both_layouts(const Matrix& wide) { return {Matrix(wide.transpose()), wide}; }
+
+Matrix stacked(const Problem& p) {
+  Matrix down(p.rank + p.gate.rows(), p.in);
+  down << p.A, p.gate;
+  return down;
+}
+
+/// f(first, count) for slices of the tokens, on all threads. The work of mixing is many small operations of unknown speed:
+/// counted as 16 flop for every number read.
+template <class Function>
+void for_token_slices(Index tokens, Index numbers, Function&& f) {
+  constexpr Index slice = 32;
+  hydralora::parallel_for((tokens + slice - 1) / slice, 16 * tokens * numbers,
+                          [&](Index i) { f(i * slice, std::min(slice, tokens - i * slice)); });
+}
+
+std::size_t at(Layout layout) { return layout == Layout::tall ? 0 : 1; }
+
+}  // namespace
+
+ComposedPeer::ComposedPeer(const Problem& problem, const std::vector<ProductLibrary>& libraries)
+    : problem_(problem), down_(both_layouts(stacked(problem))), up_(both_layouts(problem.B.transpose())) {
+  const Index rows = problem.rank + problem.gate.rows();
+  p_.setConstant(rows, problem.tokens, 0.5F);
+  down_gradient_.setZero(rows, problem.in);
+  v_.setConstant(problem.B.cols(), problem.tokens, 0.5F);
+  if (problem.routed) {
+    dp_ = p_;
+    u_ = v_;
+    omega_.setZero(problem.heads, problem.tokens);
+  }
+  Matrix y = Matrix::Zero(problem.out, problem.tokens), dx = Matrix::Zero(problem.in, problem.tokens);
+  Matrix dA = Matrix::Zero(problem.rank, problem.in), dgate = Matrix::Zero(problem.gate.rows(), problem.in);
+  Matrix dB = Matrix::Zero(problem.out, problem.B.cols());
+  for (int step = 0; step < steps; ++step) {
+    const auto s = static_cast<Step>(step);
+    choices_[s] = fastest(candidates(s, libraries), s, {&y, &dA, &dgate, &dB, &dx});
+  }
+}
+
+void ComposedPeer::forward(Matrix& y) {
+  follow_threads();
+  const Outputs to{&y, nullptr, nullptr, nullptr, nullptr};
+  run(project, to);
+  if (problem_.routed) mix();
+  run(expand_up, to);
+}
+
+void ComposedPeer::backward(Matrix& dA, Matrix& dgate, Matrix& dB, Matrix& dx) {
+  follow_threads();
+  const Outputs to{nullptr, &dA, &dgate, &dB, &dx};
+  run(contract_up, to);
+  run(accumulate_up, to);
+  if (problem_.routed) unmix();
+  run(accumulate_down, to);
+  run(expand_down, to);
+}
+
+std::string ComposedPeer::choices() const {
+  constexpr std::array<const char*, steps> names{"P", "Y", "V", "dB", "dAG", "dX"};
+  std::string text;
+  for (std::size_t step = 0; step < steps; ++step) {
+    const Choice& choice = choices_[step];
+    text += (text.empty() ? "" : ", ") + std::string(names[step]) + ' ' + choice.library->name + choice.entry +
+            (choice.layout == Layout::tall ? " tall" : " wide");
+  }
+  return text;
+}
+
+std::vector<ComposedPeer::Choice> ComposedPeer::candidates(Step step,
+                                                           const std::vector<ProductLibrary>& libraries) const {
+  std::vector<Choice> all;
+  for (const ProductLibrary& library : libraries) {
+    for (const Layout layout : {Layout::tall, Layout::wide}) {
+      if (step == accumulate_up && layout == Layout::wide) continue;  // dB lies tall, and turning it costs too much
+      if (library.gemm != nullptr) all.push_back({&library, library.gemm, layout, ""});
+      if (library.gemv != nullptr && problem_.tokens == 1 && step != accumulate_up && step != accumulate_down) {
+        all.push_back({&library, library.gemv, layout, " gemv"});
+      }
+    }
+  }
+  return all;
+}
+
+ComposedPeer::Choice ComposedPeer::fastest(const std::vector<Choice>& candidates, Step step, const Outputs& scratch) {
+  for (const Choice& choice : candidates) choice.products->follow_threads();
+  const auto winner =
+      index_of_fastest(candidates.size(), [&](std::size_t i) { run(step, candidates[i], scratch); });
+  return candidates[winner];
+}
+
+void ComposedPeer::follow_threads() const {
+  for (const Choice& choice : choices_) choice.products->follow_threads();
+}
+
+void ComposedPeer::run(Step step, const Choice& choice, const Outputs& to) {
+  const Products& products = *choice.products;
+  const StackShape down = down_shape(choice.layout), up = up_shape(choice.layout);
+  const float* const down_weights = down_[at(choice.layout)].data();
+  const float* const up_weights = up_[at(choice.layout)].data();
+  const Matrix& u = problem_.routed ? u_ : p_;
+  const Matrix& dp = problem_.routed ? dp_ : v_;
+  const Index tokens = problem_.tokens;
+  const float s = problem_.scaling;
+  switch (step) {
+    case project: return products.contract(down, down_weights, problem_.x.data(), tokens, 1, p_.data());
+    case expand_up: return products.expand(up, up_weights, u.data(), tokens, s, to.y->data());
+    case contract_up: return products.contract(up, up_weights, problem_.dy.data(), tokens, s, v_.data());
+    case accumulate_up:
+      return products.accumulate(up, u.data(), problem_.dy.data(), tokens, s, /*add=*/true, to.dB->data());
+    case accumulate_down: return add_down_gradient(choice, *to.dA, *to.dgate);
+    case expand_down: return products.expand(down, down_weights, dp.data(), tokens, 1, to.dx->data());
+    case steps: break;
+  }
+}
+
+/// One product for dA and dG together, so that x is read once; only LoRA's can go straight to where it belongs.
+void ComposedPeer::add_down_gradient(const Choice& choice, Matrix& dA, Matrix& dgate) {
+  const StackShape shape = down_shape(choice.layout);
+  const Matrix& dp = problem_.routed ? dp_ : v_;
+  const bool direct = !problem_.routed && choice.layout == Layout::wide;
+  float* const to = direct ? dA.data() : down_gradient_.data();
+  choice.products->accumulate(shape, dp.data(), problem_.x.data(), problem_.tokens, 1, direct, to);
+  if (direct) return;
+  if (choice.layout == Layout::wide) {
+    dA += down_gradient_.topRows(problem_.rank);
+    dgate += down_gradient_.bottomRows(dgate.rows());
+  } else {
+    const Eigen::Map<const Matrix> tall(down_gradient_.data(), shape.features, shape.rows);
+    dA += tall.leftCols(problem_.rank).transpose();
+    dgate += tall.rightCols(dgate.rows()).transpose();
+  }
+}
+
+/// ω = softmax of P's lower rows; u_i = ω_i h. The exponentials of a slice of tokens run as one vector.
+void ComposedPeer::mix() {
+  const Index rank = problem_.rank, heads = problem_.heads;
+  for_token_slices(problem_.tokens, u_.rows(), [&](Index first, Index count) {
+    for (Index t = first; t < first + count; ++t) {
+      const auto logits = p_.col(t).tail(heads);
+      omega_.col(t) = logits.array() - logits.maxCoeff();
+    }
+    auto omega = omega_.middleCols(first, count).array();
+    omega = omega.exp();
+    for (Index t = first; t < first + count; ++t) {
+      omega_.col(t) /= omega_.col(t).sum();
+      Eigen::Map<Matrix>(&u_(0, t), rank, heads) = p_.col(t).head(rank).lazyProduct(omega_.col(t).transpose());
+    }
+  });
+}
+
+/// dω_i = ⟨V_i, h⟩, dh = Σ ω_i V_i, dℓ = ω ∘ (dω − ⟨ω, dω⟩).
+void ComposedPeer::unmix() {
+  const Index rank = problem_.rank, heads = problem_.heads;
+  for_token_slices(problem_.tokens, u_.rows(), [&](Index first, Index count) {
+    for (Index t = first; t < first + count; ++t) {
+      const Eigen::Map<const Matrix> v(&v_(0, t), rank, heads);
+      const auto omega = omega_.col(t);
+      dp_.col(t).head(rank) = v.lazyProduct(omega);
+      auto dl = dp_.col(t).tail(heads);
+      dl = v.transpose().lazyProduct(p_.col(t).head(rank));
+      dl = omega.array() * (dl.array() - omega.dot(dl));
+    }
+  });
+}
+
+}  // namespace bench

@@ -1,0 +1,64 @@
+# What the adapters are compared with: Eigen always, and every library found here. bench_peers carries problem.cpp's
+# companions peers() and product_libraries(); link it to a benchmark.
+#
+# OpenBLAS, oneDNN and BLIS are opened at run time (products_blas.cpp says why), so only their paths are taken.
+
+function(hydralora_bench_library variable peer package)
+  find_library(${variable} ${ARGN})
+  mark_as_advanced(${variable})
+  if(${variable})
+    message(STATUS "peer ${peer}: found ${${variable}}")
+    file(REAL_PATH ${${variable}} path)
+    target_compile_definitions(bench_peers PRIVATE ${variable}="${path}")
+  else()
+    message(STATUS "peer ${peer}: not found (Debian: ${package})")
+    target_compile_definitions(bench_peers PRIVATE ${variable}="")
+  endif()
+endfunction()
+
+add_library(bench_peers STATIC peers.cpp composed.cpp products_eigen.cpp products_blas.cpp peers_torch_door.cpp
+                               problem.cpp)
+target_include_directories(bench_peers PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(bench_peers PUBLIC hydralora_native ${CMAKE_DL_LIBS})
+
+hydralora_bench_library(BENCH_OPENBLAS openblas libopenblas-openmp-dev NAMES openblas PATH_SUFFIXES openblas-openmp)
+hydralora_bench_library(BENCH_ONEDNN onednn libdnnl-dev NAMES dnnl)
+hydralora_bench_library(BENCH_BLIS blis libblis-openmp-dev NAMES blis PATH_SUFFIXES blis-openmp)
+
+# g++ 12 schedules Eigen's kernels badly for -march=native on Zen; tuned for Haswell they run up to 1.4 times faster.
+string(TOUPPER "${CMAKE_BUILD_TYPE}" build_type)
+string(STRIP "${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${build_type}}" eigen_flags)
+if(HYDRALORA_NATIVE)
+  string(APPEND eigen_flags " -march=native")
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    set_property(SOURCE products_eigen.cpp APPEND PROPERTY COMPILE_OPTIONS -mtune=haswell)
+    string(APPEND eigen_flags " -mtune=haswell")
+  endif()
+endif()
+set_property(SOURCE products_eigen.cpp APPEND PROPERTY COMPILE_DEFINITIONS
+             "BENCH_EIGEN_FLAGS=\"${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${eigen_flags}\"")
+
+# TorchConfig.cmake prints, wants gflags, glog and protobuf, and fails hard without them: the files themselves are enough.
+find_path(BENCH_TORCH_API torch/torch.h PATH_SUFFIXES torch/csrc/api/include)
+find_path(BENCH_TORCH_INCLUDE ATen/ATen.h)
+find_library(BENCH_TORCH torch)
+find_library(BENCH_TORCH_CPU torch_cpu)
+find_library(BENCH_C10 c10)
+mark_as_advanced(BENCH_TORCH_API BENCH_TORCH_INCLUDE BENCH_TORCH BENCH_TORCH_CPU BENCH_C10)
+if(BENCH_TORCH_API AND BENCH_TORCH_INCLUDE AND BENCH_TORCH AND BENCH_TORCH_CPU AND BENCH_C10)
+  message(STATUS "peers torch_released, torch_smart: found ${BENCH_TORCH}")
+  add_library(bench_peers_torch MODULE peers_torch.cpp)
+  target_include_directories(bench_peers_torch SYSTEM PRIVATE ${BENCH_TORCH_API} ${BENCH_TORCH_INCLUDE})
+  target_link_libraries(bench_peers_torch PRIVATE hydralora_native ${BENCH_TORCH} ${BENCH_TORCH_CPU} ${BENCH_C10})
+  target_compile_definitions(bench_peers PRIVATE BENCH_TORCH_MODULE="$<TARGET_FILE:bench_peers_torch>")
+  add_dependencies(bench_peers bench_peers_torch)
+else()
+  message(STATUS "peers torch_released, torch_smart: not found (Debian: libtorch-dev)")
+endif()
+
+add_executable(bench_peers_test peers_test.cpp)
+target_link_libraries(bench_peers_test PRIVATE bench_peers)
+if(HYDRALORA_BUILD_TESTS)
+  add_test(NAME bench_peers_test COMMAND bench_peers_test)
+  set_tests_properties(bench_peers_test PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=passive)
+endif()
