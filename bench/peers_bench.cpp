@@ -3,6 +3,8 @@
 // Ours against what other people's code would do, on the same numbers in the same rotation. Candidates are named as in
 // peers(); ours is the library's layer. Few tokens: weights count as changed before every call, for ours and for the
 // peers, so nobody keeps a packed copy.
+#include <map>
+
 #include "groups.hpp"
 #include "machine.hpp"
 #include "shapes.hpp"
@@ -93,6 +95,17 @@ struct Host {
   Matrix dA, dgate, dB;
 };
 
+/// Some peers take a second to find their fastest ways for a problem and a number of threads, so the selection keeps
+/// them; larger sets would fill the memory.
+std::shared_ptr<Host> host_of(const PeerKind& kind, const Task& task, int threads, bool keep) {
+  if (!keep) return std::make_shared<Host>(kind, task.shared_numbers());
+  static std::map<std::string, std::shared_ptr<Host>> kept;
+  std::shared_ptr<Host>& host =
+      kept[kind.name + (task.routed() ? " HydraLoRA " : " LoRA ") + text(task.shape) + " " + std::to_string(threads)];
+  if (host == nullptr) host = std::make_shared<Host>(kind, task.shared_numbers());
+  return host;
+}
+
 Candidate theirs(const Task& task, const std::shared_ptr<Host>& host) {
   struct Batch {
     Matrix y, dx;
@@ -114,33 +127,33 @@ void add_all(const std::string& set, const Task& task, int threads) {
       [task] { return task.routed() ? ours<hydralora::HydraLoRA<float>>(task) : ours<hydralora::LoRA<float>>(task); });
   for (const PeerKind& kind : peers()) {
     if (!kind.missing.empty()) continue;
-    // Some peers take a second to find their fastest ways: the selection keeps them, larger sets would fill the memory.
-    const bool keep = set == "select";
-    add(set + task.name(kind.name), threads, [task, &kind, keep, kept = std::shared_ptr<Host>()]() mutable {
-      const auto host = kept != nullptr ? kept : std::make_shared<Host>(kind, task.shared_numbers());
-      if (keep) kept = host;
-      return theirs(task, host);
-    });
+    add(set + task.name(kind.name), threads,
+        [task, &kind, threads, keep = set == "select"] { return theirs(task, host_of(kind, task, threads, keep)); });
   }
 }
 
 }  // namespace
 
 void register_peers() {
-  const std::vector<Shape> one_thread{{2048, 4096, 4096, 8, 3}, {2048, 4096, 4096, 8, 0}, {512, 1024, 1024, 8, 8}};
-  const std::vector<Shape> both{{512, 4096, 4096, 8, 8},  {512, 4096, 4096, 8, 3},  {2048, 4096, 4096, 8, 8},
-                                {512, 4096, 4096, 16, 8}, {512, 4096, 4096, 64, 4}, {512, 4096, 4096, 8, 0},
-                                {512, 4096, 4096, 64, 0}};
+  const std::vector<Shape> one_thread{{2048, 4096, 4096, 8, 8},
+                                      {2048, 4096, 4096, 8, 3},
+                                      {512, 1024, 1024, 8, 8},
+                                      {512, 4096, 4096, 8, 0},
+                                      {512, 4096, 4096, 64, 0}};
+  const std::vector<Shape> both{{512, 4096, 4096, 8, 8},
+                                {512, 4096, 4096, 8, 3},
+                                {512, 4096, 4096, 16, 8},
+                                {512, 4096, 4096, 64, 4},
+                                {2048, 4096, 4096, 8, 0}};
   const std::vector<Index> few_tokens{1, 2, 4, 8, 16};
   for (const int threads : thread_counts()) {
     for (const bool backward : {false, true}) {
       for (const Shape& s : both) add_all("select", {s, backward}, threads);
       for (const Shape& s : one_thread) add_all(threads == 1 ? "select" : "sweep", {s, backward}, threads);
       for (const Index tokens : few_tokens) {
-        for (const Index heads : {Index{8}, Index{3}}) {
-          const bool selected = !backward && threads == 1;
-          add_all(selected ? "select" : "sweep", {{tokens, 4096, 4096, 8, heads}, backward}, threads);
-        }
+        const bool selected = !backward && threads == 1;
+        add_all(selected ? "select" : "sweep", {{tokens, 4096, 4096, 8, 8}, backward}, threads);
+        add_all("sweep", {{tokens, 4096, 4096, 8, 3}, backward}, threads);
       }
       for (const Shape& s : one_at_a_time()) add_all("sweep", {s, backward}, threads);
       for (const Shape& s : all_combinations()) add_all("full", {s, backward}, threads);

@@ -177,6 +177,12 @@ void write_page(std::ostream& out, const Results& results, bool with_plots) {
          "ceilings "
          "measured beside every single run. An error is the largest difference from the same layer in double, over the "
          "largest magnitude.\n\n";
+  if (results.disturbed() > 0) {
+    out << results.disturbed() << " of " << results.repetitions()
+        << " repetitions are left out: right before them the multiply-add peak was less than half of the best with as "
+           "many "
+           "threads, so somebody else had the cores.\n\n";
+  }
   write_machine(out, results.context());
   out << "\n## Goals\n\nShares in percent, and times of the others over ours. A dash: not measured in this run.\n\n";
   write_goals(out, results);

@@ -30,7 +30,9 @@ std::string plain_name(const std::string& run_name) {
   return name;
 }
 
+/// Counts stay as they are.
 double four_digits(double number) {
+  if (number == std::floor(number) && std::abs(number) < 1e15) return number;
   char buffer[32];
   std::snprintf(buffer, sizeof buffer, "%.4g", number);
   return std::strtod(buffer, nullptr);
@@ -103,7 +105,7 @@ Spread ratio(const std::vector<double>& a, const std::vector<double>& b) {
 std::string text(double number) {
   char buffer[32];
   const double magnitude = std::abs(number);
-  if (magnitude >= 100 && magnitude < 1e7) {
+  if (magnitude >= 100 && magnitude < 1e9) {
     std::snprintf(buffer, sizeof buffer, "%.0f", number);
   } else {
     std::snprintf(buffer, sizeof buffer, "%.3g", number);
@@ -159,6 +161,7 @@ Results::Results(const Json& compact) : context_(compact.at("context")), compile
     }
     runs_.push_back(std::move(run));
   }
+  leave_out_disturbed();
   // A reader expects T=2 before T=16.
   std::stable_sort(runs_.begin(), runs_.end(), [](const Run& a, const Run& b) {
     const auto key = [](const Run& r) {
@@ -166,6 +169,35 @@ Results::Results(const Json& compact) : context_(compact.at("context")), compile
     };
     return key(a) < key(b);
   });
+}
+
+void Results::leave_out_disturbed() {
+  std::map<int, double> best;
+  for (const Run& run : runs_) {
+    const auto peaks = run.counters.find("peak");
+    if (peaks == run.counters.end()) continue;
+    for (const double peak : peaks->second) best[run.threads] = std::max(best[run.threads], peak);
+  }
+  for (Run& run : runs_) {
+    const auto found = run.counters.find("peak");
+    if (found == run.counters.end()) continue;
+    repetitions_ += run.microseconds.size();
+    const std::vector<double> peaks = found->second;
+    if (peaks.size() != run.microseconds.size()) continue;  // always the same
+    const auto keep_undisturbed = [&](std::vector<double>& values) {
+      if (values.size() != peaks.size()) return;
+      std::size_t kept = 0;
+      for (std::size_t i = 0; i < peaks.size(); ++i) {
+        if (peaks[i] >= best[run.threads] / 2) values[kept++] = values[i];
+      }
+      values.resize(kept);
+    };
+    keep_undisturbed(run.microseconds);
+    for (auto& [name, values] : run.counters) keep_undisturbed(values);
+    disturbed_ += peaks.size() - run.microseconds.size();
+  }
+  runs_.erase(std::remove_if(runs_.begin(), runs_.end(), [](const Run& run) { return run.microseconds.empty(); }),
+              runs_.end());
 }
 
 const Run* Results::find(const std::string& group, const std::string& candidate, const std::string& pass,

@@ -50,6 +50,10 @@ class Results {
   const Json& context() const { return context_; }
   const Json& compile_times() const { return compile_times_; }
   const std::vector<Run>& runs() const { return runs_; }
+  /// Repetitions, and how many of them were left out because the multiply-add peak right before them was less than half
+  /// of the best with as many threads: somebody else had the cores.
+  std::size_t repetitions() const { return repetitions_; }
+  std::size_t disturbed() const { return disturbed_; }
   const Run* find(const std::string& group, const std::string& candidate, const std::string& pass,
                   const std::string& sizes, int threads) const;
   /// In order of appearance, ours left out.
@@ -58,8 +62,11 @@ class Results {
   std::optional<Spread> slower(const Run& ours, const std::string& candidate) const;
 
  private:
+  void leave_out_disturbed();
+
   Json context_, compile_times_;
   std::vector<Run> runs_;
+  std::size_t repetitions_ = 0, disturbed_ = 0;
 };
 
 }  // namespace report
