@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <utility>
 #include <vector>
 
 namespace bench {
@@ -30,6 +31,12 @@ void on_threads(int threads, Function&& f) {
   hydralora::parallel_for(threads, hydralora::parallel_work_minimum, f);
 }
 
+/// f(0) … f(count − 1), written out at every optimisation level, so that what they work on stays in registers.
+template <class Function, std::size_t... i>
+void unrolled(std::index_sequence<i...>, Function&& f) {
+  (f(i), ...);
+}
+
 /// Twelve chains: two multiply-add units with a latency of four or five cycles need eight to ten, and twelve and their
 /// two factors fit the 16 registers of AVX2. Every chain starts elsewhere and tends to 1, so that none can be merged
 /// with another or dropped, and none becomes infinite or denormal. Kept out of line so that its loop is easy to find.
@@ -39,7 +46,7 @@ constexpr std::size_t chains = 12;
   for (std::size_t i = 0; i < chains; ++i) sums[i] = Batch(start + static_cast<float>(i));
   const Batch factor(0.999F), addend(0.001F);
   for (Index step = 0; step < steps; ++step) {
-    for (std::size_t i = 0; i < chains; ++i) sums[i] = xsimd::fma(sums[i], factor, addend);
+    unrolled(std::make_index_sequence<chains>(), [&](std::size_t i) { sums[i] = xsimd::fma(sums[i], factor, addend); });
   }
   Batch total = sums[0];
   for (std::size_t i = 1; i < chains; ++i) total += sums[i];
@@ -78,7 +85,8 @@ Range part(Index count, Index thread, int threads) {
   std::array<Batch, 8> sums;
   sums.fill(Batch(0.0F));
   for (Index i = 0; i + step <= count; i += step) {
-    for (std::size_t k = 0; k < 8; ++k) sums[k] += Batch::load_unaligned(from + i + static_cast<Index>(k) * lanes);
+    unrolled(std::make_index_sequence<8>(),
+             [&](std::size_t k) { sums[k] += Batch::load_unaligned(from + i + static_cast<Index>(k) * lanes); });
   }
   Batch total = sums[0];
   for (std::size_t k = 1; k < 8; ++k) total += sums[k];

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// How wrong a float result is: compared with the same layer in double.
+// How wrong a float result is: compared with the same layer in double. A mistake in the formulas themselves would be in both,
+// and would show as the error of every peer.
 #pragma once
 
 #include "adapters.hpp"
