@@ -1,94 +1,105 @@
 // SPDX-License-Identifier: MIT
 //
-// Adapter time alone (y += ΔW x, and back): LoRA at HydraLoRA's rank and at its size, HydraLoRA, and HydraLoRA's own
-// formula with Eigen products. Arguments: tokens, features in and out, heads; rank 8.
-//
-//   bench_layers --benchmark_repetitions=7 --benchmark_report_aggregates_only=true
-#include <benchmark/benchmark.h>
+// The layers against each other: HydraLoRA of rank r with N heads, SplitLoRA with the same heads, and LoRA at the same
+// rank r, of the same size in parameters, and of the same total rank r·N. Names carry HydraLoRA's r and N.
+#include <hydralora/train/adamw.hpp>
 
-#include <hydralora/hydralora.hpp>
+#include <cmath>
 
+#include "groups.hpp"
+#include "machine.hpp"
+#include "shapes.hpp"
+#include "twin.hpp"
+
+namespace bench {
 namespace {
 
-using namespace hydralora;
-using Matrix = Eigen::MatrixXf;
+using hydralora::HydraLoRA;
+using hydralora::LoRA;
+using hydralora::SplitLoRA;
 
-constexpr Index rank = 8;
+enum class Pass { forward, forward_backward, training_step };
+const char* text(Pass pass) {
+  return pass == Pass::forward ? "forward" : pass == Pass::forward_backward ? "forward_backward" : "training_step";
+}
 
-struct Shape {
-  Index tokens, features, heads;
-  explicit Shape(const benchmark::State& state)
-      : tokens(state.range(0)), features(state.range(1)), heads(state.range(2)) {}
+/// An adapter in training: gradients set to zero, forward, backward, AdamW.
+template <class Layer>
+struct Training : Adapter<Layer> {
+  explicit Training(const Problem& p)
+      : Adapter<Layer>(p), optimiser({{this->layer.parameters(), this->gradients.parameters(), 1e-4, 0.01}}) {}
+  void step() {
+    this->gradients.set_zero();
+    this->forward();
+    this->backward();
+    optimiser.step();
+  }
+  hydralora::AdamW<float> optimiser;
 };
 
-HydraLoRAConfig hydra_config(const Shape& s) { return {s.features, s.features, rank, 16, false, 0, s.heads}; }
-LoRAConfig same_rank(const Shape& s) { return {s.features, s.features, rank}; }
-/// The rank whose two matrices are about as large as HydraLoRA's A, gate and B: (r + N + r·N) / 2.
-LoRAConfig same_size(const Shape& s) { return {s.features, s.features, (rank + s.heads + rank * s.heads) / 2}; }
-
-template <class Layer>
-void run(benchmark::State& state, const typename Layer::Config& config, bool backward) {
-  const Shape s(state);
-  Layer layer(config);
-  layer.parameters().setRandom();
-  const Matrix x = Matrix::Random(s.features, s.tokens), dy = Matrix::Random(s.features, s.tokens);
-  Matrix y = Matrix::Zero(s.features, s.tokens), dx = y;
-  typename Layer::Cache cache;
-  typename Layer::Gradients gradients(config);
-  for (auto _ : state) {
-    layer.forward(x, y, cache);
-    if (backward) layer.backward(x, dy, cache, gradients, dx);
-    benchmark::ClobberMemory();
+template <template <class> class Layer>
+Candidate candidate(const Problem& p, Pass pass) {
+  const auto adapter = std::make_shared<Training<Layer<float>>>(p);
+  const auto tokens = static_cast<double>(p.tokens), in = static_cast<double>(p.in), out = static_cast<double>(p.out);
+  Candidate result;
+  result.parameters = static_cast<double>(adapter->layer.parameter_count());
+  result.work = forward_work(tokens, in, out, result.parameters);
+  if (pass != Pass::forward) result.work = result.work.then(backward_work(tokens, in, out, result.parameters));
+  if (pass == Pass::training_step) result.work = result.work.then(adamw_work(result.parameters));
+  result.bytes_kept = sizeof(float) * tokens * static_cast<double>(adapter->layer.shape().kept_rows());
+  result.call = [adapter, pass] {
+    if (pass == Pass::training_step) return adapter->step();
+    adapter->forward();
+    if (pass == Pass::forward_backward) adapter->backward();
+  };
+  if (pass != Pass::training_step && twin_is_quick(result.work)) {  // a step's are the gradients' errors again
+    result.error = [&p, backward = pass == Pass::forward_backward] {
+      return largest_error(results_of<Layer<float>>(p, backward), results_of<Layer<double>>(p, backward));
+    };
   }
-  // Every parameter takes part in one multiply-add a token forward and in two backward.
-  const double flop = (backward ? 6.0 : 2.0) * static_cast<double>(s.tokens * layer.parameter_count());
-  state.counters["GFLOP/s"] = benchmark::Counter(flop * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["parameters"] = static_cast<double>(layer.parameter_count());
+  return result;
 }
 
-void lora_same_rank(benchmark::State& state) { run<LoRA<float>>(state, same_rank(Shape(state)), false); }
-void lora_same_size(benchmark::State& state) { run<LoRA<float>>(state, same_size(Shape(state)), false); }
-void hydra(benchmark::State& state) { run<HydraLoRA<float>>(state, hydra_config(Shape(state)), false); }
-void lora_same_rank_backward(benchmark::State& state) { run<LoRA<float>>(state, same_rank(Shape(state)), true); }
-void lora_same_size_backward(benchmark::State& state) { run<LoRA<float>>(state, same_size(Shape(state)), true); }
-void hydra_backward(benchmark::State& state) { run<HydraLoRA<float>>(state, hydra_config(Shape(state)), true); }
+const Problem& lora_problem(const Shape& s, Index rank) { return problem(s.tokens, s.in, s.out, rank, 1, false); }
+const Problem& hydra_problem(const Shape& s) { return problem(s.tokens, s.in, s.out, s.rank, s.heads, true); }
 
-/// The same forward pass as anyone would write it on Eigen: three products, nothing packed or fused.
-void hydra_eigen(benchmark::State& state) {
-  const Shape s(state);
-  const Matrix down = Matrix::Random(rank + s.heads, s.features), up = Matrix::Random(s.features, rank * s.heads);
-  const Matrix x = Matrix::Random(s.features, s.tokens);
-  Matrix y = Matrix::Zero(s.features, s.tokens), p(rank + s.heads, s.tokens), u(rank * s.heads, s.tokens);
-  for (auto _ : state) {
-    p.noalias() = down * x;
-    auto logits = p.bottomRows(s.heads);
-    logits = (logits.rowwise() - logits.colwise().maxCoeff()).array().exp();
-    logits.array().rowwise() /= logits.colwise().sum().array().eval();
-    for (Index i = 0; i < s.heads; ++i) {
-      u.middleRows(i * rank, rank) = p.topRows(rank).array().rowwise() * logits.row(i).array();
-    }
-    y.noalias() += 2.0F * up * u;
-    benchmark::ClobberMemory();
-  }
-  const double flop = 2.0 * static_cast<double>(s.tokens * (down.size() + up.size()));
-  state.counters["GFLOP/s"] = benchmark::Counter(flop * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+/// The rank at which LoRA is as large as HydraLoRA, to the nearest.
+Index equal_size_rank(const Shape& s) {
+  const auto hydra = static_cast<double>((s.rank + s.heads) * s.in + s.rank * s.heads * s.out);
+  return std::max<Index>(1, std::lround(hydra / static_cast<double>(s.in + s.out)));
 }
 
-void shapes(benchmark::internal::Benchmark* b) {
-  for (const int features : {1024, 4096}) {
-    for (const int tokens : {1, 16, 512}) {
-      for (const int heads : {3, 8}) b->Args({tokens, features, heads});
-    }
-  }
-  b->UseRealTime()->Unit(benchmark::kMicrosecond)->MinTime(0.1);
+void add_all(const std::string& set, const Shape& s, Pass pass, int threads, bool all_layers = true) {
+  const auto add_one = [&](const char* name, const std::function<Candidate()>& make) {
+    add(set + "/layers/" + name + "/" + text(pass) + "/" + text(s), threads, make);
+  };
+  add_one("HydraLoRA", [=] { return candidate<HydraLoRA>(hydra_problem(s), pass); });
+  add_one("LoRA_equal_parameters", [=] { return candidate<LoRA>(lora_problem(s, equal_size_rank(s)), pass); });
+  add_one("LoRA_equal_total_rank", [=] { return candidate<LoRA>(lora_problem(s, s.rank * s.heads), pass); });
+  if (!all_layers) return;
+  add_one("LoRA_equal_rank", [=] { return candidate<LoRA>(lora_problem(s, s.rank), pass); });
+  add_one("SplitLoRA", [=] { return candidate<SplitLoRA>(hydra_problem(s), pass); });
 }
-
-BENCHMARK(lora_same_rank)->Apply(shapes);
-BENCHMARK(lora_same_size)->Apply(shapes);
-BENCHMARK(hydra)->Apply(shapes);
-BENCHMARK(hydra_eigen)->Apply(shapes);
-BENCHMARK(lora_same_rank_backward)->Apply(shapes);
-BENCHMARK(lora_same_size_backward)->Apply(shapes);
-BENCHMARK(hydra_backward)->Apply(shapes);
 
 }  // namespace
+
+void register_layers() {
+  constexpr Pass passes[] = {Pass::forward, Pass::forward_backward, Pass::training_step};
+  for (const int threads : thread_counts()) {
+    for (const Pass pass : passes) add_all("select", centre, pass, threads);
+  }
+  for (const Shape& s : one_at_a_time()) {
+    if (s.in != s.out || s.rank != centre.rank) continue;
+    add_all("select", s, Pass::forward, 1, false);
+    add_all("select", s, Pass::forward_backward, 1, false);
+  }
+  for (const char* set : {"sweep", "full"}) {
+    for (const Shape& s : set == std::string("full") ? all_combinations() : one_at_a_time()) {
+      for (const int threads : thread_counts()) {
+        for (const Pass pass : passes) add_all(set, s, pass, threads);
+      }
+    }
+  }
+}
+
+}  // namespace bench

@@ -1,5 +1,4 @@
-# What the adapters are compared with: Eigen always, and every library found here. bench_peers carries problem.cpp's
-# companions peers() and product_libraries(); link it to a benchmark.
+# What the adapters are compared with: Eigen always, and every library found here.
 #
 # OpenBLAS, oneDNN and BLIS are opened at run time (products_blas.cpp says why), so only their paths are taken.
 
@@ -16,10 +15,8 @@ function(hydralora_bench_library variable peer package)
   endif()
 endfunction()
 
-add_library(bench_peers STATIC peers.cpp composed.cpp products_eigen.cpp products_blas.cpp peers_torch_door.cpp
-                               problem.cpp)
-target_include_directories(bench_peers PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
-target_link_libraries(bench_peers PUBLIC hydralora_native ${CMAKE_DL_LIBS})
+add_library(bench_peers STATIC peers.cpp composed.cpp products_eigen.cpp products_blas.cpp peers_torch_door.cpp)
+target_link_libraries(bench_peers PUBLIC bench_problem ${CMAKE_DL_LIBS})
 
 hydralora_bench_library(BENCH_OPENBLAS openblas libopenblas-openmp-dev NAMES openblas PATH_SUFFIXES openblas-openmp)
 hydralora_bench_library(BENCH_ONEDNN onednn libdnnl-dev NAMES dnnl)

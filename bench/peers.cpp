@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
 // Everything the adapters are compared with.
-#include <cstdio>
-
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -54,9 +52,6 @@ const std::vector<PeerKind>& peers() {
     }
     all.push_back(composed("best", "each product by the fastest of the above", product_libraries()));
     for (PeerKind& kind : torch_peers()) all.push_back(std::move(kind));
-    for (const PeerKind& kind : all) {
-      if (!kind.missing.empty()) std::fprintf(stderr, "peer %s is left out: %s\n", kind.name.c_str(), kind.missing.c_str());
-    }
     return all;
   }();
   return kinds;

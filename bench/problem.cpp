@@ -37,10 +37,12 @@ Index bytes(const Problem& p) {
 }  // namespace
 
 const Problem& problem(Index tokens, Index in, Index out, Index rank, Index heads, bool routed) {
-  static std::list<Problem> cache;  // the newest first; a list, because references into it must stay valid
-  for (const Problem& p : cache) {
-    if (p.tokens == tokens && p.in == in && p.out == out && p.rank == rank && p.heads == heads && p.routed == routed) {
-      return p;
+  static std::list<Problem> cache;  // the last asked for first; a list, because references into it must stay valid
+  for (auto p = cache.begin(); p != cache.end(); ++p) {
+    if (p->tokens == tokens && p->in == in && p->out == out && p->rank == rank && p->heads == heads &&
+        p->routed == routed) {
+      cache.splice(cache.begin(), cache, p);
+      return cache.front();
     }
   }
   constexpr Index most = Index{2} << 30;

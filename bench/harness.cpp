@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#include "harness.hpp"
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <set>
+
+#include "allocations.hpp"
+#include "machine.hpp"
+
+namespace bench {
+namespace {
+
+/// Seconds that no implementation can beat by much; see percent_of_roofline.
+double roofline_seconds(const Work& work, double peak, int threads) {
+  const auto bytes = static_cast<Index>(work.working_set);
+  const Index level = bytes > last_level_cache() ? beyond_caches() : bytes;
+  const double memory = 1e-9 * (work.bytes_read / read_bandwidth(level, threads) +
+                                2 * work.bytes_updated / update_bandwidth(level, threads));
+  return std::max(memory, 1e-9 * work.flop / peak);
+}
+
+void run(benchmark::State& state, int threads, const Candidate& candidate, std::optional<double>& error) {
+  set_threads(threads);
+  candidate.call();
+  candidate.call();  // the second merges the scratch memory that the first needed
+  const long before = allocations();
+  candidate.call();
+  const long allocated = allocations() - before;
+  if (!error && candidate.error) error = candidate.error();
+
+  const Work& work = candidate.work;
+  const double bound_peak = fma_peak(threads);
+  const double bound = roofline_seconds(work, bound_peak, threads);
+  candidate.call();  // after the ceilings' buffers have been through the caches
+  const EnergyMeter::Reading energy = energy_meter().read();
+  const auto begin = std::chrono::steady_clock::now();
+  for (auto _ : state) {
+    candidate.call();
+    benchmark::ClobberMemory();
+  }
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+  const auto joules = energy_meter().joules(energy, energy_meter().read());
+
+  const auto calls = static_cast<double>(state.iterations());
+  const double seconds = elapsed.count() / calls;
+  const auto count = [&state](const char* name, double value) { state.counters[name] = benchmark::Counter(value); };
+  count("peak", bound_peak);
+  count("percent_of_roofline", 100 * bound / seconds);
+  if (work.flop > 0) {
+    count("GFLOP/s", 1e-9 * work.flop / seconds);
+    count("percent_of_peak", 1e-7 * work.flop / seconds / bound_peak);
+    count("intensity", work.intensity());
+  }
+  if (before >= 0) count("allocations", static_cast<double>(allocated));
+  if (candidate.parameters >= 0) count("parameters", candidate.parameters);
+  if (candidate.bytes_kept >= 0) count("bytes_kept", candidate.bytes_kept);
+  if (error) count("error", *error);
+  if (joules) count("joules", *joules / calls);
+}
+
+}  // namespace
+
+Work Work::then(const Work& next) const {
+  return {flop + next.flop, bytes_read + next.bytes_read, bytes_updated + next.bytes_updated,
+          std::max(working_set, next.working_set)};
+}
+
+void add(const std::string& name, int threads, const std::function<Candidate()>& make) {
+  static std::set<std::string> known;  // without the set's name in front
+  const std::string full = name + "/threads:" + std::to_string(threads);
+  if (!known.insert(full.substr(full.find('/') + 1)).second) return;
+  benchmark::RegisterBenchmark(full.c_str(),
+                               [threads, make, error = std::optional<double>()](benchmark::State& state) mutable {
+                                 run(state, threads, make(), error);
+                               })
+      ->UseRealTime()
+      ->Unit(benchmark::kMicrosecond)
+      ->MinTime(0.02);
+}
+
+const EnergyMeter& energy_meter() {
+  static const EnergyMeter meter;
+  return meter;
+}
+
+}  // namespace bench

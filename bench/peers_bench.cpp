@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT
+//
+// Ours against what other people's code would do, on the same numbers in the same rotation. Candidates are named as in
+// peers(); ours is the library's layer. Few tokens: weights count as changed before every call, for ours and for the
+// peers, so nobody keeps a packed copy.
+#include "groups.hpp"
+#include "machine.hpp"
+#include "shapes.hpp"
+#include "twin.hpp"
+
+namespace bench {
+namespace {
+
+/// HydraLoRA of a Shape, or LoRA where it has no heads.
+struct Task {
+  Shape shape;
+  bool backward;
+
+  bool routed() const { return shape.heads > 0; }
+  const Problem& numbers() const {
+    return problem(shape.tokens, shape.in, shape.out, shape.rank, std::max<Index>(shape.heads, 1), routed());
+  }
+  /// peers/<candidate>/<layer>_<pass>/<shape>
+  std::string name(const std::string& candidate) const {
+    return "/peers/" + candidate + (routed() ? "/HydraLoRA_" : "/LoRA_") +
+           (backward ? "forward_backward/" : "forward/") + text(shape);
+  }
+  Work work() const {
+    const Problem& p = numbers();
+    const auto tokens = static_cast<double>(p.tokens), in = static_cast<double>(p.in), out = static_cast<double>(p.out);
+    const auto parameters = static_cast<double>(p.A.size() + p.gate.size() + p.B.size());
+    const Work forward = forward_work(tokens, in, out, parameters);
+    return backward ? forward.then(backward_work(tokens, in, out, parameters)) : forward;
+  }
+  Results expected() const {
+    return routed() ? results_of<hydralora::HydraLoRA<double>>(numbers(), backward)
+                    : results_of<hydralora::LoRA<double>>(numbers(), backward);
+  }
+};
+
+template <class Layer>
+Candidate ours(const Task& task) {
+  const auto adapter = std::make_shared<Adapter<Layer>>(task.numbers());
+  Candidate candidate;
+  candidate.work = task.work();
+  candidate.parameters = static_cast<double>(adapter->layer.parameter_count());
+  candidate.bytes_kept =
+      static_cast<double>(sizeof(float)) * static_cast<double>(task.shape.tokens * adapter->layer.shape().kept_rows());
+  candidate.call = [adapter, backward = task.backward] {
+    adapter->forward();
+    if (backward) adapter->backward();
+  };
+  if (twin_is_quick(candidate.work)) {
+    candidate.error = [task] {
+      return largest_error(results_of<Layer>(task.numbers(), task.backward), task.expected());
+    };
+  }
+  return candidate;
+}
+
+/// A peer and what it adds to.
+struct Host {
+  explicit Host(const PeerKind& kind, const Problem& p) : peer(kind.make(p)) { set_zero(p); }
+  void set_zero(const Problem& p) {
+    y.setZero(p.out, p.tokens);
+    dx.setZero(p.in, p.tokens);
+    dA.setZero(p.A.rows(), p.A.cols());
+    dgate.setZero(p.gate.rows(), p.gate.cols());
+    dB.setZero(p.B.rows(), p.B.cols());
+  }
+  void pass(bool backward) {
+    peer->forward(y);
+    if (backward) peer->backward(dA, dgate, dB, dx);
+  }
+  Results results(bool backward) const {
+    Results r;
+    r.y = y.cast<double>();
+    if (!backward) return r;
+    r.dx = dx.cast<double>();
+    r.down.resize(dA.rows() + dgate.rows(), dA.cols());
+    r.down.topRows(dA.rows()) = dA.cast<double>();
+    r.down.bottomRows(dgate.rows()) = dgate.cast<double>();
+    r.up = dB.cast<double>();
+    return r;
+  }
+  std::unique_ptr<Peer> peer;
+  Matrix y, dx, dA, dgate, dB;
+};
+
+Candidate theirs(const Task& task, const PeerKind& kind) {
+  const auto host = std::make_shared<Host>(kind, task.numbers());
+  Candidate candidate;
+  candidate.work = task.work();
+  candidate.call = [host, backward = task.backward] { host->pass(backward); };
+  if (twin_is_quick(candidate.work)) {
+    candidate.error = [task, host] {
+      host->set_zero(task.numbers());
+      host->pass(task.backward);
+      return largest_error(host->results(task.backward), task.expected());
+    };
+  }
+  return candidate;
+}
+
+void add_all(const std::string& set, const Task& task, int threads) {
+  add(set + task.name("ours"), threads,
+      [task] { return task.routed() ? ours<hydralora::HydraLoRA<float>>(task) : ours<hydralora::LoRA<float>>(task); });
+  for (const PeerKind& kind : peers()) {
+    if (!kind.missing.empty()) continue;
+    add(set + task.name(kind.name), threads, [task, &kind] { return theirs(task, kind); });
+  }
+}
+
+}  // namespace
+
+void register_peers() {
+  const std::vector<Shape> one_thread{{2048, 4096, 4096, 8, 3}, {2048, 4096, 4096, 8, 0}, {512, 1024, 1024, 8, 8}};
+  const std::vector<Shape> both{{512, 4096, 4096, 8, 8},  {512, 4096, 4096, 8, 3},  {2048, 4096, 4096, 8, 8},
+                                {512, 4096, 4096, 16, 8}, {512, 4096, 4096, 64, 4}, {512, 4096, 4096, 8, 0},
+                                {512, 4096, 4096, 64, 0}};
+  const std::vector<Index> few_tokens{1, 2, 4, 8, 16};
+  for (const int threads : thread_counts()) {
+    for (const bool backward : {false, true}) {
+      for (const Shape& s : both) add_all("select", {s, backward}, threads);
+      for (const Shape& s : one_thread) add_all(threads == 1 ? "select" : "sweep", {s, backward}, threads);
+      for (const Index tokens : few_tokens) {
+        for (const Index heads : {Index{8}, Index{3}}) {
+          const bool selected = !backward && threads == 1;
+          add_all(selected ? "select" : "sweep", {{tokens, 4096, 4096, 8, heads}, backward}, threads);
+        }
+      }
+      for (const Shape& s : one_at_a_time()) add_all("sweep", {s, backward}, threads);
+      for (const Shape& s : all_combinations()) add_all("full", {s, backward}, threads);
+    }
+  }
+}
+
+}  // namespace bench
