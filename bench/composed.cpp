@@ -73,7 +73,7 @@ std::string ComposedPeer::choices() const {
   std::string text;
   for (std::size_t step = 0; step < steps; ++step) {
     const Choice& choice = choices_[step];
-    text += (text.empty() ? "" : ", ") + std::string(names[step]) + ' ' + choice.library->name + choice.entry +
+    text += (text.empty() ? "" : ", ") + std::string(names[step]) + ' ' + choice.library + choice.entry +
             (choice.layout == Layout::tall ? " tall" : " wide");
   }
   return text;
@@ -85,9 +85,9 @@ std::vector<ComposedPeer::Choice> ComposedPeer::candidates(Step step,
   for (const ProductLibrary& library : libraries) {
     for (const Layout layout : {Layout::tall, Layout::wide}) {
       if (step == accumulate_up && layout == Layout::wide) continue;  // dB lies tall, and turning it costs too much
-      if (library.gemm != nullptr) all.push_back({&library, library.gemm, layout, ""});
+      if (library.gemm != nullptr) all.push_back({library.name, library.gemm, layout, ""});
       if (library.gemv != nullptr && problem_.tokens == 1 && step != accumulate_up && step != accumulate_down) {
-        all.push_back({&library, library.gemv, layout, " gemv"});
+        all.push_back({library.name, library.gemv, layout, " gemv"});
       }
     }
   }
@@ -96,8 +96,7 @@ std::vector<ComposedPeer::Choice> ComposedPeer::candidates(Step step,
 
 ComposedPeer::Choice ComposedPeer::fastest(const std::vector<Choice>& candidates, Step step, const Outputs& scratch) {
   for (const Choice& choice : candidates) choice.products->follow_threads();
-  const auto winner =
-      index_of_fastest(candidates.size(), [&](std::size_t i) { run(step, candidates[i], scratch); });
+  const auto winner = index_of_fastest(candidates.size(), [&](std::size_t i) { run(step, candidates[i], scratch); });
   return candidates[winner];
 }
 
@@ -115,14 +114,20 @@ void ComposedPeer::run(Step step, const Choice& choice, const Outputs& to) {
   const Index tokens = problem_.tokens;
   const float s = problem_.scaling;
   switch (step) {
-    case project: return products.contract(down, down_weights, problem_.x.data(), tokens, 1, p_.data());
-    case expand_up: return products.expand(up, up_weights, u.data(), tokens, s, to.y->data());
-    case contract_up: return products.contract(up, up_weights, problem_.dy.data(), tokens, s, v_.data());
+    case project:
+      return products.contract(down, down_weights, problem_.x.data(), tokens, 1, p_.data());
+    case expand_up:
+      return products.expand(up, up_weights, u.data(), tokens, s, to.y->data());
+    case contract_up:
+      return products.contract(up, up_weights, problem_.dy.data(), tokens, s, v_.data());
     case accumulate_up:
       return products.accumulate(up, u.data(), problem_.dy.data(), tokens, s, /*add=*/true, to.dB->data());
-    case accumulate_down: return add_down_gradient(choice, *to.dA, *to.dgate);
-    case expand_down: return products.expand(down, down_weights, dp.data(), tokens, 1, to.dx->data());
-    case steps: break;
+    case accumulate_down:
+      return add_down_gradient(choice, *to.dA, *to.dgate);
+    case expand_down:
+      return products.expand(down, down_weights, dp.data(), tokens, 1, to.dx->data());
+    case steps:
+      break;
   }
 }
 

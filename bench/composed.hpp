@@ -18,7 +18,8 @@ namespace bench {
 ///   V = s Bᵀ dy     dB += s dy uᵀ               dh, dℓ from V      [dA; dG] += [dh; dℓ] xᵀ     dx += [A; G]ᵀ [dh; dℓ]
 ///
 /// Everything is allocated in the constructor, which also times each product on this problem, at the present number of
-/// threads, with each of the libraries and both layouts of the weights, and keeps the fastest.
+/// threads, with each of the libraries and both layouts of the weights, and keeps the fastest. That both layouts are
+/// there, without anybody paying for them when weights change, is in the peers' favour.
 class ComposedPeer final : public Peer {
  public:
   ComposedPeer(const Problem& problem, const std::vector<ProductLibrary>& libraries);
@@ -32,7 +33,7 @@ class ComposedPeer final : public Peer {
  private:
   enum Step { project, expand_up, contract_up, accumulate_up, accumulate_down, expand_down, steps };
   struct Choice {
-    const ProductLibrary* library;
+    std::string library;
     const Products* products;
     Layout layout;
     const char* entry;

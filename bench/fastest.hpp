@@ -25,7 +25,8 @@ std::size_t index_of_fastest(std::size_t count, Run&& run) {
     int calls = 1;  // in one sample: a clock needs more than a microsecond
     std::vector<double> samples;
     double median() {
-      std::nth_element(samples.begin(), samples.begin() + static_cast<std::ptrdiff_t>(samples.size() / 2), samples.end());
+      std::nth_element(samples.begin(), samples.begin() + static_cast<std::ptrdiff_t>(samples.size() / 2),
+                       samples.end());
       return samples[samples.size() / 2];
     }
   };

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
 // Everything the adapters are compared with.
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include "composed.hpp"
 #include "peers_torch.hpp"
 #include "problem.hpp"
@@ -24,16 +20,6 @@ PeerKind composed(const std::string& name, const std::string& version, const std
   return kind;
 }
 
-/// glibc gives large blocks back to the system when they are freed, and torch, which allocates its temporaries anew in
-/// every call, would mostly wait for page faults.
-void keep_freed_memory() {
-#ifdef __GLIBC__
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);  // never
-  mallopt(M_TOP_PAD, 512 << 20);
-#endif
-}
-
 }  // namespace
 
 const std::vector<ProductLibrary>& product_libraries() {
@@ -45,7 +31,6 @@ const std::vector<ProductLibrary>& product_libraries() {
 
 const std::vector<PeerKind>& peers() {
   static const std::vector<PeerKind> kinds = [] {
-    keep_freed_memory();
     std::vector<PeerKind> all;
     for (const ProductLibrary& library : product_libraries()) {
       all.push_back(composed(library.name, library.version, {library}));
