@@ -2,6 +2,7 @@
 #include "composed.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "fastest.hpp"
 
@@ -41,13 +42,7 @@ ComposedPeer::ComposedPeer(const Problem& problem, const std::vector<ProductLibr
     u_ = v_;
     omega_.setZero(problem.heads, problem.tokens);
   }
-  Matrix y = Matrix::Zero(problem.out, problem.tokens), dx = Matrix::Zero(problem.in, problem.tokens);
-  Matrix dA = Matrix::Zero(problem.rank, problem.in), dgate = Matrix::Zero(problem.gate.rows(), problem.in);
-  Matrix dB = Matrix::Zero(problem.out, problem.B.cols());
-  for (int step = 0; step < steps; ++step) {
-    const auto s = static_cast<Step>(step);
-    choices_[s] = fastest(candidates(s, libraries), s, {&y, &dA, &dgate, &dB, &dx});
-  }
+  choose(libraries);
 }
 
 void ComposedPeer::forward(Matrix& y) {
@@ -94,10 +89,45 @@ std::vector<ComposedPeer::Choice> ComposedPeer::candidates(Step step,
   return all;
 }
 
-ComposedPeer::Choice ComposedPeer::fastest(const std::vector<Choice>& candidates, Step step, const Outputs& scratch) {
-  for (const Choice& choice : candidates) choice.products->follow_threads();
-  const auto winner = index_of_fastest(candidates.size(), [&](std::size_t i) { run(step, candidates[i], scratch); });
-  return candidates[winner];
+void ComposedPeer::choose(const std::vector<ProductLibrary>& libraries) {
+  const Problem& p = problem_;
+  Matrix y = Matrix::Zero(p.out, p.tokens), dx = Matrix::Zero(p.in, p.tokens), dA = Matrix::Zero(p.rank, p.in);
+  Matrix dgate = Matrix::Zero(p.gate.rows(), p.in), dB = Matrix::Zero(p.out, p.B.cols());
+  const Outputs scratch{&y, &dA, &dgate, &dB, &dx};
+
+  std::vector<Choices> plans(1);  // the fastest for each product, then the fastest of each library
+  std::vector<std::string> names{""};
+  for (const ProductLibrary& library : libraries) {
+    if (library.gemm == nullptr) continue;
+    library.gemm->follow_threads();
+    names.push_back(library.name);
+    plans.emplace_back();
+  }
+  for (std::size_t step = 0; step < steps; ++step) {
+    const auto all = candidates(static_cast<Step>(step), libraries);
+    const auto seconds =
+        seconds_in_rotation(all.size(), [&](std::size_t i) { run(static_cast<Step>(step), all[i], scratch); });
+    for (std::size_t plan = 0; plan < plans.size(); ++plan) {
+      double best = std::numeric_limits<double>::infinity();
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        if (seconds[i] >= best || (!names[plan].empty() && all[i].library != names[plan])) continue;
+        best = seconds[i];
+        plans[plan][step] = all[i];
+      }
+    }
+  }
+
+  const auto fastest_plan = [&](auto&& pass) {
+    const auto seconds = seconds_in_rotation(plans.size(), [&](std::size_t i) {
+      choices_ = plans[i];
+      pass();
+    });
+    return plans[static_cast<std::size_t>(std::min_element(seconds.begin(), seconds.end()) - seconds.begin())];
+  };
+  const Choices forwards = fastest_plan([&] { forward(y); });
+  const Choices backwards = fastest_plan([&] { backward(dA, dgate, dB, dx); });
+  choices_ = backwards;
+  std::copy_n(forwards.begin(), contract_up, choices_.begin());
 }
 
 void ComposedPeer::follow_threads() const {
