@@ -32,8 +32,8 @@ struct Candidate {
   double bytes_kept = -1;              ///< between forward and backward
 };
 
-/// Registers `name/threads:n`. `make` is called for every run, so that only what runs holds memory; the error is
-/// computed once, outside of what is timed. A name that is registered already is left alone: the sets select/, sweep/
+/// Registers `name/threads:n`. `make` is called for every run, so that only what runs holds memory, and
+/// may keep what is expensive to make; the error is computed once, outside of what is timed. A name that is registered already is left alone: the sets select/, sweep/
 /// and full/ overlap, and each is registered without what the ones before have (see set_of in shapes.hpp).
 ///
 /// Counters

@@ -39,12 +39,7 @@ void describe_this_program() {
   say("library:xsimd", version(XSIMD_VERSION_MAJOR, XSIMD_VERSION_MINOR, XSIMD_VERSION_PATCH));
   say("library:Google Benchmark", BENCH_BENCHMARK_VERSION);
   for (const bench::PeerKind& peer : bench::peers()) {
-    if (peer.missing.empty()) {
-      say("peer:" + peer.name, peer.version);
-    } else {
-      say("absent:" + peer.name, peer.missing);
-      std::cerr << peer.name << ": not measured (" << peer.missing << ")\n";
-    }
+    say((peer.missing.empty() ? "peer:" : "absent:") + peer.name, peer.missing.empty() ? peer.version : peer.missing);
   }
   const bench::EnergyMeter& meter = bench::energy_meter();
   say("energy", meter.available() ? "joules of the processor packages" : "not available (" + meter.why_not() + ")");

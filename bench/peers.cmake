@@ -15,8 +15,10 @@ function(hydralora_bench_library variable peer package)
   endif()
 endfunction()
 
-add_library(bench_peers STATIC peers.cpp composed.cpp products_eigen.cpp products_blas.cpp peers_torch_door.cpp)
-target_link_libraries(bench_peers PUBLIC bench_problem ${CMAKE_DL_LIBS})
+add_library(bench_peers STATIC peers.cpp composed.cpp products_eigen.cpp products_blas.cpp peers_torch_door.cpp
+                               problem.cpp)
+target_include_directories(bench_peers PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(bench_peers PUBLIC hydralora_native ${CMAKE_DL_LIBS})
 
 hydralora_bench_library(BENCH_OPENBLAS openblas libopenblas-openmp-dev NAMES openblas PATH_SUFFIXES openblas-openmp)
 hydralora_bench_library(BENCH_ONEDNN onednn libdnnl-dev NAMES dnnl)

@@ -17,9 +17,10 @@ struct Task {
   bool backward;
 
   bool routed() const { return shape.heads > 0; }
-  const Problem& numbers() const {
-    return problem(shape.tokens, shape.in, shape.out, shape.rank, std::max<Index>(shape.heads, 1), routed());
+  std::shared_ptr<const Problem> shared_numbers() const {
+    return shared_problem(shape.tokens, shape.in, shape.out, shape.rank, std::max<Index>(shape.heads, 1), routed());
   }
+  const Problem& numbers() const { return *shared_numbers(); }
   /// peers/<candidate>/<layer>_<pass>/<shape>
   std::string name(const std::string& candidate) const {
     return "/peers/" + candidate + (routed() ? "/HydraLoRA_" : "/LoRA_") +
@@ -58,21 +59,25 @@ Candidate ours(const Task& task) {
   return candidate;
 }
 
-/// A peer and what it adds to.
+/// A peer with its problem and the gradients it adds to; y and dx are large, and only there during a run.
 struct Host {
-  explicit Host(const PeerKind& kind, const Problem& p) : peer(kind.make(p)) { set_zero(p); }
-  void set_zero(const Problem& p) {
-    y.setZero(p.out, p.tokens);
-    dx.setZero(p.in, p.tokens);
-    dA.setZero(p.A.rows(), p.A.cols());
-    dgate.setZero(p.gate.rows(), p.gate.cols());
-    dB.setZero(p.B.rows(), p.B.cols());
+  Host(const PeerKind& kind, std::shared_ptr<const Problem> numbers) : problem(std::move(numbers)) {
+    peer = kind.make(*problem);
+    set_zero();
   }
-  void pass(bool backward) {
+  void set_zero() {
+    dA.setZero(problem->A.rows(), problem->A.cols());
+    dgate.setZero(problem->gate.rows(), problem->gate.cols());
+    dB.setZero(problem->B.rows(), problem->B.cols());
+  }
+  void pass(Matrix& y, Matrix& dx, bool backward) {
     peer->forward(y);
     if (backward) peer->backward(dA, dgate, dB, dx);
   }
-  Results results(bool backward) const {
+  Results results(bool backward) {
+    Matrix y = Matrix::Zero(problem->out, problem->tokens), dx = Matrix::Zero(problem->in, problem->tokens);
+    set_zero();
+    pass(y, dx, backward);
     Results r;
     r.y = y.cast<double>();
     if (!backward) return r;
@@ -83,21 +88,23 @@ struct Host {
     r.up = dB.cast<double>();
     return r;
   }
+  std::shared_ptr<const Problem> problem;
   std::unique_ptr<Peer> peer;
-  Matrix y, dx, dA, dgate, dB;
+  Matrix dA, dgate, dB;
 };
 
-Candidate theirs(const Task& task, const PeerKind& kind) {
-  const auto host = std::make_shared<Host>(kind, task.numbers());
+Candidate theirs(const Task& task, const std::shared_ptr<Host>& host) {
+  struct Batch {
+    Matrix y, dx;
+  };
+  const auto batch = std::make_shared<Batch>();
+  batch->y.setZero(host->problem->out, host->problem->tokens);
+  batch->dx.setZero(host->problem->in, host->problem->tokens);
   Candidate candidate;
   candidate.work = task.work();
-  candidate.call = [host, backward = task.backward] { host->pass(backward); };
+  candidate.call = [host, batch, backward = task.backward] { host->pass(batch->y, batch->dx, backward); };
   if (twin_is_quick(candidate.work)) {
-    candidate.error = [task, host] {
-      host->set_zero(task.numbers());
-      host->pass(task.backward);
-      return largest_error(host->results(task.backward), task.expected());
-    };
+    candidate.error = [task, host] { return largest_error(host->results(task.backward), task.expected()); };
   }
   return candidate;
 }
@@ -107,7 +114,13 @@ void add_all(const std::string& set, const Task& task, int threads) {
       [task] { return task.routed() ? ours<hydralora::HydraLoRA<float>>(task) : ours<hydralora::LoRA<float>>(task); });
   for (const PeerKind& kind : peers()) {
     if (!kind.missing.empty()) continue;
-    add(set + task.name(kind.name), threads, [task, &kind] { return theirs(task, kind); });
+    // Some peers take a second to find their fastest ways: the selection keeps them, larger sets would fill the memory.
+    const bool keep = set == "select";
+    add(set + task.name(kind.name), threads, [task, &kind, keep, kept = std::shared_ptr<Host>()]() mutable {
+      const auto host = kept != nullptr ? kept : std::make_shared<Host>(kind, task.shared_numbers());
+      if (keep) kept = host;
+      return theirs(task, host);
+    });
   }
 }
 

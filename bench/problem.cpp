@@ -36,23 +36,27 @@ Index bytes(const Problem& p) {
 
 }  // namespace
 
-const Problem& problem(Index tokens, Index in, Index out, Index rank, Index heads, bool routed) {
-  static std::list<Problem> cache;  // the last asked for first; a list, because references into it must stay valid
-  for (auto p = cache.begin(); p != cache.end(); ++p) {
-    if (p->tokens == tokens && p->in == in && p->out == out && p->rank == rank && p->heads == heads &&
-        p->routed == routed) {
-      cache.splice(cache.begin(), cache, p);
+std::shared_ptr<const Problem> shared_problem(Index tokens, Index in, Index out, Index rank, Index heads, bool routed) {
+  static std::list<std::shared_ptr<const Problem>> cache;  // the last asked for first
+  for (auto entry = cache.begin(); entry != cache.end(); ++entry) {
+    const Problem& p = **entry;
+    if (p.tokens == tokens && p.in == in && p.out == out && p.rank == rank && p.heads == heads && p.routed == routed) {
+      cache.splice(cache.begin(), cache, entry);
       return cache.front();
     }
   }
   constexpr Index most = Index{2} << 30;
   Index total = 0;
-  for (auto p = cache.begin(); p != cache.end();) {
-    total += bytes(*p);
-    p = total > most ? cache.erase(p) : std::next(p);
+  for (auto entry = cache.begin(); entry != cache.end();) {
+    total += bytes(**entry);
+    entry = total > most ? cache.erase(entry) : std::next(entry);
   }
-  cache.push_front(make(tokens, in, out, rank, heads, routed));
+  cache.push_front(std::make_shared<Problem>(make(tokens, in, out, rank, heads, routed)));
   return cache.front();
+}
+
+const Problem& problem(Index tokens, Index in, Index out, Index rank, Index heads, bool routed) {
+  return *shared_problem(tokens, in, out, rank, heads, routed);
 }
 
 }  // namespace bench

@@ -29,6 +29,9 @@ struct Problem {
 /// total have been asked for after it: a sweep must not fill the memory.
 const Problem& problem(Index tokens, Index in, Index out, Index rank, Index heads, bool routed);
 
+/// The same, valid for as long as the pointer.
+std::shared_ptr<const Problem> shared_problem(Index tokens, Index in, Index out, Index rank, Index heads, bool routed);
+
 /// A way to compute the adapter: what other people's code would do. All results are ADDED to y / dx / dA / dgate / dB
 /// as in the library.
 class Peer {
