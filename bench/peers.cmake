@@ -59,6 +59,8 @@ add_executable(bench_peers_test peers_test.cpp)
 target_link_libraries(bench_peers_test PRIVATE bench_peers)
 if(HYDRALORA_BUILD_TESTS)
   add_test(NAME bench_peers_test COMMAND bench_peers_test)
+  # Alone, because the threads of BLIS spin at its barriers: a core taken away costs a time slice at each of them.
+  set_tests_properties(bench_peers_test PROPERTIES RUN_SERIAL TRUE)
   # LeakSanitizer itself crashes over what these libraries leave behind.
   set_tests_properties(bench_peers_test PROPERTIES ENVIRONMENT "OMP_WAIT_POLICY=passive;LSAN_OPTIONS=detect_leaks=0")
 endif()
