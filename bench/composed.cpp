@@ -2,6 +2,7 @@
 #include "composed.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "fastest.hpp"
 
@@ -41,13 +42,7 @@ ComposedPeer::ComposedPeer(const Problem& problem, const std::vector<ProductLibr
     u_ = v_;
     omega_.setZero(problem.heads, problem.tokens);
   }
-  Matrix y = Matrix::Zero(problem.out, problem.tokens), dx = Matrix::Zero(problem.in, problem.tokens);
-  Matrix dA = Matrix::Zero(problem.rank, problem.in), dgate = Matrix::Zero(problem.gate.rows(), problem.in);
-  Matrix dB = Matrix::Zero(problem.out, problem.B.cols());
-  for (int step = 0; step < steps; ++step) {
-    const auto s = static_cast<Step>(step);
-    choices_[s] = fastest(candidates(s, libraries), s, {&y, &dA, &dgate, &dB, &dx});
-  }
+  choose(libraries);
 }
 
 void ComposedPeer::forward(Matrix& y) {
@@ -73,7 +68,7 @@ std::string ComposedPeer::choices() const {
   std::string text;
   for (std::size_t step = 0; step < steps; ++step) {
     const Choice& choice = choices_[step];
-    text += (text.empty() ? "" : ", ") + std::string(names[step]) + ' ' + choice.library->name + choice.entry +
+    text += (text.empty() ? "" : ", ") + std::string(names[step]) + ' ' + choice.library + choice.entry +
             (choice.layout == Layout::tall ? " tall" : " wide");
   }
   return text;
@@ -85,20 +80,54 @@ std::vector<ComposedPeer::Choice> ComposedPeer::candidates(Step step,
   for (const ProductLibrary& library : libraries) {
     for (const Layout layout : {Layout::tall, Layout::wide}) {
       if (step == accumulate_up && layout == Layout::wide) continue;  // dB lies tall, and turning it costs too much
-      if (library.gemm != nullptr) all.push_back({&library, library.gemm, layout, ""});
+      if (library.gemm != nullptr) all.push_back({library.name, library.gemm, layout, ""});
       if (library.gemv != nullptr && problem_.tokens == 1 && step != accumulate_up && step != accumulate_down) {
-        all.push_back({&library, library.gemv, layout, " gemv"});
+        all.push_back({library.name, library.gemv, layout, " gemv"});
       }
     }
   }
   return all;
 }
 
-ComposedPeer::Choice ComposedPeer::fastest(const std::vector<Choice>& candidates, Step step, const Outputs& scratch) {
-  for (const Choice& choice : candidates) choice.products->follow_threads();
-  const auto winner =
-      index_of_fastest(candidates.size(), [&](std::size_t i) { run(step, candidates[i], scratch); });
-  return candidates[winner];
+void ComposedPeer::choose(const std::vector<ProductLibrary>& libraries) {
+  const Problem& p = problem_;
+  Matrix y = Matrix::Zero(p.out, p.tokens), dx = Matrix::Zero(p.in, p.tokens), dA = Matrix::Zero(p.rank, p.in);
+  Matrix dgate = Matrix::Zero(p.gate.rows(), p.in), dB = Matrix::Zero(p.out, p.B.cols());
+  const Outputs scratch{&y, &dA, &dgate, &dB, &dx};
+
+  std::vector<Choices> plans(1);  // the fastest for each product, then the fastest of each library
+  std::vector<std::string> names{""};
+  for (const ProductLibrary& library : libraries) {
+    if (library.gemm == nullptr) continue;
+    library.gemm->follow_threads();
+    names.push_back(library.name);
+    plans.emplace_back();
+  }
+  for (std::size_t step = 0; step < steps; ++step) {
+    const auto all = candidates(static_cast<Step>(step), libraries);
+    const auto seconds =
+        seconds_in_rotation(all.size(), [&](std::size_t i) { run(static_cast<Step>(step), all[i], scratch); });
+    for (std::size_t plan = 0; plan < plans.size(); ++plan) {
+      double best = std::numeric_limits<double>::infinity();
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        if (seconds[i] >= best || (!names[plan].empty() && all[i].library != names[plan])) continue;
+        best = seconds[i];
+        plans[plan][step] = all[i];
+      }
+    }
+  }
+
+  const auto fastest_plan = [&](auto&& pass) {
+    const auto seconds = seconds_in_rotation(plans.size(), [&](std::size_t i) {
+      choices_ = plans[i];
+      pass();
+    });
+    return plans[static_cast<std::size_t>(std::min_element(seconds.begin(), seconds.end()) - seconds.begin())];
+  };
+  const Choices forwards = fastest_plan([&] { forward(y); });
+  const Choices backwards = fastest_plan([&] { backward(dA, dgate, dB, dx); });
+  choices_ = backwards;
+  std::copy_n(forwards.begin(), contract_up, choices_.begin());
 }
 
 void ComposedPeer::follow_threads() const {
@@ -115,14 +144,20 @@ void ComposedPeer::run(Step step, const Choice& choice, const Outputs& to) {
   const Index tokens = problem_.tokens;
   const float s = problem_.scaling;
   switch (step) {
-    case project: return products.contract(down, down_weights, problem_.x.data(), tokens, 1, p_.data());
-    case expand_up: return products.expand(up, up_weights, u.data(), tokens, s, to.y->data());
-    case contract_up: return products.contract(up, up_weights, problem_.dy.data(), tokens, s, v_.data());
+    case project:
+      return products.contract(down, down_weights, problem_.x.data(), tokens, 1, p_.data());
+    case expand_up:
+      return products.expand(up, up_weights, u.data(), tokens, s, to.y->data());
+    case contract_up:
+      return products.contract(up, up_weights, problem_.dy.data(), tokens, s, v_.data());
     case accumulate_up:
       return products.accumulate(up, u.data(), problem_.dy.data(), tokens, s, /*add=*/true, to.dB->data());
-    case accumulate_down: return add_down_gradient(choice, *to.dA, *to.dgate);
-    case expand_down: return products.expand(down, down_weights, dp.data(), tokens, 1, to.dx->data());
-    case steps: break;
+    case accumulate_down:
+      return add_down_gradient(choice, *to.dA, *to.dgate);
+    case expand_down:
+      return products.expand(down, down_weights, dp.data(), tokens, 1, to.dx->data());
+    case steps:
+      break;
   }
 }
 

@@ -18,7 +18,9 @@ namespace bench {
 ///   V = s Bᵀ dy     dB += s dy uᵀ               dh, dℓ from V      [dA; dG] += [dh; dℓ] xᵀ     dx += [A; G]ᵀ [dh; dℓ]
 ///
 /// Everything is allocated in the constructor, which also times each product on this problem, at the present number of
-/// threads, with each of the libraries and both layouts of the weights, and keeps the fastest.
+/// threads, with each of the libraries and both layouts of the weights. Forward and backward then run on the fastest for
+/// each product, or all on one library where that is faster still (a product alone finds warmer caches). That both layouts are
+/// there, without anybody paying for them when weights change, is in the peers' favour.
 class ComposedPeer final : public Peer {
  public:
   ComposedPeer(const Problem& problem, const std::vector<ProductLibrary>& libraries);
@@ -32,11 +34,12 @@ class ComposedPeer final : public Peer {
  private:
   enum Step { project, expand_up, contract_up, accumulate_up, accumulate_down, expand_down, steps };
   struct Choice {
-    const ProductLibrary* library;
+    std::string library;
     const Products* products;
     Layout layout;
     const char* entry;
   };
+  using Choices = std::array<Choice, steps>;
   struct Outputs {
     Matrix *y, *dA, *dgate, *dB, *dx;
   };
@@ -44,7 +47,7 @@ class ComposedPeer final : public Peer {
   StackShape down_shape(Layout layout) const { return {layout, problem_.in, problem_.rank + problem_.gate.rows()}; }
   StackShape up_shape(Layout layout) const { return {layout, problem_.out, problem_.B.cols()}; }
   std::vector<Choice> candidates(Step step, const std::vector<ProductLibrary>& libraries) const;
-  Choice fastest(const std::vector<Choice>& candidates, Step step, const Outputs& scratch);
+  void choose(const std::vector<ProductLibrary>& libraries);
   void follow_threads() const;
   void run(Step step, const Outputs& to) { run(step, choices_[step], to); }
   void run(Step step, const Choice& choice, const Outputs& to);
@@ -56,7 +59,7 @@ class ComposedPeer final : public Peer {
   std::array<Matrix, 2> down_, up_;  // by layout
   Matrix p_, omega_, u_, v_, dp_;    // columns are tokens; unrouted, u is p and dp is v
   Matrix down_gradient_;
-  std::array<Choice, steps> choices_{};
+  Choices choices_{};
 };
 
 }  // namespace bench

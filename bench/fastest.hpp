@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Which of several ways to do the same is the fastest here and now.
+// How long several ways to do the same take here and now.
 #pragma once
 
 #include <algorithm>
@@ -11,10 +11,10 @@
 
 namespace bench {
 
-/// Calls run(i), i < count, in rotation, so that all meet the same caches and the same neighbours, and returns the i with
-/// the smallest median. What is far behind after the first rounds is not tried again.
+/// Seconds that run(i) takes, for every i < count: medians of calls in rotation, so that all meet the same caches and the
+/// same neighbours. What is far behind after the first calls is not tried again and keeps their time.
 template <class Run>
-std::size_t index_of_fastest(std::size_t count, Run&& run) {
+std::vector<double> seconds_in_rotation(std::size_t count, Run&& run) {
   using Clock = std::chrono::steady_clock;
   using Seconds = std::chrono::duration<double>;
   constexpr double sample = 100e-6, budget = 0.1, hopeless = 1.5;  // seconds, seconds, times the best
@@ -56,17 +56,9 @@ std::size_t index_of_fastest(std::size_t count, Run&& run) {
       c.samples.push_back(seconds(i, c.calls));
     }
   }
-  std::size_t winner = 0;
-  double smallest = std::numeric_limits<double>::infinity();
-  for (std::size_t i = 0; i < count; ++i) {
-    if (candidates[i].samples.empty()) continue;
-    const double median = candidates[i].median();
-    if (median < smallest) {
-      smallest = median;
-      winner = i;
-    }
-  }
-  return winner;
+  std::vector<double> result;
+  for (Candidate& c : candidates) result.push_back(c.samples.empty() ? c.first : c.median());
+  return result;
 }
 
 }  // namespace bench

@@ -1,12 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
 // Everything the adapters are compared with.
-#include <cstdio>
-
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include "composed.hpp"
 #include "peers_torch.hpp"
 #include "problem.hpp"
@@ -26,16 +20,6 @@ PeerKind composed(const std::string& name, const std::string& version, const std
   return kind;
 }
 
-/// glibc gives large blocks back to the system when they are freed, and torch, which allocates its temporaries anew in
-/// every call, would mostly wait for page faults.
-void keep_freed_memory() {
-#ifdef __GLIBC__
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);  // never
-  mallopt(M_TOP_PAD, 512 << 20);
-#endif
-}
-
 }  // namespace
 
 const std::vector<ProductLibrary>& product_libraries() {
@@ -47,16 +31,12 @@ const std::vector<ProductLibrary>& product_libraries() {
 
 const std::vector<PeerKind>& peers() {
   static const std::vector<PeerKind> kinds = [] {
-    keep_freed_memory();
     std::vector<PeerKind> all;
     for (const ProductLibrary& library : product_libraries()) {
       all.push_back(composed(library.name, library.version, {library}));
     }
     all.push_back(composed("best", "each product by the fastest of the above", product_libraries()));
     for (PeerKind& kind : torch_peers()) all.push_back(std::move(kind));
-    for (const PeerKind& kind : all) {
-      if (!kind.missing.empty()) std::fprintf(stderr, "peer %s is left out: %s\n", kind.name.c_str(), kind.missing.c_str());
-    }
     return all;
   }();
   return kinds;

@@ -38,8 +38,7 @@ void collect_in(Tensor& parameter, const Tensor& gradient) { parameter.mutable_g
 
 class Released final : public Peer {
  public:
-  explicit Released(const Problem& p)
-      : p_(p), x_(leaf(transposed_view(p.x))), A_(leaf(transposed_view(p.A).t())) {
+  explicit Released(const Problem& p) : p_(p), x_(leaf(transposed_view(p.x))), A_(leaf(transposed_view(p.A).t())) {
     if (p.routed) gate_ = leaf(transposed_view(p.gate).t());
     for (Index head = 0; head < p.heads; ++head) {
       B_.push_back(leaf(transposed_view(p.B).narrow(0, head * p.rank, p.rank).t()));

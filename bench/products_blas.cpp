@@ -115,7 +115,9 @@ class OneDnn final : public Library {
     const int isa = find<int (*)()>("dnnl_get_effective_cpu_isa")();
     constexpr int avx2 = 0x7, avx512 = 0x20;  // bits of dnnl_cpu_isa_t
     return std::to_string(v.major) + '.' + std::to_string(v.minor) + '.' + std::to_string(v.patch) + ", sgemm on " +
-           ((isa & avx512) != 0 ? "AVX-512" : (isa & avx2) == avx2 ? "AVX2" : "less than AVX2");
+           ((isa & avx512) != 0    ? "AVX-512"
+            : (isa & avx2) == avx2 ? "AVX2"
+                                   : "less than AVX2");
   }
 
  private:
