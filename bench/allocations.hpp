@@ -4,7 +4,7 @@
 namespace bench {
 
 /// Calls of malloc and its relatives so far, by anybody in this process: operator new, Eigen and other libraries all end
-/// there. Negative where they cannot be counted (not glibc).
+/// there. Negative where they cannot be counted (not glibc, or AddressSanitizer).
 long allocations();
 
 /// The same honest allocator for all candidates: by default glibc returns large temporaries to the system and takes the

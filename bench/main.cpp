@@ -40,6 +40,7 @@ void describe_this_program() {
   say("library:Google Benchmark", BENCH_BENCHMARK_VERSION);
   for (const bench::PeerKind& peer : bench::peers()) {
     say((peer.missing.empty() ? "peer:" : "absent:") + peer.name, peer.missing.empty() ? peer.version : peer.missing);
+    if (!peer.missing.empty()) std::cerr << peer.name << ": not measured (" << peer.missing << ")\n";
   }
   const bench::EnergyMeter& meter = bench::energy_meter();
   say("energy", meter.available() ? "joules of the processor packages" : "not available (" + meter.why_not() + ")");

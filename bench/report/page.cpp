@@ -198,8 +198,9 @@ void write_page(std::ostream& out, const Results& results, bool with_plots) {
   out << "\n## LoRA, SplitLoRA and HydraLoRA\n\n"
          "Times of the other layers over HydraLoRA's: LoRA of the same number of parameters, of the same rank, and of "
          "the "
-         "same total rank r·N; SplitLoRA with the same heads and a learned gate. These are different functions, so a "
-         "number below 1 is the price of routed heads, not a loss.\n\n";
+         "same total rank r·N; SplitLoRA with the same heads and a learned gate. These are different functions, so "
+         "what is faster here is not a "
+         "loss in the sense above.\n\n";
   write_comparison(out, results, "layers", "HydraLoRA",
                    {"parameters", "bytes_kept", "percent_of_peak", "percent_of_roofline", "allocations", "error"});
   write_plot(out, with_plots, "layers", "LoRA and SplitLoRA against HydraLoRA");

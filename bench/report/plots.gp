@@ -42,7 +42,7 @@ set style histogram clustered gap 1
 set style fill solid 0.8 border -1
 set boxwidth 0.9
 set xlabel ""
-set key top right outside noenhanced
+set key below noenhanced
 set xtics noenhanced
 
 set output out.'layers.svg'
