@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // Ours against what other people's code would do, on the same numbers in the same rotation. Candidates are named as in
-// peers(); ours is the library's layer. Few tokens: weights count as changed before every call, for ours and for the
-// peers, so nobody keeps a packed copy.
+// peers(); ours is the library's layer. Nobody keeps packed weights from call to call, as in training, where they change;
+// the peers may have theirs in the row or column order that is fastest for them.
 #include <map>
 
 #include "groups.hpp"

@@ -83,7 +83,9 @@ void write_ceilings(std::ostream& out, const Results& results, bool with_plots) 
 
 /// One row for every size that `ours` was measured on: our share of the ceilings, and the others' times over ours.
 void write_comparison(std::ostream& out, const Results& results, const std::string& group, const std::string& ours,
-                      const std::vector<std::string>& counters) {
+                      std::vector<std::string> counters) {
+  const auto has_energy = [&](const Run& run) { return run.group == group && run.counters.count("joules") > 0; };
+  if (std::any_of(results.runs().begin(), results.runs().end(), has_energy)) counters.push_back("joules");
   const std::vector<std::string> others = results.candidates(group, ours);
   std::vector<std::string> header{"", "size", "threads"};
   for (const std::string& name : counters) header.push_back(spaced(name));
