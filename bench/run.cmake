@@ -1,4 +1,4 @@
-# Runs PROGRAM's selection, and renders the page from it with REPORT; see CMakeLists.txt for the variables.
+# Runs PROGRAM's benchmarks named by FILTER, and renders the page from it with REPORT; see CMakeLists.txt for the variables.
 execute_process(COMMAND git -C ${SOURCE} rev-parse --short=12 HEAD OUTPUT_VARIABLE commit RESULT_VARIABLE no_git
                 OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 if(no_git)
@@ -13,7 +13,7 @@ else()
 endif()
 
 execute_process(
-  COMMAND ${PROGRAM} --benchmark_filter=^select/ --benchmark_repetitions=${REPETITIONS} --benchmark_min_time=0.02
+  COMMAND ${PROGRAM} "--benchmark_filter=${FILTER}" --benchmark_repetitions=${REPETITIONS} --benchmark_min_time=0.02
           --benchmark_enable_random_interleaving=true --benchmark_display_aggregates_only=true
           --benchmark_out=${FOLDER}/benchmarks.json --benchmark_out_format=json "--benchmark_context=commit=${commit}"
   OUTPUT_FILE ${FOLDER}/benchmarks.txt COMMAND_ERROR_IS_FATAL ANY)
