@@ -15,10 +15,12 @@ std::atomic<long> count{0};  // constant-initialised: malloc is called before an
 
 // glibc's own names behind the ones that a program may replace.
 extern "C" {
+// NOLINTBEGIN(bugprone-reserved-identifier)
 void* __libc_malloc(std::size_t);
 void* __libc_calloc(std::size_t, std::size_t);
 void* __libc_realloc(void*, std::size_t);
 void* __libc_memalign(std::size_t, std::size_t);
+// NOLINTEND(bugprone-reserved-identifier)
 
 void* malloc(std::size_t bytes) {
   count.fetch_add(1, std::memory_order_relaxed);

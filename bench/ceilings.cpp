@@ -17,7 +17,7 @@ void ceiling(const std::string& name, const char* unit, int threads, const std::
                                [=](benchmark::State& state) {
                                  set_threads(threads);
                                  double sum = 0;
-                                 for (auto _ : state) sum += measure(threads);
+                                 for ([[maybe_unused]] auto _ : state) sum += measure(threads);
                                  state.counters[unit] =
                                      benchmark::Counter(sum / static_cast<double>(state.iterations()));
                                })

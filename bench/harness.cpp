@@ -37,7 +37,7 @@ void run(benchmark::State& state, int threads, const Candidate& candidate, std::
   candidate.call();  // after the ceilings' buffers have been through the caches
   const EnergyMeter::Reading energy = energy_meter().read();
   const auto begin = std::chrono::steady_clock::now();
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     candidate.call();
     benchmark::ClobberMemory();
   }

@@ -30,6 +30,7 @@ struct Cost {
 /// Of the command and everything it starts.
 Cost run(std::vector<std::string> command) {
   std::vector<char*> arguments;
+  arguments.reserve(command.size() + 1);
   for (std::string& word : command) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   const auto begin = std::chrono::steady_clock::now();
