@@ -67,6 +67,26 @@ Compile this file without it."
 #define HYDRALORA_ISA_TAG baseline
 #endif
 
+// Vector registers the instruction set names. Kernels cut their tiles by it.
+#if defined(__AVX512F__) || defined(__aarch64__) || defined(_M_ARM64)
+#define HYDRALORA_VECTOR_REGISTERS 32
+#else
+#define HYDRALORA_VECTOR_REGISTERS 16
+#endif
+
+// Whether <emmintrin.h> is there: xsimd has no transposition before its version 13 (simd.hpp).
+#if defined(__SSE2__) || defined(_M_X64)
+#define HYDRALORA_HAS_SSE2 1
+#else
+#define HYDRALORA_HAS_SSE2 0
+#endif
+
+#if defined(__GNUC__)
+#define HYDRALORA_HAS_PREFETCH 1
+#else
+#define HYDRALORA_HAS_PREFETCH 0
+#endif
+
 #define HYDRALORA_JOIN_(a, b, c, d) a##_##b##_##c##_##d
 #define HYDRALORA_JOIN(a, b, c, d) HYDRALORA_JOIN_(a, b, c, d)
 

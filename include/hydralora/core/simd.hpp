@@ -4,15 +4,18 @@
 // `has_simd` is false for every type, and the doors in kernels/ take the plain loops.
 #pragma once
 
-#include <algorithm>
 #include <complex>
 #include <cstddef>
+#include <cstring>
 #include <type_traits>
 
 #include "hydralora/core/config.hpp"
 
 #if HYDRALORA_HAS_XSIMD
 #include <xsimd/xsimd.hpp>
+#endif
+#if HYDRALORA_HAS_SSE2
+#include <emmintrin.h>
 #endif
 
 namespace hydralora {
@@ -61,13 +64,31 @@ HYDRALORA_FALSE_UNINITIALIZED_END
 template <class Scalar, class Arch>
 inline constexpr Index lanes = static_cast<Index>(Batch<Scalar, Arch>::size);
 
+namespace detail {
+
+/// Copies `half` … 2 · half numbers as two pieces that may overlap, fewer as half of that, and so on: each piece is a single
+/// move, where a call into the C library costs more than all of them.
+template <Index half, class Scalar>
+void copy_few(const Scalar* from, Scalar* to, Index count) {
+  if constexpr (half > 0) {
+    if (count < half) return copy_few<half / 2>(from, to, count);
+    Scalar first[static_cast<std::size_t>(half)], last[static_cast<std::size_t>(half)];
+    std::memcpy(first, from, sizeof first);
+    std::memcpy(last, from + count - half, sizeof last);
+    std::memcpy(to, first, sizeof first);
+    std::memcpy(to + count - half, last, sizeof last);
+  }
+}
+
+}  // namespace detail
+
 /// The first `count` lanes from memory, the others zero. Never reads beyond the numbers asked for.
 template <class Arch, class Scalar>
 Batch<Scalar, Arch> load_first(const Scalar* from, Index count) {
   constexpr Index width = lanes<Scalar, Arch>;
   if (count >= width) return Batch<Scalar, Arch>::load_unaligned(from);
   Scalar buffer[static_cast<std::size_t>(width)] = {};
-  std::copy(from, from + count, buffer);
+  detail::copy_few<width / 2>(from, buffer, count);
   return Batch<Scalar, Arch>::load_unaligned(buffer);
 }
 
@@ -81,19 +102,87 @@ void store_first(const Batch<Scalar, Arch>& value, Scalar* to, Index count) {
   }
   Scalar buffer[static_cast<std::size_t>(width)];
   value.store_unaligned(buffer);
-  std::copy(buffer, buffer + count, to);
+  detail::copy_few<width / 2>(buffer, to, count);
 }
 
-/// The lanes added one after another, first to last.
+/// A mask of the first `count` lanes.
 template <class Arch, class Scalar>
-Scalar ordered_sum(const Batch<Scalar, Arch>& value) {
+auto first_lanes(Index count) {
+  constexpr Index width = lanes<Scalar, Arch>;
+  Scalar lane[static_cast<std::size_t>(width)];
+  for (Index i = 0; i < width; ++i) lane[i] = static_cast<Scalar>(i);
+  return Batch<Scalar, Arch>::load_unaligned(lane) < Batch<Scalar, Arch>(static_cast<Scalar>(count));
+}
+
+/// to[0 … count) = from[0 … count). A call into the C library costs more than the few registers that kernels copy.
+template <class Arch, class Scalar>
+void copy(const Scalar* from, Scalar* to, Index count) {
+  constexpr Index width = lanes<Scalar, Arch>;
+  Index i = 0;
+  for (; i + width <= count; i += width) Batch<Scalar, Arch>::load_unaligned(from + i).store_unaligned(to + i);
+  for (; i < count; ++i) to[i] = from[i];
+}
+
+/// Asks for the cache line at this address, into the L2 cache, to be read soon. Any address is allowed.
+inline void prefetch(const void* address) {
+#if HYDRALORA_HAS_PREFETCH
+  __builtin_prefetch(address, 0, 2);
+#else
+  static_cast<void>(address);
+#endif
+}
+/// The same into the L1 cache, to be written soon.
+inline void prefetch_for_write(const void* address) {
+#if HYDRALORA_HAS_PREFETCH
+  __builtin_prefetch(address, 1);
+#else
+  static_cast<void>(address);
+#endif
+}
+
+/// The first `count` lanes added one after another.
+template <class Arch, class Scalar>
+Scalar ordered_sum(const Batch<Scalar, Arch>& value, Index count) {
   constexpr Index width = lanes<Scalar, Arch>;
   Scalar buffer[static_cast<std::size_t>(width)];
   value.store_unaligned(buffer);
   Scalar sum = buffer[0];
-  for (Index lane = 1; lane < width; ++lane) sum += buffer[lane];
+  for (Index lane = 1; lane < (count < width ? count : width); ++lane) sum += buffer[lane];
   return sum;
 }
+
+/// Side of the square that transpose_square() turns around: four floats or two doubles with SSE2, which every x86-64
+/// has, else a single number.
+template <class Scalar>
+inline constexpr Index transpose_side = 1;
+
+/// to(j, i) = from(i, j) for one square; strides are from one row to the next.
+template <class Scalar>
+void transpose_square(const Scalar* from, Index /*from_stride*/, Scalar* to, Index /*to_stride*/) {
+  *to = *from;
+}
+
+#if HYDRALORA_HAS_SSE2
+template <>
+inline constexpr Index transpose_side<float> = 4;
+template <>
+inline constexpr Index transpose_side<double> = 2;
+
+inline void transpose_square(const float* from, Index from_stride, float* to, Index to_stride) {
+  __m128 row0 = _mm_loadu_ps(from), row1 = _mm_loadu_ps(from + from_stride);
+  __m128 row2 = _mm_loadu_ps(from + 2 * from_stride), row3 = _mm_loadu_ps(from + 3 * from_stride);
+  _MM_TRANSPOSE4_PS(row0, row1, row2, row3);
+  _mm_storeu_ps(to, row0);
+  _mm_storeu_ps(to + to_stride, row1);
+  _mm_storeu_ps(to + 2 * to_stride, row2);
+  _mm_storeu_ps(to + 3 * to_stride, row3);
+}
+inline void transpose_square(const double* from, Index from_stride, double* to, Index to_stride) {
+  const __m128d row0 = _mm_loadu_pd(from), row1 = _mm_loadu_pd(from + from_stride);
+  _mm_storeu_pd(to, _mm_unpacklo_pd(row0, row1));
+  _mm_storeu_pd(to + to_stride, _mm_unpackhi_pd(row0, row1));
+}
+#endif
 
 }  // namespace simd
 

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "hydralora/core/aligned.hpp"
 #include "hydralora/core/config.hpp"
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/tokens.hpp"
@@ -22,7 +23,7 @@ namespace detail {
 /// once all are closed, several blocks become one large enough for everything, so a repeated call allocates nothing.
 class Workspace {
  public:
-  static constexpr std::size_t alignment = 64;  // a cache line, and the widest register (AVX-512)
+  static constexpr std::size_t alignment = memory_alignment;
 
   struct Position {
     std::size_t block;

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <new>
+#include <vector>
+
+#include "hydralora/core/config.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// A cache line, and the widest register (AVX-512).
+inline constexpr std::size_t memory_alignment = 64;
+
+/// What std::vector needs to begin at a cache line. A register loaded across two lines costs twice, and every load of a
+/// stack that is read in place would be one: 20 to 30 % of a forward pass of few tokens.
+template <class T>
+struct AlignedAllocator {
+  using value_type = T;
+
+  AlignedAllocator() = default;
+  template <class U>
+  AlignedAllocator(const AlignedAllocator<U>& /*other*/) {}  // NOLINT(google-explicit-constructor)
+
+  T* allocate(std::size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(memory_alignment)));
+  }
+  void deallocate(T* p, std::size_t /*count*/) { ::operator delete(p, std::align_val_t(memory_alignment)); }
+
+  template <class U>
+  friend bool operator==(const AlignedAllocator& /*a*/, const AlignedAllocator<U>& /*b*/) {
+    return true;
+  }
+  template <class U>
+  friend bool operator!=(const AlignedAllocator& /*a*/, const AlignedAllocator<U>& /*b*/) {
+    return false;
+  }
+};
+
+/// A vector that begins at a cache line.
+template <class Scalar>
+using AlignedVector = std::vector<Scalar, AlignedAllocator<Scalar>>;
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
