@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Head mixing, vectorised along the rank. Ranks are small (4 … 64), so a head is one to eight AVX2 registers; heads are
-// added in order, and a product ⟨v_i, h⟩ sums lane by lane, then the lanes in order.
+// Head mixing, vectorised along the rank. Ranks are small (4 … 64), often less than a register, and a partly filled
+// register is dear to load and store. So a whole register is used wherever it stays within the token's own numbers: what it
+// writes beyond a head belongs to the next head, which is written after it, and what it reads there is masked out.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"
+#include "hydralora/core/workspace.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -17,26 +19,54 @@ namespace simd {
 /// Tokens one thread mixes at a time: some 10^4 multiply-adds, enough to pay for waking it.
 inline constexpr Index mix_chunk = 64;
 
+namespace detail {
+
+/// How the numbers of a token are cut: `heads` runs of `rank`, each in pieces of one register.
+template <class Arch, class Scalar>
+struct HeadCut {
+  static constexpr Index step = lanes<Scalar, Arch>;
+  Index heads, rank;
+
+  /// Numbers of piece j of a head.
+  Index count(Index j) const { return std::min(step, rank - j); }
+  /// Numbers that a load or a store at piece j of head i may touch: a whole register, or what is left of the token.
+  Index reach(Index i, Index j) const { return heads * rank - i * rank - j < step ? count(j) : step; }
+};
+
+/// f(t) for every token, in parallel. `flop` per number of the (rows × tokens) that are mixed.
+template <class Function>
+void for_each_token(Index rows, Index tokens, Index flop, Function&& f) {
+  parallel_for((tokens + mix_chunk - 1) / mix_chunk, flop * tokens * rows,
+               [&](Index chunk) { f(chunk * mix_chunk, std::min(tokens, (chunk + 1) * mix_chunk)); });
+}
+
+}  // namespace detail
+
 /// See kernels::mix_heads.
 template <class Arch, class Scalar>
 void mix_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> u) {
   using B = Batch<Scalar, Arch>;
   constexpr Index step = lanes<Scalar, Arch>;
   const Index heads = weights.features(), rank = u.features() / heads;
-  const Index own = h.features() == rank ? 0 : rank;
-  const auto mix_token = [&](Index t) {
-    for (Index i = 0; i < heads; ++i) {
-      const B weight(weights(i, t));
-      const Scalar* from = h.token(t) + i * own;
-      Scalar* to = u.token(t) + i * rank;
-      for (Index j = 0; j < rank; j += step) {
-        const Index count = std::min(step, rank - j);
-        store_first<Arch>(weight * load_first<Arch>(from + j, count), to + j, count);
+  const detail::HeadCut<Arch, Scalar> cut{heads, rank};
+  const bool shared = h.features() == rank;
+  detail::for_each_token(u.features(), u.tokens(), 4, [&](Index begin, Index end) {
+    ScratchFrame scratch;
+    Scalar* padded = scratch.take<Scalar>(rank + step);  // the shared h, with room to read whole registers
+    std::fill(padded, padded + rank + step, Scalar(0));
+    for (Index t = begin; t < end; ++t) {
+      if (shared) std::copy(h.token(t), h.token(t) + rank, padded);
+      Scalar* to = u.token(t);
+      for (Index i = 0; i < heads; ++i, to += rank) {
+        const B weight(weights(i, t));
+        const Scalar* from = shared ? padded : h.token(t) + i * rank;
+        for (Index j = 0; j < rank; j += step) {
+          const Index reach = cut.reach(i, j);
+          const B value = shared ? B::load_unaligned(from + j) : load_first<Arch>(from + j, reach);
+          store_first<Arch>(weight * value, to + j, reach);
+        }
       }
     }
-  };
-  parallel_for((u.tokens() + mix_chunk - 1) / mix_chunk, u.tokens() * u.features(), [&](Index chunk) {
-    for (Index t = chunk * mix_chunk; t < std::min(u.tokens(), (chunk + 1) * mix_chunk); ++t) mix_token(t);
   });
 }
 
@@ -47,26 +77,39 @@ void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstToken
   using B = Batch<Scalar, Arch>;
   constexpr Index step = lanes<Scalar, Arch>;
   const Index heads = weights.features(), rank = v.features() / heads;
-  const Index own = h.features() == rank ? 0 : rank;
-  const auto reduce_token = [&](Index t) {
-    std::fill(dh.token(t), dh.token(t) + dh.features(), Scalar(0));
-    for (Index i = 0; i < heads; ++i) {
-      const B weight(weights(i, t));
-      const Scalar* vi = v.token(t) + i * rank;
-      const Scalar* hi = h.token(t) + i * own;
-      Scalar* dhi = dh.token(t) + i * own;
-      B products(Scalar(0));  // unused lanes hold 0 · 0
-      for (Index j = 0; j < rank; j += step) {
-        const Index count = std::min(step, rank - j);
-        const B value = load_first<Arch>(vi + j, count);
-        products = fma(value, load_first<Arch>(hi + j, count), products);
-        store_first<Arch>(fma(weight, value, load_first<Arch>(dhi + j, count)), dhi + j, count);
+  const detail::HeadCut<Arch, Scalar> cut{heads, rank};
+  const bool shared = h.features() == rank;
+  const auto last_lanes = first_lanes<Arch, Scalar>(cut.count((rank - 1) / step * step));
+  detail::for_each_token(v.features(), v.tokens(), 8, [&](Index begin, Index end) {
+    ScratchFrame scratch;
+    Scalar* padded = scratch.take<Scalar>(rank + step);
+    Scalar* sums = scratch.take<Scalar>(rank + step);  // the shared dh
+    std::fill(padded, padded + rank + step, Scalar(0));
+    for (Index t = begin; t < end; ++t) {
+      if (shared) {
+        std::copy(h.token(t), h.token(t) + rank, padded);
+        std::fill(sums, sums + rank + step, Scalar(0));
       }
-      dweights(i, t) = ordered_sum<Arch>(products);
+      for (Index i = 0; i < heads; ++i) {
+        const B weight(weights(i, t));
+        const Scalar* vi = v.token(t) + i * rank;
+        B products(Scalar(0));
+        for (Index j = 0; j < rank; j += step) {
+          const Index reach = cut.reach(i, j);
+          const B value = load_first<Arch>(vi + j, reach);
+          const B other = shared ? B::load_unaligned(padded + j) : load_first<Arch>(h.token(t) + i * rank + j, reach);
+          const B sum = fma(value, other, products);
+          products = j + step <= rank ? sum : select(last_lanes, sum, products);
+          if (shared) {
+            fma(weight, value, B::load_unaligned(sums + j)).store_unaligned(sums + j);
+          } else {
+            store_first<Arch>(weight * value, dh.token(t) + i * rank + j, reach);
+          }
+        }
+        dweights(i, t) = ordered_sum<Arch>(products, rank);
+      }
+      if (shared) std::copy(sums, sums + rank, dh.token(t));
     }
-  };
-  parallel_for((v.tokens() + mix_chunk - 1) / mix_chunk, 4 * v.tokens() * v.features(), [&](Index chunk) {
-    for (Index t = chunk * mix_chunk; t < std::min(v.tokens(), (chunk + 1) * mix_chunk); ++t) reduce_token(t);
   });
 }
 

@@ -1,43 +1,60 @@
 // SPDX-License-Identifier: MIT
 //
-// Softmax with the vector exponential. A register covers up to `lanes` heads of one token; its unused lanes are never
-// summed. A token takes the same path whatever its batch.
+// Softmax with the vector exponential. What a lane holds depends on its own number only, and a token's sums are taken one
+// number after another: a token gets the same bits in whatever batch.
 #pragma once
 
 #include <algorithm>
 #include <limits>
 
+#include "hydralora/core/parallel.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"
+#include "hydralora/core/workspace.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// See kernels::softmax.
+/// Tokens one thread takes at a time: enough exponentials to pay for waking it.
+inline constexpr Index softmax_chunk = 64;
+
+/// See kernels::softmax. The exponentials of a chunk of tokens are taken side by side, so that they fill their registers
+/// whatever the number of heads.
 template <class Arch, class Scalar>
 void softmax(Tokens<Scalar> weights) {
   using B = Batch<Scalar, Arch>;
   constexpr Index step = lanes<Scalar, Arch>;
   constexpr Scalar minus_infinity = -std::numeric_limits<Scalar>::infinity();
+  constexpr Index flop_per_number = 50;
   const Index heads = weights.features();
-  for (Index t = 0; t < weights.tokens(); ++t) {
-    Scalar* w = weights.token(t);
-    Scalar largest = minus_infinity;
-    for (Index i = 0; i < heads; ++i) largest = w[i] > largest ? w[i] : largest;
-    if (largest ==
-        minus_infinity) {  // all −Inf (or NaN, which stays): Inf − Inf would be NaN, so compare equal instead
-      for (Index i = 0; i < heads; ++i) w[i] = w[i] == minus_infinity ? Scalar(0) : w[i];
-      largest = 0;
+  const Index chunks = (weights.tokens() + softmax_chunk - 1) / softmax_chunk;
+  parallel_for(chunks, flop_per_number * weights.tokens() * heads, [&](Index chunk) {
+    const Index begin = chunk * softmax_chunk, count = std::min(softmax_chunk, weights.tokens() - begin);
+    const Index numbers = (count * heads + step - 1) / step * step;
+    ScratchFrame scratch;
+    Scalar* powers = scratch.take<Scalar>(numbers);
+    std::fill(powers + count * heads, powers + numbers, Scalar(0));
+    for (Index t = 0; t < count; ++t) {
+      const Scalar* logits = weights.token(begin + t);
+      Scalar largest = minus_infinity;
+      for (Index i = 0; i < heads; ++i) largest = logits[i] > largest ? logits[i] : largest;
+      // All −Inf (or NaN, which stays): Inf − Inf would be NaN, so those that are −Inf count as equal instead.
+      const bool none = largest == minus_infinity;
+      for (Index i = 0; i < heads; ++i) {
+        powers[t * heads + i] = none ? (logits[i] == minus_infinity ? Scalar(0) : logits[i]) : logits[i] - largest;
+      }
     }
-    for (Index i = 0; i < heads; i += step) {
-      const Index count = std::min(step, heads - i);
-      store_first<Arch>(exponential<Arch>(load_first<Arch>(w + i, count) - B(largest)), w + i, count);
+    for (Index i = 0; i < numbers; i += step) {
+      exponential<Arch>(B::load_unaligned(powers + i)).store_unaligned(powers + i);
     }
-    Scalar sum = 0;
-    for (Index i = 0; i < heads; ++i) sum += w[i];
-    for (Index i = 0; i < heads; ++i) w[i] /= sum;
-  }
+    for (Index t = 0; t < count; ++t) {
+      const Scalar* power = powers + t * heads;
+      Scalar sum = 0;
+      for (Index i = 0; i < heads; ++i) sum += power[i];
+      for (Index i = 0; i < heads; ++i) weights(i, begin + t) = power[i] / sum;
+    }
+  });
 }
 
 /// See kernels::softmax_backward.
@@ -45,21 +62,25 @@ template <class Arch, class Scalar>
 void softmax_backward(ConstTokens<Scalar> weights, Tokens<Scalar> gradient) {
   using B = Batch<Scalar, Arch>;
   constexpr Index step = lanes<Scalar, Arch>;
+  constexpr Index flop_per_number = 20;
   const Index heads = weights.features();
-  for (Index t = 0; t < weights.tokens(); ++t) {
-    const Scalar* w = weights.token(t);
-    Scalar* g = gradient.token(t);
-    B products(Scalar(0));  // unused lanes hold 0 · 0
-    for (Index i = 0; i < heads; i += step) {
-      const Index count = std::min(step, heads - i);
-      products = fma(load_first<Arch>(w + i, count), load_first<Arch>(g + i, count), products);
+  const Index chunks = (weights.tokens() + softmax_chunk - 1) / softmax_chunk;
+  parallel_for(chunks, flop_per_number * weights.tokens() * heads, [&](Index chunk) {
+    for (Index t = chunk * softmax_chunk; t < std::min(weights.tokens(), (chunk + 1) * softmax_chunk); ++t) {
+      const Scalar* w = weights.token(t);
+      Scalar* g = gradient.token(t);
+      B products(Scalar(0));
+      for (Index i = 0; i < heads; i += step) {
+        const Index count = std::min(step, heads - i);
+        products = fma(load_first<Arch>(w + i, count), load_first<Arch>(g + i, count), products);
+      }
+      const B mean(ordered_sum<Arch>(products, heads));
+      for (Index i = 0; i < heads; i += step) {
+        const Index count = std::min(step, heads - i);
+        store_first<Arch>(load_first<Arch>(w + i, count) * (load_first<Arch>(g + i, count) - mean), g + i, count);
+      }
     }
-    const B mean(ordered_sum<Arch>(products));
-    for (Index i = 0; i < heads; i += step) {
-      const Index count = std::min(step, heads - i);
-      store_first<Arch>(load_first<Arch>(w + i, count) * (load_first<Arch>(g + i, count) - mean), g + i, count);
-    }
-  }
+  });
 }
 
 }  // namespace simd
