@@ -66,6 +66,7 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
 template <class Scalar>
 void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stack<Scalar> ds) {
   assert(p.features() == ds.rows && x.features() == ds.features && p.tokens() == x.tokens());
+  assert(ds.row_stride == 1 || ds.feature_stride == 1);
   if constexpr (simd::has_simd<Scalar>) {
     simd::accumulate<simd::DefaultArch>(p, x, scale, ds);
   } else {

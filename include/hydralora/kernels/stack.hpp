@@ -19,6 +19,9 @@ struct Stack {
   Index features = 0;
   Index row_stride = 0;
   Index feature_stride = 0;
+  /// Numbers after the last one that may be read (and are then ignored), because they belong to the same buffer. Lets
+  /// the kernels load whole registers from a stack whose rows do not fill them.
+  Index slack = 0;
 
   Scalar& operator()(Index row, Index feature) const { return data[row * row_stride + feature * feature_stride]; }
 };

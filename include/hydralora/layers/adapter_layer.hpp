@@ -5,8 +5,8 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
+#include "hydralora/core/aligned.hpp"
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
@@ -49,7 +49,7 @@ class AdapterCache {
     return ConstTokens<Scalar>(values_.data(), shape_.kept_rows(), tokens_).rows(first, count);
   }
 
-  std::vector<Scalar> values_;
+  AlignedVector<Scalar> values_;
   AdapterShape shape_{"empty", 0, 0, 0, 0, 0, 0, 0};
   Index tokens_ = 0;
   std::uint64_t step_ = 0;

@@ -13,8 +13,8 @@
 #include <limits>
 #include <ostream>
 #include <utility>
-#include <vector>
 
+#include "hydralora/core/aligned.hpp"
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/random.hpp"
 #include "hydralora/core/simd.hpp"
@@ -138,9 +138,11 @@ class AdapterTensors {
   ConstParameterMap<Scalar> up_parameters() const { return {data() + down_size(), up_size()}; }
 
   /// The two stacks as the kernels take them (kernels/low_rank.hpp).
-  Stack<Scalar> down_stack() { return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows()}; }
+  Stack<Scalar> down_stack() { return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows(), up_size()}; }
   Stack<Scalar> up_stack() { return {data() + down_size(), shape_.up_rows(), shape_.out, shape_.out, 1}; }
-  ConstStack<Scalar> down_stack() const { return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows()}; }
+  ConstStack<Scalar> down_stack() const {
+    return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows(), up_size()};
+  }
   ConstStack<Scalar> up_stack() const { return {data() + down_size(), shape_.up_rows(), shape_.out, shape_.out, 1}; }
 
   const AdapterShape& shape() const { return shape_; }
@@ -187,7 +189,7 @@ class AdapterTensors {
 
   Config config_;
   AdapterShape shape_;
-  std::vector<Scalar> owned_;
+  AlignedVector<Scalar> owned_;
   Scalar* lent_ = nullptr;
 };
 

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// The three skinny products on the register tile. Each packs what the tile loads into panels one tile wide, so that
-// loads are contiguous whatever the layout, and broadcasts the other factor. The packing pads only what is not summed
-// over.
+// The three skinny products on the register tile.
+//
+// What a thread owns decides the order of the loops, so that nothing is summed by two threads:
+//
+//   contract    a few tokens                 the stack, packed once for all threads, streams past them
+//   expand      512 bytes of every token     their piece of the stack is packed into the L1 cache, all tokens pass by
+//   accumulate  256 bytes of every token     blocks of tokens are copied into the L1 cache, all rows of P pass by
 #pragma once
 
 #include <algorithm>
@@ -10,6 +14,7 @@
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
+#include "hydralora/kernels/simd/pack.hpp"
 #include "hydralora/kernels/simd/tile.hpp"
 #include "hydralora/kernels/stack.hpp"
 
@@ -18,188 +23,238 @@ inline namespace HYDRALORA_BUILD {
 namespace simd {
 
 /// Features summed in one go in contract(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache.
+/// Part of the result's bits.
 inline constexpr Index feature_block = 256;
-/// Tokens one thread takes at a time: eight tiles, whose activations stay in the L2 cache between panels.
-inline constexpr Index token_chunk = 8 * tile_rows;
-/// Tokens summed in one go in accumulate(): their panel (128 × 16 floats, 8 KiB, on the stack) stays in the L1 cache.
+/// Tokens summed in one go in accumulate(): with 256 bytes of each, 32 KiB in the L1 cache. Part of the result's bits.
 inline constexpr Index token_block = 128;
-/// Panels one thread takes at a time in accumulate().
-inline constexpr Index panel_chunk = 4;
+/// Bytes of every token that one task owns in expand(): long enough for the hardware to prefetch Y, and a stack of 64 rows
+/// cut to it (32 KiB) stays in the L1 cache.
+inline constexpr Index expand_chunk_bytes = 512;
+/// Bytes of every token that one task owns in accumulate().
+inline constexpr Index accumulate_chunk_bytes = 256;
+/// Tokens for which expand() packs a piece of the stack once; what packing costs is then lost in what it serves.
+inline constexpr Index expand_tokens = 512;
+/// Up to so many tokens expand() reads a stack whose rows are contiguous where it lies: packing costs more than it saves.
+inline constexpr Index expand_in_place_tokens = 64;
+/// Bytes of every token that one task then owns.
+inline constexpr Index expand_in_place_bytes = 4096;
 
 namespace detail {
 
 constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
-/// Registers needed for the `count` numbers that are left: the last panel may be narrower.
-template <class Scalar, class Arch>
-constexpr Index registers_for(Index count) {
-  return std::min(tile_registers, ceil_div(count, lanes<Scalar, Arch>));
-}
-
-/// f(first, count, rows, registers) for every tile of `tokens`, the last two as compile-time constants.
-template <class Function>
-void for_each_tile(Index begin, Index end, Index registers, Function&& f) {
-  with_constant<tile_registers>(registers, [&](auto width) {
-    for (Index t = begin; t < end; t += tile_rows) {
-      with_constant<tile_rows>(std::min(tile_rows, end - t), [&](auto rows) { f(t, rows, width); });
-    }
-  });
-}
-
-/// f(begin, end) for chunks of tokens, in parallel.
-template <class Function>
-void for_each_token_chunk(Index tokens, Index flop_per_token, Function&& f) {
-  parallel_for(ceil_div(tokens, token_chunk), tokens * flop_per_token,
-               [&](Index chunk) { f(chunk * token_chunk, std::min(tokens, (chunk + 1) * token_chunk)); });
-}
-
-/// A stack in panels one tile wide: number (row, feature) is at panel(row / width)[feature · step + row % width].
+/// A panel (or several) as the tile reads it: number (feature, row) at data[panel · panel_stride + feature · step + row].
 template <class Scalar>
 struct Panels {
   const Scalar* data;
   Index panel_stride;
   Index step;
-
-  const Scalar* panel(Index i) const { return data + i * panel_stride; }
 };
 
-/// The panels of a stack. Few tokens use each number once or twice, so where its rows lie side by side and fill their
-/// registers they read it in place; more tokens share a contiguous copy, whose last panel is padded with zero rows.
+/// The stack in panels of a tile's width along its rows. In place where its rows already lie like that, or where only one
+/// tile of tokens would use the copy.
 template <class Arch, class Scalar>
-Panels<Scalar> cut_into_panels(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
-  constexpr Index width = tile_width<Scalar, Arch>;
-  if (tokens <= tile_rows && s.row_stride == 1 && s.rows % lanes<Scalar, Arch> == 0)
+Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
+  constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
+  const Index overhang = ceil_div(s.rows, lane_count) * lane_count - s.rows;
+  if (s.row_stride == 1 && overhang <= s.slack && (tokens <= tile_rows || (overhang == 0 && s.rows <= width))) {
     return {s.data, width, s.feature_stride};
-
-  const Index panels = ceil_div(s.rows, width);
-  Scalar* packed = scratch.take<Scalar>(panels * width * s.features);
-  parallel_for(panels, panels * width * s.features, [&](Index panel) {
-    const Index first = panel * width, used = std::min(width, s.rows - first);
-    for (Index j = 0; j < s.features; ++j) {
-      Scalar* to = packed + (panel * s.features + j) * width;
-      for (Index i = 0; i < used; ++i) to[i] = s(first + i, j);
-      std::fill(to + used, to + width, Scalar(0));
-    }
+  }
+  const Index panels = ceil_div(s.rows, width), blocks = ceil_div(s.features, feature_block);
+  const Index step = std::min(width, s.rows + overhang);
+  Scalar* packed = scratch.take<Scalar>(panels * step * s.features);
+  constexpr Index cost = 8;  // flop that the tile does while one number is packed, about
+  parallel_for(panels * blocks, cost * panels * step * s.features, [&](Index i) {
+    const Index row = i / blocks * width, feature = i % blocks * feature_block;
+    const ConstStack<Scalar> piece{&s(row, feature), std::min(width, s.rows - row),
+                                   std::min(feature_block, s.features - feature), s.row_stride, s.feature_stride};
+    pack_panel<Arch>(piece, packed + i / blocks * step * s.features + feature * step, step);
   });
-  return {packed, width * s.features, width};
+  return {packed, step * s.features, step};
+}
+
+/// f(first, count) for tiles of tokens (or rows), the count as a compile-time constant. As equal as can be: 9 = 5 + 4.
+template <class Function>
+void for_each_tile(Index count, Function&& f) {
+  const Index tiles = ceil_div(count, tile_rows);
+  for (Index i = 0; i < tiles; ++i) {
+    const Index first = count * i / tiles;
+    with_constant<tile_rows>(count * (i + 1) / tiles - first, [&](auto rows) { f(first, rows); });
+  }
+}
+
+/// P += the panel's rows times x, for one tile of tokens.
+template <class Arch, Index rows, Index registers, class Scalar>
+void contract_tile(const Scalar* panel, Index step, ConstTokens<Scalar> x, Scalar* p, Index p_stride, Index used) {
+  const auto add_blocks = [&](auto copies, Index j, Index length) {
+    TileArguments<Scalar> tile;
+    tile.length = length;
+    tile.a = panel + j * step;
+    tile.a_step = step;
+    tile.a_copy = feature_block * step;
+    tile.b = x.data() + j;
+    tile.b_step = 1;
+    tile.b_copy = feature_block;
+    tile.b_row = x.stride();
+    tile.to = p;
+    tile.next_to = p;
+    tile.to_row = p_stride;
+    tile.used = used;
+    add_outer_products<Arch, rows, registers, copies>(tile);
+  };
+  Index j = 0;
+  constexpr Index copies = tile_copies(rows, registers, 8);
+  if constexpr (copies > 1) {
+    for (; j + copies * feature_block <= x.features(); j += copies * feature_block) {
+      add_blocks(std::integral_constant<Index, copies>{}, j, feature_block);
+    }
+  }
+  for (; j < x.features(); j += feature_block) {
+    add_blocks(std::integral_constant<Index, 1>{}, j, std::min(feature_block, x.features() - j));
+  }
 }
 
 }  // namespace detail
 
-/// See kernels::contract. Loads: rows of the stack at one feature. Broadcasts: that feature of six tokens.
+/// See kernels::contract. Loads: rows of the stack at one feature. Broadcasts: that feature of a tile's tokens.
 template <class Arch, class Scalar>
 void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
-  using B = Batch<Scalar, Arch>;
-  constexpr Index width = tile_width<Scalar, Arch>;
-  constexpr Index lane_count = lanes<Scalar, Arch>;
-  const Index panels = detail::ceil_div(s.rows, width);
-
+  constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
   ScratchFrame scratch;
-  const detail::Panels<Scalar> stack = detail::cut_into_panels<Arch>(s, x.tokens(), scratch);
-  detail::for_each_token_chunk(x.tokens(), 2 * s.rows * s.features, [&](Index begin, Index end) {
-    for (Index panel = 0; panel < panels; ++panel) {
-      const Index first_row = panel * width, used = std::min(width, s.rows - first_row);
-      // The first block sets P and the later ones add to it, so a sum over many features is rounded block by block.
-      Index j = 0;
-      do {
-        const Index length = std::min(feature_block, s.features - j);
-        const Scalar* block = stack.panel(panel) + j * stack.step;
-        detail::for_each_tile(
-            begin, end, detail::registers_for<Scalar, Arch>(used), [&](Index t, auto rows, auto registers) {
-              const auto tile =
-                  outer_products<Arch, rows, registers>(length, block, stack.step, x.token(t) + j, 1, x.stride());
-              for (Index i = 0; i < rows; ++i) {
-                for (Index v = 0; v < registers; ++v) {
-                  Scalar* to = p.token(t + i) + first_row + v * lane_count;
-                  const Index count = std::min(lane_count, used - v * lane_count);
-                  const B& sum = tile[static_cast<std::size_t>(i)][static_cast<std::size_t>(v)];
-                  store_first<Arch>(j == 0 ? sum : load_first<Arch>(to, count) + sum, to, count);
-                }
-              }
-            });
-        j += length;
-      } while (j < s.features);
+  const detail::Panels<Scalar> stack = detail::panels_of_rows<Arch>(s, x.tokens(), scratch);
+  const Index tiles = detail::ceil_div(x.tokens(), tile_rows);
+  parallel_for(tiles, 2 * x.tokens() * s.rows * s.features, [&](Index tile) {
+    const Index first = x.tokens() * tile / tiles, count = x.tokens() * (tile + 1) / tiles - first;
+    for (Index t = first; t < first + count; ++t) std::fill(p.token(t), p.token(t) + s.rows, Scalar(0));
+    for (Index row = 0; row < s.rows; row += width) {
+      const Index used = std::min(width, s.rows - row);
+      const Scalar* panel = stack.data + row / width * stack.panel_stride;
+      with_constant<tile_rows>(count, [&](auto rows) {
+        with_constant<tile_registers>(detail::ceil_div(used, lane_count), [&](auto registers) {
+          detail::contract_tile<Arch, rows, registers>(panel, stack.step, x.slice(first, count), p.token(first) + row,
+                                                       p.stride(), used);
+        });
+      });
     }
   });
 }
 
-/// See kernels::expand. Loads: a panel of features of one row. Broadcasts: that row's number of six tokens.
+/// See kernels::expand. Loads: a panel of features of one row. Broadcasts: that row's number of a tile's tokens.
 template <class Arch, class Scalar>
 void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
-  using B = Batch<Scalar, Arch>;
   constexpr Index width = tile_width<Scalar, Arch>;
-  constexpr Index lane_count = lanes<Scalar, Arch>;
-  const Index panels = detail::ceil_div(s.features, width);
+  const bool in_place = s.feature_stride == 1 && p.tokens() <= expand_in_place_tokens;
+  const Index bytes = in_place ? expand_in_place_bytes : expand_chunk_bytes;
+  const Index chunk = std::max(width, bytes / static_cast<Index>(sizeof(Scalar)));
+  const Index chunks = detail::ceil_div(s.features, chunk), groups = detail::ceil_div(p.tokens(), expand_tokens);
 
-  ScratchFrame scratch;
-  const ConstStack<Scalar> transposed{s.data, s.features, s.rows, s.feature_stride, s.row_stride};
-  const detail::Panels<Scalar> stack = detail::cut_into_panels<Arch>(transposed, p.tokens(), scratch);
-  const B factor(scale);
-  detail::for_each_token_chunk(p.tokens(), 2 * s.rows * s.features, [&](Index begin, Index end) {
-    for (Index panel = 0; panel < panels; ++panel) {
-      const Index first = panel * width, used = std::min(width, s.features - first);
-      detail::for_each_tile(begin, end, detail::registers_for<Scalar, Arch>(used),
-                            [&](Index t, auto rows, auto registers) {
-                              const auto tile = outer_products<Arch, rows, registers>(
-                                  s.rows, stack.panel(panel), stack.step, p.token(t), 1, p.stride());
-                              for (Index i = 0; i < rows; ++i) {
-                                for (Index v = 0; v < registers; ++v) {
-                                  Scalar* to = y.token(t + i) + first + v * lane_count;
-                                  const Index count = std::min(lane_count, used - v * lane_count);
-                                  const B& sum = tile[static_cast<std::size_t>(i)][static_cast<std::size_t>(v)];
-                                  store_first<Arch>(fma(sum, factor, load_first<Arch>(to, count)), to, count);
-                                }
-                              }
-                            });
+  parallel_for(chunks * groups, 2 * p.tokens() * s.rows * s.features, [&](Index task) {
+    const Index begin = task % chunks * chunk, end = std::min(s.features, begin + chunk);
+    const Index full = begin + (end - begin) / width * width;  // panels from here on are not
+    const Index token = p.tokens() * (task / chunks) / groups;
+    const Index tokens = p.tokens() * (task / chunks + 1) / groups - token;
+
+    // In place, only a last panel that is not full is packed: reading whole registers of it would leave the stack.
+    const Index packed_from = in_place ? full : begin;
+    ScratchFrame scratch;
+    Scalar* packed = scratch.take<Scalar>(s.rows * detail::ceil_div(end - packed_from, width) * width);
+    for (Index first = packed_from; first < end; first += width) {
+      const ConstStack<Scalar> panel{&s(0, first), std::min(width, end - first), s.rows, s.feature_stride,
+                                     s.row_stride};
+      pack_panel<Arch>(panel, packed + (first - packed_from) * s.rows, width);
     }
+
+    detail::for_each_tile(tokens, [&](Index t, auto rows) {
+      const auto add_panels = [&](auto copies, Index first) {
+        const bool here = first < packed_from;
+        Scalar* to = y.token(token + t) + first;
+        TileArguments<Scalar> tile;
+        tile.length = s.rows;
+        tile.a = here ? &s(0, first) : packed + (first - packed_from) * s.rows;
+        tile.a_step = here ? s.row_stride : width;
+        tile.a_copy = here ? width : width * s.rows;
+        tile.b = p.token(token + t);
+        tile.b_step = 1;
+        tile.b_row = p.stride();
+        tile.to = to;
+        tile.to_copy = width;
+        tile.to_row = y.stride();
+        tile.next_to = t + 2 * rows <= tokens ? to + rows * y.stride() : to;
+        tile.used = end - first;
+        tile.factor = scale;
+        add_outer_products<Arch, rows, tile_registers, copies>(tile);
+      };
+      constexpr Index copies = tile_copies(rows, tile_registers);
+      Index first = begin;
+      if constexpr (copies > 1) {
+        for (; first + copies * width <= full; first += copies * width) {
+          add_panels(std::integral_constant<Index, copies>{}, first);
+        }
+      }
+      for (; first < end; first += width) add_panels(std::integral_constant<Index, 1>{}, first);
+    });
   });
 }
 
-/// See kernels::accumulate. Loads: a panel of one token's features. Broadcasts: six rows of that token's P.
+/// See kernels::accumulate. Loads: a panel of one token's features. Broadcasts: a tile's rows of that token's P.
 template <class Arch, class Scalar>
 void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stack<Scalar> ds) {
-  using B = Batch<Scalar, Arch>;
   constexpr Index width = tile_width<Scalar, Arch>;
-  constexpr Index lane_count = lanes<Scalar, Arch>;
-  const Index panels = detail::ceil_div(ds.features, width);
-  const B factor(scale);
+  constexpr Index chunk = std::max(width, accumulate_chunk_bytes / static_cast<Index>(sizeof(Scalar)));
+  constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
 
-  // A thread owns the features of its panels, so no number of dS is added to by two threads.
-  parallel_for(detail::ceil_div(panels, panel_chunk), 2 * x.tokens() * ds.rows * ds.features, [&](Index chunk) {
-    alignas(64) Scalar packed[static_cast<std::size_t>(token_block * width)];  // [token][width]
-    for (Index begin = 0; begin < x.tokens(); begin += token_block) {
-      const Index length = std::min(token_block, x.tokens() - begin);
-      for (Index panel = chunk * panel_chunk; panel < std::min(panels, (chunk + 1) * panel_chunk); ++panel) {
-        const Index first = panel * width, used = std::min(width, ds.features - first);
-        for (Index t = 0; t < length; ++t) {
-          for (Index v = 0; v < tile_registers; ++v) {
-            const Index from = std::min(v * lane_count, used);
-            load_first<Arch>(x.token(begin + t) + first + from, std::min(lane_count, used - from))
-                .store_unaligned(packed + t * width + v * lane_count);
+  parallel_for(detail::ceil_div(ds.features, chunk), 2 * x.tokens() * ds.rows * ds.features, [&](Index task) {
+    const Index begin = task * chunk, features = std::min(chunk, ds.features - begin);
+    ScratchFrame scratch;
+    // [token][chunk]; where features do not fill a chunk, the rest meets only sums that nobody reads
+    const Index copied_tokens = std::min(token_block, x.tokens());
+    Scalar* copied = scratch.take<Scalar>(copied_tokens * chunk);
+    if (features < chunk) std::fill(copied, copied + copied_tokens * chunk, Scalar(0));
+    // The task's piece of dS with its features side by side: itself, or turned around and back.
+    Stack<Scalar> sums{&ds(0, begin), ds.rows, features, ds.row_stride, ds.feature_stride};
+    if (ds.feature_stride != 1) {
+      sums = {scratch.take<Scalar>(ds.rows * chunk), ds.rows, features, chunk, 1};
+      pack_panel<Arch>(ConstStack<Scalar>{&ds(0, begin), features, ds.rows, ds.feature_stride, ds.row_stride},
+                       sums.data, chunk);
+    }
+    const Index calls = detail::ceil_div(ds.rows, tile_rows) * detail::ceil_div(features, width);
+    for (Index block = 0; block < x.tokens(); block += token_block) {
+      const Index length = std::min(token_block, x.tokens() - block);
+      for (Index t = 0; t < length; ++t) copy<Arch>(x.token(block + t) + begin, copied + t * chunk, features);
+
+      // Tokens' pieces lie too far apart for the hardware to fetch them ahead: every call of the tile asks for its share of
+      // the next block, or of the first block of the features beside.
+      const bool last = block + token_block >= x.tokens();
+      const Index next_token = last ? 0 : block + token_block;
+      const Index next_feature = last ? std::min(begin + chunk, ds.features - 1) : begin;
+      const Index next_tokens = std::min(token_block, x.tokens() - next_token);
+      const Index next_features = std::min(chunk, ds.features - next_feature);
+      Index call = 0;
+      detail::for_each_tile(ds.rows, [&](Index k, auto rows) {
+        for (Index first = 0; first < features; first += width, ++call) {
+          for (Index t = next_tokens * call / calls; t < next_tokens * (call + 1) / calls; ++t) {
+            const Scalar* next = x.token(next_token + t) + next_feature;
+            for (Index j = 0; j < next_features; j += line) prefetch(next + j);
           }
+          TileArguments<Scalar> tile;
+          tile.length = length;
+          tile.a = copied + first;
+          tile.a_step = chunk;
+          tile.b = p.token(block) + k;
+          tile.b_step = p.stride();
+          tile.b_row = 1;
+          tile.to = &sums(k, first);
+          tile.next_to = tile.to;
+          tile.to_row = sums.row_stride;
+          tile.used = features - first;
+          tile.factor = scale;
+          add_outer_products<Arch, rows, tile_registers, 1>(tile);
         }
-        detail::for_each_tile(
-            0, ds.rows, detail::registers_for<Scalar, Arch>(used), [&](Index k, auto rows, auto registers) {
-              const auto tile =
-                  outer_products<Arch, rows, registers>(length, packed, width, p.token(begin) + k, p.stride(), 1);
-              for (Index i = 0; i < rows; ++i) {
-                for (Index v = 0; v < registers; ++v) {
-                  const Index feature = first + v * lane_count;
-                  const Index count = std::min(lane_count, used - v * lane_count);
-                  const B& sum = tile[static_cast<std::size_t>(i)][static_cast<std::size_t>(v)];
-                  Scalar* to = &ds(k + i, feature);
-                  if (ds.feature_stride == 1) {
-                    store_first<Arch>(fma(sum, factor, load_first<Arch>(to, count)), to, count);
-                  } else {
-                    Scalar buffer[static_cast<std::size_t>(lane_count)] = {};
-                    for (Index lane = 0; lane < count; ++lane) buffer[lane] = to[lane * ds.feature_stride];
-                    fma(sum, factor, B::load_unaligned(buffer)).store_unaligned(buffer);
-                    for (Index lane = 0; lane < count; ++lane) to[lane * ds.feature_stride] = buffer[lane];
-                  }
-                }
-              }
-            });
-      }
+      });
+    }
+    if (ds.feature_stride != 1) {
+      rows_side_by_side<Arch>(ConstStack<Scalar>{sums.data, ds.rows, features, chunk, 1}, &ds(0, begin),
+                              ds.feature_stride);
     }
   });
 }

@@ -4,7 +4,7 @@
 // differ only in what is broadcast and what is loaded (low_rank.hpp).
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <cstddef>
 #include <type_traits>
 #include <utility>
@@ -15,28 +15,23 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Rows of the tile (broadcast numbers) and its width in registers. 6 × 2 = 12 accumulators, 2 loaded and 1 broadcast
-/// register fill 15 of AVX2's 16; twelve independent chains hide the 4 cycles of an FMA at two FMAs a cycle.
-inline constexpr Index tile_rows = 6;
+/// Registers side by side in a tile: each broadcast number is used twice.
 inline constexpr Index tile_registers = 2;
+
+/// Rows of the tile (broadcast numbers). With 16 vector registers 6 × 2 = 12 sums, 2 loaded and 1 broadcast register
+/// fill 15; with 32 the tile is 8 × 2, as 8 divides the usual ranks and batches. Either has more independent chains than
+/// the 8 that hide the 4 cycles of an FMA at two FMAs a cycle, and loads 0.63 to 0.67 numbers an FMA where two are free.
+inline constexpr Index tile_rows = HYDRALORA_VECTOR_REGISTERS == 32 ? 8 : 6;
 
 template <class Scalar, class Arch>
 inline constexpr Index tile_width = tile_registers* lanes<Scalar, Arch>;
 
-namespace detail {
-
-template <class Function, std::size_t... i>
-void unrolled(Function&& f, std::index_sequence<i...>) {
-  (f(std::integral_constant<std::size_t, i>{}), ...);
+/// Copies of a tile that run side by side, each on its own part of the sum or of the features, so that even one token has
+/// the 8 chains that an FMA's latency asks for, and twice as many where there are registers for them: then one token also
+/// reads longer runs of memory.
+constexpr Index tile_copies(Index rows, Index registers, Index sums = HYDRALORA_VECTOR_REGISTERS / 2) {
+  return rows > 4 ? 1 : std::max<Index>(1, sums / (rows * registers));
 }
-
-/// f(0), …, f(count - 1) written out: array elements indexed by constants stay in registers.
-template <Index count, class Function>
-void unrolled(Function&& f) {
-  unrolled(f, std::make_index_sequence<static_cast<std::size_t>(count)>{});
-}
-
-}  // namespace detail
 
 /// Calls f with `count` (1 … maximum) as a compile-time constant.
 template <Index maximum, class Function>
@@ -47,28 +42,82 @@ void with_constant(Index count, Function&& f) {
   f(std::integral_constant<Index, maximum>{});
 }
 
-template <class Scalar, class Arch, Index rows, Index registers>
-using Tile =
-    std::array<std::array<Batch<Scalar, Arch>, static_cast<std::size_t>(registers)>, static_cast<std::size_t>(rows)>;
+/// What one call of the micro-kernel reads and writes. With c counting copies, i rows, and j numbers along the registers:
+///
+///   to[c · to_copy + i · to_row + j] += factor · Σ_l  b[l · b_step + c · b_copy + i · b_row] · a[l · a_step + c · a_copy + j]
+///
+/// for l = 0 … length - 1 and j < used. Whole registers of `a` are read, also where fewer numbers are used.
+template <class Scalar>
+struct TileArguments {
+  Index length = 0;
+  const Scalar* a = nullptr;
+  Index a_step = 0, a_copy = 0;
+  const Scalar* b = nullptr;
+  Index b_step = 0, b_copy = 0, b_row = 0;
+  Scalar* to = nullptr;
+  Index to_copy = 0, to_row = 0;
+  Index used = 0;
+  Scalar factor = 1;
+  const Scalar* next_to = nullptr;  ///< `to` of a later call: its lines are fetched during this one
+};
 
-/// tile(i, ·) = Σ_l  b[l · b_step + i · b_row] · a[l · a_step + ·],  l = 0 … length - 1, each a chain of fused
-/// multiply-adds from zero in the order of l, so a number's bits depend on its own factors and nothing else.
-template <class Arch, Index rows, Index registers, class Scalar>
-Tile<Scalar, Arch, rows, registers> outer_products(Index length, const Scalar* a, Index a_step, const Scalar* b,
-                                                   Index b_step, Index b_row) {
+namespace detail {
+
+template <class Arch, Index registers, Index rows, class Scalar, std::size_t... load, std::size_t... cell>
+void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<load...>, std::index_sequence<cell...>) {
   using B = Batch<Scalar, Arch>;
-  Tile<Scalar, Arch, rows, registers> tile;
-  detail::unrolled<rows>([&](auto i) { detail::unrolled<registers>([&](auto v) { tile[i][v] = B(Scalar(0)); }); });
-  for (Index l = 0; l < length; ++l, a += a_step, b += b_step) {
-    std::array<B, static_cast<std::size_t>(registers)> loaded;
-    detail::unrolled<registers>(
-        [&](auto v) { loaded[v] = B::load_unaligned(a + static_cast<Index>(v) * lanes<Scalar, Arch>); });
-    detail::unrolled<rows>([&](auto i) {
-      const B broadcast(b[static_cast<Index>(i) * b_row]);
-      detail::unrolled<registers>([&](auto v) { tile[i][v] = fma(broadcast, loaded[v], tile[i][v]); });
-    });
+  constexpr Index lane_count = lanes<Scalar, Arch>;
+  // A cell is a register of sums; cells are counted by copy, then row, then register.
+  constexpr auto copy_of = [](std::size_t c) { return static_cast<Index>(c) / (registers * rows); };
+  constexpr auto row_of = [](std::size_t c) { return static_cast<Index>(c) / registers % rows; };
+  constexpr auto register_of = [](std::size_t c) { return static_cast<Index>(c) % registers; };
+
+  const Scalar* a = tile.a;
+  const Scalar* b = tile.b;
+  const Index a_step = tile.a_step, a_copy = tile.a_copy, b_step = tile.b_step, b_copy = tile.b_copy,
+              b_row = tile.b_row;
+  constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
+  for (Index i = 0; i < rows; ++i) {
+    for (Index j = 0; j < registers * lane_count; j += line) prefetch_for_write(tile.next_to + i * tile.to_row + j);
   }
-  return tile;
+  B sums[] = {(static_cast<void>(cell), B(Scalar(0)))...};
+  for (Index l = 0; l < tile.length; ++l, a += a_step, b += b_step) {
+    const B loaded[] = {B::load_unaligned(a + static_cast<Index>(load) / registers * a_copy +
+                                          static_cast<Index>(load) % registers * lane_count)...};
+    B broadcast(Scalar(0));
+    ((static_cast<void>(register_of(cell) == 0 ? (broadcast = B(b[copy_of(cell) * b_copy + row_of(cell) * b_row]), 0)
+                                               : 0),
+      sums[cell] = fma(broadcast, loaded[copy_of(cell) * registers + register_of(cell)], sums[cell])),
+     ...);
+  }
+
+  const B factor(tile.factor);
+  const auto to = [&](std::size_t c) {
+    return tile.to + copy_of(c) * tile.to_copy + row_of(c) * tile.to_row + register_of(c) * lane_count;
+  };
+  if (tile.used >= registers * lane_count) {
+    (fma(sums[cell], factor, B::load_unaligned(to(cell))).store_unaligned(to(cell)), ...);
+  } else {  // from memory, so that this rare path takes no registers from the loop
+    Scalar spilled[sizeof...(cell)][static_cast<std::size_t>(lane_count)];
+    (sums[cell].store_unaligned(spilled[cell]), ...);
+    for (std::size_t c = 0; c < sizeof...(cell); ++c) {
+      const Index count = std::min(lane_count, tile.used - register_of(c) * lane_count);
+      if (count > 0) {
+        store_first<Arch>(fma(B::load_unaligned(spilled[c]), factor, load_first<Arch>(to(c), count)), to(c), count);
+      }
+    }
+  }
+}
+
+}  // namespace detail
+
+/// Each sum is a chain of fused multiply-adds from zero in the order of l: a number's bits depend on its own factors and
+/// on nothing else, least of all on the shape of the tile. Copies are added in their order, also where they share `to`.
+template <class Arch, Index rows, Index registers, Index copies, class Scalar>
+void add_outer_products(const TileArguments<Scalar>& tile) {
+  detail::add_outer_products<Arch, registers, rows>(
+      tile, std::make_index_sequence<static_cast<std::size_t>(copies * registers)>{},
+      std::make_index_sequence<static_cast<std::size_t>(copies * rows * registers)>{});
 }
 
 }  // namespace simd
