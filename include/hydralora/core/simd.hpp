@@ -140,9 +140,9 @@ inline void prefetch_for_write(const void* address) {
 #endif
 }
 
-/// The first `count` lanes added one after another.
+/// The first `count` lanes (all, if it is more) added one after another.
 template <class Arch, class Scalar>
-Scalar ordered_sum(const Batch<Scalar, Arch>& value, Index count) {
+Scalar ordered_sum(const Batch<Scalar, Arch>& value, Index count = lanes<Scalar, Arch>) {
   constexpr Index width = lanes<Scalar, Arch>;
   Scalar buffer[static_cast<std::size_t>(width)];
   value.store_unaligned(buffer);
