@@ -25,6 +25,14 @@ namespace simd {
 /// Features summed in one go in contract(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache.
 /// Part of the result's bits.
 inline constexpr Index feature_block = 256;
+#ifndef CT
+#define CT 64
+#endif
+/// Tokens one task takes in contract(): the whole stack passes by them, so they are many, yet few enough for all threads.
+inline constexpr Index contract_tokens = CT;
+/// Registers of sums that a tile of few tokens holds in contract(): blocks of a feature-major stack lie so far apart that
+/// more of them only get in each other's way in the cache.
+inline constexpr Index contract_sums = 8;
 /// Tokens summed in one go in accumulate(): with 256 bytes of each, 32 KiB in the L1 cache. Part of the result's bits.
 inline constexpr Index token_block = 128;
 /// Bytes of every token that one task owns in expand(): long enough for the hardware to prefetch Y, and a stack of 64 rows
@@ -35,9 +43,15 @@ inline constexpr Index accumulate_chunk_bytes = 256;
 /// Tokens for which expand() packs a piece of the stack once; what packing costs is then lost in what it serves.
 inline constexpr Index expand_tokens = 512;
 /// Up to so many tokens expand() reads a stack whose rows are contiguous where it lies: packing costs more than it saves.
-inline constexpr Index expand_in_place_tokens = 64;
+#ifndef EIT
+#define EIT 64
+#endif
+inline constexpr Index expand_in_place_tokens = EIT;
 /// Bytes of every token that one task then owns.
-inline constexpr Index expand_in_place_bytes = 4096;
+#ifndef EIB
+#define EIB 4096
+#endif
+inline constexpr Index expand_in_place_bytes = EIB;
 
 namespace detail {
 
@@ -83,35 +97,33 @@ void for_each_tile(Index count, Function&& f) {
   }
 }
 
-/// P += the panel's rows times x, for one tile of tokens.
+/// P += a panel's rows times x, block by block, for one tile of tokens.
 template <class Arch, Index rows, Index registers, class Scalar>
-void contract_tile(const Scalar* panel, Index step, ConstTokens<Scalar> x, Scalar* p, Index p_stride, Index used) {
-  const auto add_blocks = [&](auto copies, Index j, Index length) {
-    TileArguments<Scalar> tile;
-    tile.length = length;
+void contract_tile(const Scalar* panel, Index step, ConstTokens<Scalar> x, Tokens<Scalar> p) {
+  TileArguments<Scalar> tile;
+  tile.a_step = step;
+  tile.a_copy = feature_block * step;
+  tile.b_step = 1;
+  tile.b_copy = feature_block;
+  tile.b_row = x.stride();
+  tile.to = p.data();
+  tile.to_row = p.stride();
+  tile.used = p.features();
+  tile.next_to = tile.to;
+  const auto add_blocks = [&](auto copies, Index j) {
+    tile.length = std::min(feature_block, x.features() - j);
     tile.a = panel + j * step;
-    tile.a_step = step;
-    tile.a_copy = feature_block * step;
     tile.b = x.data() + j;
-    tile.b_step = 1;
-    tile.b_copy = feature_block;
-    tile.b_row = x.stride();
-    tile.to = p;
-    tile.next_to = p;
-    tile.to_row = p_stride;
-    tile.used = used;
     add_outer_products<Arch, rows, registers, copies>(tile);
   };
   Index j = 0;
-  constexpr Index copies = tile_copies(rows, registers, 8);
+  constexpr Index copies = tile_copies(rows, registers, contract_sums);
   if constexpr (copies > 1) {
     for (; j + copies * feature_block <= x.features(); j += copies * feature_block) {
-      add_blocks(std::integral_constant<Index, copies>{}, j, feature_block);
+      add_blocks(std::integral_constant<Index, copies>{}, j);
     }
   }
-  for (; j < x.features(); j += feature_block) {
-    add_blocks(std::integral_constant<Index, 1>{}, j, std::min(feature_block, x.features() - j));
-  }
+  for (; j < x.features(); j += feature_block) add_blocks(std::integral_constant<Index, 1>{}, j);
 }
 
 }  // namespace detail
@@ -122,18 +134,23 @@ void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
   ScratchFrame scratch;
   const detail::Panels<Scalar> stack = detail::panels_of_rows<Arch>(s, x.tokens(), scratch);
-  const Index tiles = detail::ceil_div(x.tokens(), tile_rows);
-  parallel_for(tiles, 2 * x.tokens() * s.rows * s.features, [&](Index tile) {
-    const Index first = x.tokens() * tile / tiles, count = x.tokens() * (tile + 1) / tiles - first;
-    for (Index t = first; t < first + count; ++t) std::fill(p.token(t), p.token(t) + s.rows, Scalar(0));
-    for (Index row = 0; row < s.rows; row += width) {
-      const Index used = std::min(width, s.rows - row);
-      const Scalar* panel = stack.data + row / width * stack.panel_stride;
-      with_constant<tile_rows>(count, [&](auto rows) {
-        with_constant<tile_registers>(detail::ceil_div(used, lane_count), [&](auto registers) {
-          detail::contract_tile<Arch, rows, registers>(panel, stack.step, x.slice(first, count), p.token(first) + row,
-                                                       p.stride(), used);
-        });
+  const Index groups = detail::ceil_div(x.tokens(), contract_tokens);
+  parallel_for(groups, 2 * x.tokens() * s.rows * s.features, [&](Index group) {
+    const Index begin = x.tokens() * group / groups, tokens = x.tokens() * (group + 1) / groups - begin;
+    for (Index t = begin; t < begin + tokens; ++t) std::fill(p.token(t), p.token(t) + s.rows, Scalar(0));
+    // Several tiles share a block of the stack while it is in the cache; a single one takes several blocks at once.
+    const Index span = tokens > tile_rows ? feature_block : s.features;
+    for (Index j = 0; j < s.features; j += span) {
+      detail::for_each_tile(tokens, [&](Index t, auto rows) {
+        const ConstTokens<Scalar> piece = x.slice(begin + t, rows).rows(j, std::min(span, s.features - j));
+        for (Index row = 0; row < s.rows; row += width) {
+          const Index used = std::min(width, s.rows - row);
+          const Scalar* panel = stack.data + row / width * stack.panel_stride + j * stack.step;
+          with_constant<tile_registers>(detail::ceil_div(used, lane_count), [&](auto registers) {
+            detail::contract_tile<Arch, rows, registers>(panel, stack.step, piece,
+                                                         p.slice(begin + t, rows).rows(row, used));
+          });
+        }
       });
     }
   });
@@ -145,7 +162,7 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
   constexpr Index width = tile_width<Scalar, Arch>;
   const bool in_place = s.feature_stride == 1 && p.tokens() <= expand_in_place_tokens;
   const Index bytes = in_place ? expand_in_place_bytes : expand_chunk_bytes;
-  const Index chunk = std::max(width, bytes / static_cast<Index>(sizeof(Scalar)));
+  const Index chunk = std::max(width, bytes / static_cast<Index>(sizeof(Scalar)) / width * width);
   const Index chunks = detail::ceil_div(s.features, chunk), groups = detail::ceil_div(p.tokens(), expand_tokens);
 
   parallel_for(chunks * groups, 2 * p.tokens() * s.rows * s.features, [&](Index task) {
@@ -165,33 +182,31 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
     }
 
     detail::for_each_tile(tokens, [&](Index t, auto rows) {
-      const auto add_panels = [&](auto copies, Index first) {
+      TileArguments<Scalar> tile;
+      tile.length = s.rows;
+      tile.b = p.token(token + t);
+      tile.b_step = 1;
+      tile.b_row = p.stride();
+      tile.to_row = y.stride();
+      tile.factor = scale;
+      const auto add_panel = [&](auto registers, Index first) {
         const bool here = first < packed_from;
-        Scalar* to = y.token(token + t) + first;
-        TileArguments<Scalar> tile;
-        tile.length = s.rows;
         tile.a = here ? &s(0, first) : packed + (first - packed_from) * s.rows;
         tile.a_step = here ? s.row_stride : width;
-        tile.a_copy = here ? width : width * s.rows;
-        tile.b = p.token(token + t);
-        tile.b_step = 1;
-        tile.b_row = p.stride();
-        tile.to = to;
-        tile.to_copy = width;
-        tile.to_row = y.stride();
-        tile.next_to = t + 2 * rows <= tokens ? to + rows * y.stride() : to;
+        tile.to = y.token(token + t) + first;
+        tile.next_to = t + 2 * rows <= tokens ? tile.to + rows * y.stride() : tile.to;
         tile.used = end - first;
-        tile.factor = scale;
-        add_outer_products<Arch, rows, tile_registers, copies>(tile);
+        add_outer_products<Arch, rows, registers, 1>(tile);
       };
-      constexpr Index copies = tile_copies(rows, tile_registers);
+      constexpr Index wide = tile_registers * tile_copies(rows, tile_registers);
+      constexpr Index wide_width = wide * lanes<Scalar, Arch>;
       Index first = begin;
-      if constexpr (copies > 1) {
-        for (; first + copies * width <= full; first += copies * width) {
-          add_panels(std::integral_constant<Index, copies>{}, first);
+      if constexpr (wide > tile_registers) {
+        for (; first + wide_width <= packed_from; first += wide_width) {
+          add_panel(std::integral_constant<Index, wide>{}, first);
         }
       }
-      for (; first < end; first += width) add_panels(std::integral_constant<Index, 1>{}, first);
+      for (; first < end; first += width) add_panel(std::integral_constant<Index, tile_registers>{}, first);
     });
   });
 }
