@@ -90,8 +90,8 @@ AdapterShape checked_shape(const Config& config) {
   expects(std::isfinite(config.alpha), s.layer, ": alpha ", config.alpha, " must be finite");
   expects(config.dropout >= 0 && config.dropout < 1, s.layer, ": dropout ", config.dropout, " must be in [0, 1)");
   constexpr Index most = std::numeric_limits<Index>::max();
-  expects(s.rank < most && s.out <= most - AdapterShape::up_padding && s.in <= most - s.up_stride(), s.layer, ": rank ", s.rank, ", in_features ", s.in,
-          " and out_features ", s.out, " are too many");
+  expects(s.rank < most && s.out <= most - AdapterShape::up_padding && s.in <= most - s.up_stride(), s.layer, ": rank ",
+          s.rank, ", in_features ", s.in, " and out_features ", s.out, " are too many");
   checked_product(checked_product(s.rank + 1, s.heads, s.layer), s.in + s.up_stride(),
                   s.layer);  // no less than parameter_count()
   return s;
@@ -152,7 +152,9 @@ class AdapterTensors {
   ConstStack<Scalar> down_stack() const {
     return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows(), up_size()};
   }
-  ConstStack<Scalar> up_stack() const { return {data() + down_size(), shape_.up_rows(), shape_.out, shape_.up_stride(), 1}; }
+  ConstStack<Scalar> up_stack() const {
+    return {data() + down_size(), shape_.up_rows(), shape_.out, shape_.up_stride(), 1};
+  }
 
   const AdapterShape& shape() const { return shape_; }
 

@@ -30,6 +30,8 @@ inline constexpr Index feature_block = 256;
 #endif
 /// Tokens one task takes in contract(): the whole stack passes by them, so they are many, yet few enough for all threads.
 inline constexpr Index contract_tokens = CT;
+/// Bytes of a stack that stay in half the L2 cache.
+inline constexpr Index contract_stack_bytes = 524288;
 /// Registers of sums that a tile of few tokens holds in contract(): blocks of a feature-major stack lie so far apart that
 /// more of them only get in each other's way in the cache.
 inline constexpr Index contract_sums = 8;
@@ -71,7 +73,8 @@ template <class Arch, class Scalar>
 Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
   constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
   const Index overhang = ceil_div(s.rows, lane_count) * lane_count - s.rows;
-  if (s.row_stride == 1 && overhang <= s.slack && (tokens <= tile_rows || (overhang == 0 && s.rows <= width))) {
+  const bool whole_registers = s.row_stride == 1 && overhang <= s.slack;  // may be read of every feature
+  if (whole_registers && (tokens <= tile_rows || (overhang == 0 && s.rows <= width))) {
     return {s.data, width, s.feature_stride};
   }
   const Index panels = ceil_div(s.rows, width), blocks = ceil_div(s.features, feature_block);
@@ -80,7 +83,7 @@ Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& 
   constexpr Index cost = 8;  // flop that the tile does while one number is packed, about
   parallel_for(panels * blocks, cost * panels * step * s.features, [&](Index i) {
     const Index row = i / blocks * width, feature = i % blocks * feature_block;
-    const ConstStack<Scalar> piece{&s(row, feature), std::min(width, s.rows - row),
+    const ConstStack<Scalar> piece{&s(row, feature), std::min(width, s.rows - row + (whole_registers ? overhang : 0)),
                                    std::min(feature_block, s.features - feature), s.row_stride, s.feature_stride};
     pack_panel<Arch>(piece, packed + i / blocks * step * s.features + feature * step, step);
   });
@@ -106,9 +109,19 @@ void contract_tile(const Scalar* panel, Index step, ConstTokens<Scalar> x, Token
   tile.b_step = 1;
   tile.b_copy = feature_block;
   tile.b_row = x.stride();
-  tile.to = p.data();
-  tile.to_row = p.stride();
-  tile.used = p.features();
+  // Rows that do not fill their registers are summed aside, in whole registers, and put in place once.
+  constexpr Index whole = registers * lanes<Scalar, Arch>;
+  Scalar aside[static_cast<std::size_t>(rows * whole)];
+  const bool in_place = p.features() == whole;
+  if (!in_place) {
+    for (Index i = 0; i < rows; ++i) {
+      std::fill(std::copy(p.token(i), p.token(i) + p.features(), aside + i * whole), aside + (i + 1) * whole,
+                Scalar(0));
+    }
+  }
+  tile.to = in_place ? p.data() : aside;
+  tile.to_row = in_place ? p.stride() : whole;
+  tile.used = whole;
   tile.next_to = tile.to;
   const auto add_blocks = [&](auto copies, Index j) {
     tile.length = std::min(feature_block, x.features() - j);
@@ -124,6 +137,9 @@ void contract_tile(const Scalar* panel, Index step, ConstTokens<Scalar> x, Token
     }
   }
   for (; j < x.features(); j += feature_block) add_blocks(std::integral_constant<Index, 1>{}, j);
+  if (!in_place) {
+    for (Index i = 0; i < rows; ++i) std::copy(aside + i * whole, aside + i * whole + p.features(), p.token(i));
+  }
 }
 
 }  // namespace detail
@@ -139,7 +155,8 @@ void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
     const Index begin = x.tokens() * group / groups, tokens = x.tokens() * (group + 1) / groups - begin;
     for (Index t = begin; t < begin + tokens; ++t) std::fill(p.token(t), p.token(t) + s.rows, Scalar(0));
     // Several tiles share a block of the stack while it is in the cache; a single one takes several blocks at once.
-    const Index span = tokens > tile_rows ? feature_block : s.features;
+    const bool fits = s.rows * s.features * static_cast<Index>(sizeof(Scalar)) <= contract_stack_bytes;
+    const Index span = tokens <= tile_rows || fits ? s.features : feature_block;
     for (Index j = 0; j < s.features; j += span) {
       detail::for_each_tile(tokens, [&](Index t, auto rows) {
         const ConstTokens<Scalar> piece = x.slice(begin + t, rows).rows(j, std::min(span, s.features - j));
