@@ -3,6 +3,7 @@
 // Everything an embedding host needs: views, layers, frozen bases. Training tools are in hydralora/train.hpp.
 #pragma once
 
+#include "hydralora/core/aligned.hpp"
 #include "hydralora/core/config.hpp"
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/parallel.hpp"
@@ -22,5 +23,6 @@
 #include "hydralora/layers/gate.hpp"
 #include "hydralora/layers/hydra_lora.hpp"
 #include "hydralora/layers/lora.hpp"
+#include "hydralora/layers/sliced.hpp"
 #include "hydralora/layers/split_lora.hpp"
 #include "hydralora/version.hpp"

@@ -16,6 +16,29 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
+/// While it lives, everything this library and Eigen do on the constructing thread stays on that thread: for a host that
+/// has threads of its own, each calling for its own tokens (see layers/sliced.hpp), or wants none.
+///
+/// Says "one thread" to OpenMP, for this thread only; a parallel region of the host's own inside the scope has one thread
+/// too. Without OpenMP it does nothing, as there is nothing to do.
+class SerialScope {
+ public:
+#if HYDRALORA_HAS_OPENMP
+  SerialScope() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~SerialScope() { omp_set_num_threads(threads_); }
+#else
+  SerialScope() {}   // NOLINT(modernize-use-equals-default): the same type, not trivial, whatever is linked
+  ~SerialScope() {}  // NOLINT(modernize-use-equals-default)
+#endif
+  SerialScope(const SerialScope&) = delete;
+  SerialScope& operator=(const SerialScope&) = delete;
+
+#if HYDRALORA_HAS_OPENMP
+ private:
+  int threads_;
+#endif
+};
+
 /// Below this many flop a loop stays on the calling thread: waking the others and waiting for the last costs five to
 /// ten microseconds, in which one core does up to 10^6 flop.
 inline constexpr Index parallel_work_minimum = 1000000;

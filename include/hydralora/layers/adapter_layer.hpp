@@ -16,6 +16,12 @@
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
+
+template <class Layer>
+class SlicedForward;
+template <class Layer>
+class SlicedBackward;
+
 namespace detail {
 
 /// What a forward pass keeps for its backward pass: H = A x and the head weights ω, a few numbers per token, nothing of
@@ -33,6 +39,8 @@ class AdapterCache {
  private:
   template <class, class>
   friend class AdapterLayer;
+  template <class>
+  friend class hydralora::SlicedForward;
 
   Tokens<Scalar> reset(const AdapterShape& shape, Index tokens, const CallOptions<Scalar>& options) {
     const auto needed = static_cast<std::size_t>(checked_product(shape.kept_rows(), tokens, "cache"));
@@ -58,7 +66,8 @@ class AdapterCache {
 
 /// Layer is the derived class, Tensors its named matrices. Layer provides, for shapes that have been checked,
 ///   add_forward(x, y, kept, dropout, options)             y += ΔW(x), fills kept = [H; Ω]
-///   add_backward(x, dy, cache, dropout, g, dx, options)   g += …, dx += … where dx is wanted
+///   backward_tokens(dy, h, weights, dkept, options)       dkept = what reaches kept, token by token
+///   backward_up(dy, h, weights, dup)                      dup += the gradients of B, feature by feature
 template <class Layer, class Tensors>
 class AdapterLayer : public Tensors {
  public:
@@ -127,18 +136,47 @@ class AdapterLayer : public Tensors {
                 const CallOptions<Scalar>& options = {}) const {
     check_backward(x, dy, cache, g, &dx, options);
     if (x.tokens() == 0) return;
-    layer().add_backward(x, dy, cache, dropout(cache), g, &dx, options);
+    add_backward(x, dy, cache, g, &dx, options);
   }
   /// The same where no dx is wanted.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                 const CallOptions<Scalar>& options = {}) const {
     check_backward(x, dy, cache, g, nullptr, options);
     if (x.tokens() == 0) return;
-    layer().add_backward(x, dy, cache, dropout(cache), g, nullptr, options);
+    add_backward(x, dy, cache, g, nullptr, options);
   }
 
  private:
+  template <class>
+  friend class hydralora::SlicedForward;
+  template <class>
+  friend class hydralora::SlicedBackward;
+
   const Layer& layer() const { return static_cast<const Layer&>(*this); }
+
+  // The layer's own steps; sliced.hpp comes in here too.
+  template <class... Arguments>
+  void forward_step(const Arguments&... arguments) const {
+    layer().add_forward(arguments...);
+  }
+  template <class... Arguments>
+  void backward_tokens_step(const Arguments&... arguments) const {
+    layer().backward_tokens(arguments...);
+  }
+  template <class... Arguments>
+  void backward_up_step(const Arguments&... arguments) const {
+    layer().backward_up(arguments...);
+  }
+
+  void add_backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
+                    const Tokens<Scalar>* dx, const CallOptions<Scalar>& options) const {
+    ScratchFrame scratch;
+    const Tokens<Scalar> dkept = scratch.take_tokens<Scalar>(this->shape().kept_rows(), x.tokens());
+    layer().backward_tokens(dy, cache.h(), cache.weights(), dkept, options);
+    layer().backward_up(dy, cache.h(), cache.weights(), g.up_stack());
+    project_down_backward<Scalar>(this->down_stack(), this->shape().a_rows, dropout(cache), x,
+                                  dkept.rows(0, this->shape().down_rows()), g.down_stack(), dx);
+  }
 
   Dropout dropout(const Cache& cache) const {
     return {this->config().dropout, layer_random(seed_, RandomStream::dropout), cache.step_, cache.first_token_};

@@ -25,17 +25,17 @@ struct Dropout {
   std::uint64_t first_token = 0;
 
   /// x(j, t) becomes x(j, t) / (1 − p), or 0 with probability p. Eight features share one Philox block; p is met to
-  /// 2^-32.
+  /// 2^-32. `first_feature`, a multiple of `share`, is j of the view's first row.
+  static constexpr Index share = 8;
   template <class Scalar>
-  void apply(Tokens<Scalar> x) const {
-    constexpr Index share = 8;
+  void apply(Tokens<Scalar> x, Index first_feature = 0) const {
     const auto threshold = static_cast<std::uint64_t>(probability * 0x1p32);
     const Scalar factor(static_cast<real_t<Scalar>>(1.0 / (1.0 - probability)));
     constexpr Index flop_per_number = 10;
     parallel_for(x.tokens(), x.tokens() * x.features() * flop_per_number, [&](Index t) {
       for (Index j = 0; j < x.features(); j += share) {
-        const auto words =
-            random.block(static_cast<std::uint64_t>(j / share), first_token + static_cast<std::uint64_t>(t), step);
+        const auto words = random.block(static_cast<std::uint64_t>((first_feature + j) / share),
+                                        first_token + static_cast<std::uint64_t>(t), step);
         for (Index i = 0; i < std::min(share, x.features() - j); ++i) {
           const std::uint64_t draw =
               (words[static_cast<std::size_t>(i / 2)] >> (32U * (static_cast<unsigned>(i) % 2U))) & 0xffffffffU;
@@ -45,7 +45,25 @@ struct Dropout {
       }
     });
   }
+
+  /// The same for the tokens from `token` on.
+  Dropout from(Index token) const {
+    Dropout result = *this;
+    result.first_token += static_cast<std::uint64_t>(token);
+    return result;
+  }
 };
+
+/// The features of a stack that begin at `first`.
+template <class Scalar>
+Stack<Scalar> stack_features(Stack<Scalar> s, Index first, Index features) {
+  return {s.data + first * s.feature_stride,
+          s.rows,
+          features,
+          s.row_stride,
+          s.feature_stride,
+          s.slack + (s.row_stride == 1 ? (s.features - first - features) * s.feature_stride : 0)};
+}
 
 /// The rows of a stack that begin at `first`.
 template <class Scalar>
@@ -72,10 +90,12 @@ void project_down(ConstStack<Scalar> down, Index adapter_rows, const Dropout& dr
 
 /// dDown += dP Xᵀ and dX += downᵀ dP, i.e. with the mask m of dropout:
 ///   dA += dH (m∘X)ᵀ   dG += dL Xᵀ   dX += m ∘ (Aᵀ dH) + Gᵀ dL
-/// @param dx  ADDED to; nullptr where no dX is wanted.
+/// @param first_feature  what x, the stacks and dx begin at, where they are a piece of the features. For dropout.
+/// @param dx             ADDED to; nullptr where no dX is wanted.
 template <class Scalar>
 void project_down_backward(ConstStack<Scalar> down, Index adapter_rows, const Dropout& dropout, ConstTokens<Scalar> x,
-                           ConstTokens<Scalar> dp, Stack<Scalar> ddown, const Tokens<Scalar>* dx) {
+                           ConstTokens<Scalar> dp, Stack<Scalar> ddown, const Tokens<Scalar>* dx,
+                           Index first_feature = 0) {
   if (dropout.probability == 0) {
     kernels::accumulate(dp, x, Scalar(1), ddown);
     if (dx != nullptr) kernels::expand(down, dp, Scalar(1), *dx);
@@ -86,7 +106,7 @@ void project_down_backward(ConstStack<Scalar> down, Index adapter_rows, const Dr
   const Tokens<Scalar> dropped = scratch.take_tokens<Scalar>(x.features(), x.tokens());
   const Index gate_rows = down.rows - adapter_rows;
   dropped.matrix() = x.matrix();
-  dropout.apply(dropped);
+  dropout.apply(dropped, first_feature);
   kernels::accumulate<Scalar>(dp.rows(0, adapter_rows), dropped, Scalar(1), stack_rows(ddown, 0, adapter_rows));
   if (gate_rows > 0) {
     kernels::accumulate(dp.rows(adapter_rows, gate_rows), x, Scalar(1), stack_rows(ddown, adapter_rows, gate_rows));
@@ -96,7 +116,7 @@ void project_down_backward(ConstStack<Scalar> down, Index adapter_rows, const Dr
   const Tokens<Scalar> through_a = dropped;  // the dropped x is done with
   through_a.matrix().setZero();
   kernels::expand(stack_rows(down, 0, adapter_rows), dp.rows(0, adapter_rows), Scalar(1), through_a);
-  dropout.apply(through_a);
+  dropout.apply(through_a, first_feature);
   dx->matrix() += through_a.matrix();
   if (gate_rows > 0) {
     kernels::expand(stack_rows(down, adapter_rows, gate_rows), dp.rows(adapter_rows, gate_rows), Scalar(1), *dx);

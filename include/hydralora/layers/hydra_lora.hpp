@@ -91,23 +91,27 @@ class HydraLoRA : public detail::AdapterLayer<HydraLoRA<Scalar>, HydraLoRATensor
     kernels::expand<Scalar>(this->up_stack(), u, this->scaling(), y);  // y += s [B_1 … B_N] u
   }
 
-  void add_backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, const detail::Dropout& dropout,
-                    Gradients& g, const Tokens<Scalar>* dx, const CallOptions<Scalar>&) const {
+  /// From dY to what reaches [h; ℓ] of these tokens.
+  void backward_tokens(ConstTokens<Scalar> dy, ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> dkept,
+                       const CallOptions<Scalar>&) const {
     const Index rank = this->shape().rank, heads = this->shape().heads;
-    const ConstTokens<Scalar> h = cache.h(), weights = cache.weights();
+    const Tokens<Scalar> dh = dkept.rows(0, rank), dlogits = dkept.rows(rank, heads);
     ScratchFrame scratch;
-    const Tokens<Scalar> u = scratch.take_tokens<Scalar>(heads * rank, x.tokens());
-    const Tokens<Scalar> v = scratch.take_tokens<Scalar>(heads * rank, x.tokens());
-    const Tokens<Scalar> dp = scratch.take_tokens<Scalar>(rank + heads, x.tokens());
-    const Tokens<Scalar> dh = dp.rows(0, rank), dlogits = dp.rows(rank, heads);
+    const Tokens<Scalar> v = scratch.take_tokens<Scalar>(heads * rank, dy.tokens());
 
-    kernels::mix_heads(h, weights, u);
-    kernels::accumulate<Scalar>(u, dy, this->scaling(), g.up_stack());  // dB_i += s dY U_iᵀ
     kernels::contract(this->up_stack(), dy, v);
     v.matrix() *= this->scaling();                                    // V = s [B_1 … B_N]ᵀ dY
     kernels::mix_heads_backward<Scalar>(v, h, weights, dlogits, dh);  // dω_i = ⟨V_i, h⟩,  dh = Σ_i ω_i V_i
     SoftmaxGate::backward(weights, dlogits);                          // dℓ = ω ∘ (dω − ⟨ω, dω⟩)
-    detail::project_down_backward<Scalar>(this->down_stack(), rank, dropout, x, dp, g.down_stack(), dx);
+  }
+
+  /// From dY to the gradients of B, for the features of dY.
+  void backward_up(ConstTokens<Scalar> dy, ConstTokens<Scalar> h, ConstTokens<Scalar> weights,
+                   Stack<Scalar> dup) const {
+    ScratchFrame scratch;
+    const Tokens<Scalar> u = scratch.take_tokens<Scalar>(dup.rows, dy.tokens());
+    kernels::mix_heads(h, weights, u);                         // u_i = ω_i h
+    kernels::accumulate<Scalar>(u, dy, this->scaling(), dup);  // dB_i += s dY U_iᵀ
   }
 };
 

@@ -68,15 +68,17 @@ class LoRA : public detail::AdapterLayer<LoRA<Scalar>, LoRATensors<Scalar>> {
     kernels::expand<Scalar>(this->up_stack(), h, this->scaling(), y);               // y += s B h
   }
 
-  void add_backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, const detail::Dropout& dropout,
-                    Gradients& g, const Tokens<Scalar>* dx, const CallOptions<Scalar>&) const {
-    ScratchFrame scratch;
-    const Tokens<Scalar> v = scratch.take_tokens<Scalar>(this->shape().rank, x.tokens());
+  /// From dY to what reaches h of these tokens.
+  void backward_tokens(ConstTokens<Scalar> dy, ConstTokens<Scalar> /*h*/, ConstTokens<Scalar> /*weights*/,
+                       Tokens<Scalar> dh, const CallOptions<Scalar>&) const {
+    kernels::contract(this->up_stack(), dy, dh);
+    dh.matrix() *= this->scaling();  // V = s Bᵀ dY
+  }
 
-    kernels::contract(this->up_stack(), dy, v);
-    v.matrix() *= this->scaling();                                      // V = s Bᵀ dY
-    kernels::accumulate(cache.h(), dy, this->scaling(), g.up_stack());  // dB += s dY Hᵀ
-    detail::project_down_backward<Scalar>(this->down_stack(), this->shape().a_rows, dropout, x, v, g.down_stack(), dx);
+  /// From dY to the gradient of B, for the features of dY.
+  void backward_up(ConstTokens<Scalar> dy, ConstTokens<Scalar> h, ConstTokens<Scalar> /*weights*/,
+                   Stack<Scalar> dup) const {
+    kernels::accumulate(h, dy, this->scaling(), dup);  // dB += s dY Hᵀ
   }
 };
 

@@ -113,32 +113,35 @@ class SplitLoRA : public detail::AdapterLayer<SplitLoRA<Scalar>, SplitLoRATensor
     kernels::expand<Scalar>(this->up_stack(), u, this->scaling(), y);  // y += s [B_1 … B_N] u
   }
 
-  void add_backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, const detail::Dropout& dropout,
-                    Gradients& g, const Tokens<Scalar>* dx, const CallOptions<Scalar>& options) const {
+  /// From dY to what reaches [h_1 … h_N; ℓ] of these tokens.
+  void backward_tokens(ConstTokens<Scalar> dy, ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> dkept,
+                       const CallOptions<Scalar>& options) const {
     const AdapterShape& shape = this->shape();
-    const ConstTokens<Scalar> h = cache.h(), weights = cache.weights();
+    const Tokens<Scalar> dh = dkept.rows(0, shape.a_rows), dweights = dkept.rows(shape.a_rows, shape.weight_rows);
     ScratchFrame scratch;
-    const Tokens<Scalar> v = scratch.take_tokens<Scalar>(shape.up_rows(), x.tokens());
+    const bool uniform = this->config().routing == Routing::uniform;
+    const Tokens<Scalar> v = uniform ? dh : scratch.take_tokens<Scalar>(shape.up_rows(), dy.tokens());
 
     kernels::contract(this->up_stack(), dy, v);
     v.matrix() *= this->scaling();  // V = s [B_1 … B_N]ᵀ dY
-    if (this->config().routing == Routing::uniform) {
-      kernels::accumulate<Scalar>(h, dy, this->scaling(), g.up_stack());  // dB_i += s dY H_iᵀ
-      return detail::project_down_backward<Scalar>(this->down_stack(), shape.a_rows, dropout, x, v, g.down_stack(), dx);
-    }
-
-    const Tokens<Scalar> u = scratch.take_tokens<Scalar>(shape.up_rows(), x.tokens());
-    const Tokens<Scalar> dp = scratch.take_tokens<Scalar>(shape.kept_rows(), x.tokens());
-    const Tokens<Scalar> dh = dp.rows(0, shape.a_rows), dweights = dp.rows(shape.a_rows, shape.weight_rows);
-    kernels::mix_heads(h, weights, u);
-    kernels::accumulate<Scalar>(u, dy, this->scaling(), g.up_stack());  // dB_i += s dY U_iᵀ
-    kernels::mix_heads_backward<Scalar>(v, h, weights, dweights, dh);   // dω_i = ⟨V_i, h_i⟩,  dh_i = ω_i V_i
+    if (uniform) return;
+    kernels::mix_heads_backward<Scalar>(v, h, weights, dweights, dh);  // dω_i = ⟨V_i, h_i⟩,  dh_i = ω_i V_i
     if (this->config().routing == Routing::learned) SoftmaxGate::backward(weights, dweights);
     if (this->config().routing == Routing::given && options.weights_gradient.tokens() > 0) {
       options.weights_gradient.matrix() += dweights.matrix();
     }
-    detail::project_down_backward<Scalar>(this->down_stack(), shape.a_rows, dropout, x, dp.rows(0, shape.down_rows()),
-                                          g.down_stack(), dx);
+  }
+
+  /// From dY to the gradients of B, for the features of dY.
+  void backward_up(ConstTokens<Scalar> dy, ConstTokens<Scalar> h, ConstTokens<Scalar> weights,
+                   Stack<Scalar> dup) const {
+    if (this->config().routing == Routing::uniform) {
+      return kernels::accumulate<Scalar>(h, dy, this->scaling(), dup);  // dB_i += s dY H_iᵀ
+    }
+    ScratchFrame scratch;
+    const Tokens<Scalar> u = scratch.take_tokens<Scalar>(dup.rows, dy.tokens());
+    kernels::mix_heads(h, weights, u);                         // u_i = ω_i h_i
+    kernels::accumulate<Scalar>(u, dy, this->scaling(), dup);  // dB_i += s dY U_iᵀ
   }
 };
 
