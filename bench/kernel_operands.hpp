@@ -49,12 +49,14 @@ struct Operands {
     dx = M::Zero(problem.in, tokens);
     ddown = M::Zero(down.rows(), down.cols());
     dup = M::Zero(up.rows(), up.cols());
+    combined = M::Zero(problem.out, rank);
   }
 
   M down, up, x, dy;                      // the stacks and the wide operands
   M p, v;                                 // (rank + heads × tokens), (heads · rank × tokens)
   M h, weights, logits, in_place, u, dh;  // between the stacks
   M y, dx, ddown, dup;                    // added to
+  M combined;                             // B̄, (out × rank)
 };
 
 inline Work product(const Matrix& a, const Matrix& b, const Matrix& result) {

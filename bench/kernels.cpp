@@ -229,6 +229,41 @@ struct MixHeadsBackward {
   }
 };
 
+/// Where one ω serves all tokens: B̄ = Σ_i ω_i B_i is formed, then y += s · B̄ h. What expand_up does for a token each.
+struct OneWeighting {
+  static std::string name() { return "one_weighting_up"; }
+  static Work work(F& o) {
+    Work work = product(o.combined, o.h, o.y);
+    work.flop += 2 * static_cast<double>(o.up.size());
+    work.bytes_read += static_cast<double>(sizeof(float)) * static_cast<double>(o.up.size());
+    return work;
+  }
+  template <class O>
+  static auto& output(O& o) {
+    return o.y;
+  }
+  static void run_simd(F& o) {
+    const auto combined = up_stack<float>(o.combined.data(), o.combined);
+    simd::combine_heads<float>(Up::stack(std::as_const(o.up)), o.weights.col(0), combined);
+    simd::expand<float>(up_stack<const float>(o.combined.data(), o.combined), o.h, 2, o.y);
+  }
+  template <class S>
+  static void form(Operands<S>& o) {
+    const Index rank = o.h.rows();
+    o.combined.setZero();
+    for (Index i = 0; i < o.weights.rows(); ++i) o.combined += o.weights(i, 0) * o.up.middleCols(i * rank, rank);
+  }
+  template <class S>
+  static void run_reference(Operands<S>& o) {
+    form(o);
+    reference::expand<S>(up_stack<const S>(o.combined.data(), o.combined), o.h, 2, o.y);
+  }
+  static void run_eigen(F& o) {
+    form(o);
+    o.y.noalias() += 2 * o.combined * o.h;
+  }
+};
+
 template <class Kernel>
 void add_kernel(const std::string& set, const Shape& s, int threads, bool with_reference) {
   const auto add_variant = [&](const char* variant, void (*run)(F&)) {
@@ -265,6 +300,7 @@ void add_all(const std::string& set, const Shape& s, int threads, bool with_refe
   add_kernel<SoftmaxBackward>(set, s, threads, with_reference);
   add_kernel<MixHeads>(set, s, threads, with_reference);
   add_kernel<MixHeadsBackward>(set, s, threads, with_reference);
+  add_kernel<OneWeighting>(set, s, threads, with_reference);
 }
 
 }  // namespace

@@ -189,6 +189,47 @@ TEST_CASE_TEMPLATE("head mixing and the reduction over the heads agree with thei
   }
 }
 
+TEST_CASE_TEMPLATE("one weighting of the heads for a run of tokens: combined heads, then a plain product", Scalar,
+                   float, double) {
+  for (const Index heads : {1, 2, 3, 8}) {
+    for (const Index rank : {1, 3, 8}) {
+      for (const Index features : {1, 7, 33, 300, 1024}) {
+        CAPTURE(heads);
+        CAPTURE(rank);
+        CAPTURE(features);
+        StackBuffer<Scalar> up(random_matrix<Scalar>(heads * rank, features, 1), false);
+        const Matrix<Scalar> weights = random_matrix<Scalar>(heads, 1, 2), h = random_matrix<Scalar>(rank, 5, 3);
+        Matrix<Scalar> combined = Matrix<Scalar>::Constant(features, rank, Scalar(9));
+        const Stack<Scalar> stack{combined.data(), rank, features, features, 1};
+        kernels::combine_heads<Scalar>(up.view(), weights, stack);
+
+        Matrix<double> expected = Matrix<double>::Zero(features, rank);
+        for (Index i = 0; i < heads; ++i) {
+          expected +=
+              static_cast<double>(weights(i, 0)) * up.storage.middleCols(i * rank, rank).template cast<double>();
+        }
+        const double rounding = tolerance::product_sum<Scalar>(static_cast<double>(heads * rank));
+        CHECK((combined.template cast<double>() - expected).cwiseAbs().maxCoeff() <=
+              rounding * static_cast<double>(heads));
+
+        // The same as mixing every token by itself.
+        Matrix<Scalar> together = Matrix<Scalar>::Zero(features, 5), one_by_one = together, u(heads * rank, 5);
+        kernels::expand<Scalar>({combined.data(), rank, features, features, 1}, h, Scalar(1), together);
+        kernels::mix_heads<Scalar>(h, Matrix<Scalar>(weights.replicate(1, 5)), u);
+        kernels::expand<Scalar>(up.view(), u, Scalar(1), one_by_one);
+        CHECK((together - one_by_one).cwiseAbs().maxCoeff() <=
+              static_cast<Scalar>(rounding * static_cast<double>(heads * rank)));
+
+        // One head alone comes through exactly.
+        Matrix<Scalar> one_hot = Matrix<Scalar>::Zero(heads, 1);
+        one_hot(heads - 1, 0) = 1;
+        kernels::combine_heads<Scalar>(up.view(), one_hot, stack);
+        CHECK(combined == up.storage.rightCols(rank));
+      }
+    }
+  }
+}
+
 TEST_CASE("NaN in one token stays in that token: expand, softmax and head mixing, forward and backward") {
   const Matrix<float> s = random_matrix<float>(12, 40, 4), y = random_matrix<float>(40, 13, 5);
   StackBuffer<float> stack(s, false);

@@ -8,10 +8,13 @@
 // Which of the two it is follows from the number of rows of H; with one head they are the same thing.
 #pragma once
 
+#include <algorithm>
 #include <cassert>
 
+#include "hydralora/core/parallel.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"
+#include "hydralora/kernels/low_rank.hpp"
 #include "hydralora/kernels/reference/head_mix.hpp"
 #include "hydralora/kernels/simd/head_mix.hpp"
 
@@ -53,6 +56,28 @@ void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstToken
   } else {
     reference::mix_heads_backward(v, h, weights, dweights, dh);
   }
+}
+
+/// B̄ = Σ_i ω_i B_i, for a run of tokens that share one ω: then y += s · B̄ h is a plain product of rank r, 1/N of the work
+/// of expand(). Source: HydraLoRA, arXiv:2404.19245, section 3.3 (inference).
+///
+/// @param s         [B_1 … B_N], (N·r × features), read.
+/// @param weights   ω, (N × 1), read.
+/// @param combined  B̄, (r × features), features side by side (feature_stride 1), OVERWRITTEN. Must overlap neither.
+/// Cost             2 · N · r · features flop, one read of s. Pays from three tokens a run on: forming B̄ takes a token's
+///                  expand(), and every token then takes 1/N of one.
+template <class Scalar>
+void combine_heads(ConstStack<Scalar> s, ConstTokens<Scalar> weights, Stack<Scalar> combined) {
+  const Index heads = weights.features(), rank = combined.rows;
+  assert(weights.tokens() == 1 && s.rows == heads * rank);
+  assert(s.features == combined.features && combined.feature_stride == 1);
+  // Column j of B̄ is what ω expands to over the columns j of the heads.
+  parallel_for(rank, 2 * s.rows * s.features, [&](Index j) {
+    const ConstStack<Scalar> columns{&s(j, 0), heads, s.features, rank * s.row_stride, s.feature_stride};
+    const Tokens<Scalar> sum(&combined(j, 0), s.features, 1);
+    std::fill(sum.data(), sum.data() + s.features, Scalar(0));
+    expand<Scalar>(columns, weights, Scalar(1), sum);
+  });
 }
 
 }  // namespace kernels
