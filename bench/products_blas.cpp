@@ -164,19 +164,21 @@ class BlasProducts final : public Products {
 
 /// Peers run at their best: kernels forced by the environment are forgotten, and a library of 2022 is told what to run on
 /// an AMD with AVX-512, which BLIS 0.9 does not know (a sixth of the speed) and OpenBLAS 0.3.21 takes for a Cooper Lake
-/// (no slower but for one token). Returns what was said, for the version.
-std::string choose_kernels(const char* variable, const char* kernels) {
+/// (no slower but for one token). Where this program itself is built for AVX2, so are they. Returns what was said, for the
+/// version.
+std::string choose_kernels(const char* variable, [[maybe_unused]] const char* avx512,
+                           [[maybe_unused]] const char* avx2) {
   unsetenv(variable);
-#if defined(__x86_64__)
+  const char* kernels = nullptr;
+#if defined(__AVX512F__)
   __builtin_cpu_init();
-  if (__builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-    setenv(variable, kernels, 1);
-    return std::string(", ") + variable + '=' + kernels + " set here";
-  }
+  if (__builtin_cpu_is("amd")) kernels = avx512;
+#elif defined(__AVX2__)
+  kernels = avx2;
 #endif
-  static_cast<void>(kernels);
-  return "";
+  if (kernels == nullptr) return "";
+  setenv(variable, kernels, 1);
+  return std::string(", ") + variable + '=' + kernels + " set here";
 }
 
 template <class Kind>
@@ -204,12 +206,14 @@ ProductLibrary open(const char* name, const char* path, const char* package, con
 
 ProductLibrary openblas_library() {
   unsetenv("OPENBLAS_L2_SIZE");
-  const std::string kernels = choose_kernels("OPENBLAS_CORETYPE", "SkylakeX");
+  const std::string kernels = choose_kernels("OPENBLAS_CORETYPE", "SkylakeX", "Haswell");
   return open<OpenBlas>("openblas", BENCH_OPENBLAS, "libopenblas-openmp-dev", kernels);
 }
-ProductLibrary onednn_library() { return open<OneDnn>("onednn", BENCH_ONEDNN, "libdnnl-dev", ""); }
+ProductLibrary onednn_library() {
+  return open<OneDnn>("onednn", BENCH_ONEDNN, "libdnnl-dev", choose_kernels("ONEDNN_MAX_CPU_ISA", nullptr, "AVX2"));
+}
 ProductLibrary blis_library() {
-  return open<Blis>("blis", BENCH_BLIS, "libblis-openmp-dev", choose_kernels("BLIS_ARCH_TYPE", "skx"));
+  return open<Blis>("blis", BENCH_BLIS, "libblis-openmp-dev", choose_kernels("BLIS_ARCH_TYPE", "skx", "haswell"));
 }
 
 }  // namespace bench

@@ -14,7 +14,7 @@ inline namespace HYDRALORA_BUILD {
 inline constexpr std::size_t memory_alignment = 64;
 
 /// What std::vector needs to begin at a cache line. A register loaded across two lines costs twice, and every load of a
-/// stack that is read in place would be one: 20 to 30 % of a forward pass of few tokens.
+/// stack that is read in place would be one.
 template <class T>
 struct AlignedAllocator {
   using value_type = T;

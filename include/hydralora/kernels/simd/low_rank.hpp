@@ -25,12 +25,11 @@ namespace simd {
 /// Features summed in one go in contract(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache.
 /// Part of the result's bits.
 inline constexpr Index feature_block = 256;
-#ifndef CT
-#define CT 64
-#endif
 /// Tokens one task takes in contract(): the whole stack passes by them, so they are many, yet few enough for all threads.
-inline constexpr Index contract_tokens = CT;
-/// Bytes of a stack that stay in half the L2 cache.
+/// 32 to 128 are within noise.
+inline constexpr Index contract_tokens = 64;
+/// Bytes of a stack that stay in half the L2 cache of today's cores: then every tile takes all features in one go, and X
+/// is read in long runs. A larger stack passes by block by block, and all tiles of the task share a block.
 inline constexpr Index contract_stack_bytes = 524288;
 /// Registers of sums that a tile of few tokens holds in contract(): blocks of a feature-major stack lie so far apart that
 /// more of them only get in each other's way in the cache.
@@ -42,18 +41,15 @@ inline constexpr Index token_block = 128;
 inline constexpr Index expand_chunk_bytes = 512;
 /// Bytes of every token that one task owns in accumulate().
 inline constexpr Index accumulate_chunk_bytes = 256;
+/// Tokens whose pieces are asked for ahead of their use. Columns a power of two apart share a few places in the L2 cache,
+/// which hold some 64 of them; more would drive each other out.
+inline constexpr Index accumulate_fetched = 48;
 /// Tokens for which expand() packs a piece of the stack once; what packing costs is then lost in what it serves.
 inline constexpr Index expand_tokens = 512;
 /// Up to so many tokens expand() reads a stack whose rows are contiguous where it lies: packing costs more than it saves.
-#ifndef EIT
-#define EIT 64
-#endif
-inline constexpr Index expand_in_place_tokens = EIT;
-/// Bytes of every token that one task then owns.
-#ifndef EIB
-#define EIB 4096
-#endif
-inline constexpr Index expand_in_place_bytes = EIB;
+inline constexpr Index expand_in_place_tokens = 64;
+/// Bytes of every token that one task then owns: four of the widest runs that a tile reads of a row.
+inline constexpr Index expand_in_place_bytes = 4096;
 
 namespace detail {
 
@@ -234,6 +230,9 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
   constexpr Index width = tile_width<Scalar, Arch>;
   constexpr Index chunk = std::max(width, accumulate_chunk_bytes / static_cast<Index>(sizeof(Scalar)));
   constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
+  const auto fetch = [&](Index token, Index feature, Index count) {
+    for (Index j = 0; j < count; j += line) prefetch(x.token(token) + feature + j);
+  };
 
   parallel_for(detail::ceil_div(ds.features, chunk), 2 * x.tokens() * ds.rows * ds.features, [&](Index task) {
     const Index begin = task * chunk, features = std::min(chunk, ds.features - begin);
@@ -252,21 +251,23 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
     const Index calls = detail::ceil_div(ds.rows, tile_rows) * detail::ceil_div(features, width);
     for (Index block = 0; block < x.tokens(); block += token_block) {
       const Index length = std::min(token_block, x.tokens() - block);
-      for (Index t = 0; t < length; ++t) copy<Arch>(x.token(block + t) + begin, copied + t * chunk, features);
+      for (Index t = 0; t < length; ++t) {
+        if (t + accumulate_fetched < length) fetch(block + t + accumulate_fetched, begin, features);
+        copy<Arch>(x.token(block + t) + begin, copied + t * chunk, features);
+      }
 
       // Tokens' pieces lie too far apart for the hardware to fetch them ahead: every call of the tile asks for its share of
       // the next block, or of the first block of the features beside.
       const bool last = block + token_block >= x.tokens();
       const Index next_token = last ? 0 : block + token_block;
       const Index next_feature = last ? std::min(begin + chunk, ds.features - 1) : begin;
-      const Index next_tokens = std::min(token_block, x.tokens() - next_token);
+      const Index next_tokens = std::min(accumulate_fetched, x.tokens() - next_token);
       const Index next_features = std::min(chunk, ds.features - next_feature);
       Index call = 0;
       detail::for_each_tile(ds.rows, [&](Index k, auto rows) {
         for (Index first = 0; first < features; first += width, ++call) {
           for (Index t = next_tokens * call / calls; t < next_tokens * (call + 1) / calls; ++t) {
-            const Scalar* next = x.token(next_token + t) + next_feature;
-            for (Index j = 0; j < next_features; j += line) prefetch(next + j);
+            fetch(next_token + t, next_feature, next_features);
           }
           TileArguments<Scalar> tile;
           tile.length = length;
