@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cfenv>
 #include <cstdint>
 #include <hydralora/core/parallel.hpp>
@@ -20,6 +21,27 @@ TEST_CASE("parallel_for calls every index once, on any number of threads") {
       std::vector<int> calls(static_cast<std::size_t>(count));
       parallel_for(count, parallel_work_minimum, [&](Index i) { ++calls[static_cast<std::size_t>(i)]; });
       for (const int c : calls) CHECK(c == 1);
+    }
+  }
+}
+
+TEST_CASE("parallel_for tells a function that asks on which of parallel_threads() threads it runs") {
+  for (const int threads : support::thread_counts) {
+    const support::Threads use(threads);
+    for (const Index count : {0, 1, 3, 1000}) {
+      for (const Index work : {Index(1), parallel_work_minimum}) {
+        const Index most = parallel_threads(count, work);
+        CHECK(most >= 1);
+        if (work == 1) CHECK(most == 1);
+        std::vector<std::vector<Index>> calls(static_cast<std::size_t>(most));  // by thread: no two write to the same
+        parallel_for(count, work,
+                     [&](Index i, Index thread) { calls.at(static_cast<std::size_t>(thread)).push_back(i); });
+        std::vector<Index> all;
+        for (const auto& own : calls) all.insert(all.end(), own.begin(), own.end());
+        std::sort(all.begin(), all.end());
+        CHECK(all.size() == static_cast<std::size_t>(count));
+        for (Index i = 0; i < count; ++i) CHECK(all[static_cast<std::size_t>(i)] == i);
+      }
     }
   }
 }

@@ -5,20 +5,24 @@
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <new>
+#include <thread>
 
 #include "support/layers.hpp"
 #include "support/threads.hpp"
 
 namespace {
-long allocations = 0;  // the counted calls run on one thread; workers that allocated would race, and be seen by TSan
+std::atomic<long> allocations{0};
 
-long until_failure = -1;  // allocations to go before one fails; negative: none does
+std::atomic<long> until_failure{-1};  // allocations to go before all fail; negative: none does
 
 void* counted(std::size_t bytes, std::size_t alignment) {
-  if (until_failure == 0) throw std::bad_alloc();
-  if (until_failure > 0) --until_failure;
+  for (long left = until_failure; left >= 0;) {
+    if (left == 0) throw std::bad_alloc();
+    if (until_failure.compare_exchange_weak(left, left - 1)) break;
+  }
   ++allocations;
   void* p = alignment > alignof(std::max_align_t)
                 ? std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment)
@@ -90,27 +94,52 @@ TEST_CASE_TEMPLATE("a warm forward or backward allocates nothing", Scalar, float
   }
 }
 
-TEST_CASE("a forward that runs out of memory leaves y alone and a cache that backward refuses") {
-  const LayerShape s{4000, 2000, 8, 4, 700};  // more scratch than any call before
-  HydraLoRA<float> layer(HydraLoRAConfig{s.in, s.out, s.rank, 3.0, false, 0.2, s.heads});
-  const Matrix<float> x = random_matrix<float>(s.in, s.tokens, 1);
-  const Matrix<float> before = random_matrix<float>(s.out, s.tokens, 2);
+namespace {
+
+/// Forward passes in a thread that has no scratch memory yet (and whose OpenMP workers have none), with the first, the
+/// second, … and all later allocations failing, until one comes through.
+template <class Layer>
+long failures_until_done(const Layer& layer, Index tokens, int threads) {
+  const Matrix<float> x = random_matrix<float>(layer.config().in_features, tokens, 1);
+  const Matrix<float> before = random_matrix<float>(layer.config().out_features, tokens, 2);
   Matrix<float> y = before;
-  HydraLoRA<float>::Gradients g(layer.config());
-  HydraLoRA<float>::Cache cache;
+  typename Layer::Gradients g(layer.config());
+  typename Layer::Cache cache;
   long failures = 0;
-  for (bool done = false; !done; ++failures) {
-    until_failure = failures;
-    try {
-      layer.forward(x, y, cache);
-      done = true;
-    } catch (const std::bad_alloc&) {
+  std::thread([&] {
+    const Threads use(threads);
+    for (;; ++failures) {
+      until_failure = failures;
+      bool done = true;
+      try {
+        layer.forward(x, y, cache);
+      } catch (const std::bad_alloc&) {
+        done = false;
+      }
+      until_failure = -1;
+      if (done) break;
+      CHECK(same_bits(y, before));
+      CHECK_THROWS_AS(layer.backward(x, y, cache, g), std::invalid_argument);
     }
-    until_failure = -1;
-    if (done) break;
-    CHECK(same_bits(y, before));
-    CHECK_THROWS_AS(layer.backward(x, y, cache, g), std::invalid_argument);
+  }).join();
+  CHECK_FALSE(same_bits(y, before));
+  CHECK(cache.tokens() == tokens);
+  return failures;
+}
+
+}  // namespace
+
+TEST_CASE("a forward that runs out of memory leaves y alone and a cache that backward refuses") {
+  for (const int threads : {1, 4}) {
+    CAPTURE(threads);
+    HydraLoRA<float> hydra(HydraLoRAConfig{4000, 2000, 8, 3.0, false, 0.2, 4});
+    LoRA<float> lora(LoRAConfig{500, 2100, 32});  // few tokens need scratch for the last features of y only
+    hydra.B(3).setConstant(1.0F);
+    lora.B().setConstant(1.0F);
+    CHECK(failures_until_done(hydra, 700, threads) >= 2);  // the cache and the scratch
+    for (const Index tokens : {5, 40, 700}) {
+      CAPTURE(tokens);
+      CHECK(failures_until_done(lora, tokens, threads) >= 2);
+    }
   }
-  CHECK(failures >= 2);  // the cache and the scratch
-  CHECK(cache.tokens() == s.tokens);
 }

@@ -203,6 +203,16 @@ TEST_CASE("gradients of every layer, tensor and input by complex step, by centra
   }
 }
 
+TEST_CASE("gradients where the columns of B are padded") {
+  for (const Kind kind : all_kinds) {
+    for (const LayerShape& s : {LayerShape{9, 1024, 3, 2, 3}, LayerShape{3, 2048, 1, 2, 9}}) {
+      CAPTURE(name(kind));
+      CAPTURE(s);
+      with_layer<double>(kind, s, 0, 7, [&](const auto& layer) { check_layer(layer, kind, s, 7); });
+    }
+  }
+}
+
 TEST_CASE("the layers run on complex numbers through the reference kernels, and agree with the textbook") {
   for (std::uint64_t index = 0; index < 20; ++index) {
     const LayerShape s = layer_shape(index);

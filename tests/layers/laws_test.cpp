@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -265,6 +266,80 @@ TEST_CASE("parameters may be lent by the host, and accessors write through") {
   CHECK(own.A()(1, 2) == 2 * 5 + 1);
   CHECK(own.gate()(2, 3) == 3 * 5 + 2 + 2);
   CHECK(own.B(2)(4, 1) == 7 * 5 + 2 * 10 + 5 + 4);
+}
+
+TEST_CASE_TEMPLATE(
+    "parameters lent at the very end of the host's memory, however misaligned, give the bits of own ones", Scalar,
+    float, double) {
+  std::uint64_t seed = 0;
+  for (const Kind kind : all_kinds) {
+    for (const Index rank : {1, 2, 3, 5, 8, 13, 17}) {
+      for (const Index out : {1, 2, 9, 40}) {
+        for (const Index tokens : {1, 5, 9, 20}) {
+          const LayerShape s{1 + rank % 4, out, rank, 1 + tokens % 3, tokens};  // few numbers follow the down stack
+          CAPTURE(name(kind));
+          CAPTURE(s);
+          with_layer<Scalar>(kind, s, 0, ++seed, [&](const auto& own) {
+            using Layer = std::decay_t<decltype(own)>;
+            std::vector<Scalar> memory(static_cast<std::size_t>(own.parameter_count() + 1));
+            const ParameterMap<Scalar> lent(memory.data() + 1, own.parameter_count());
+            Layer layer(own.config(), lent, own.seed());
+            layer.parameters() = own.parameters();
+            const Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1),
+                                 dy = random_matrix<Scalar>(s.out, s.tokens, 2), w = given_weights<Scalar>(kind, s, 3);
+            const auto a = train_call<Scalar>(own, x, dy, w), b = train_call<Scalar>(layer, x, dy, w);
+            CHECK((same_bits(a.y, b.y) && same_bits(a.dx, b.dx) && same_bits(a.parameters, b.parameters)));
+          });
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("what lies between the columns of B is neither read nor written, and zero in a new layer", Scalar,
+                   float, double) {
+  constexpr Scalar nan = std::numeric_limits<Scalar>::quiet_NaN();
+  for (const Kind kind : all_kinds) {
+    for (const LayerShape& s :
+         {LayerShape{9, 1024, 3, 2, 70}, LayerShape{5, 2048, 2, 3, 7}, LayerShape{7, 1024, 5, 1, 1}}) {
+      CAPTURE(name(kind));
+      CAPTURE(s);
+      with_layer<Scalar>(kind, s, 0, 3, [&](const auto& own) {
+        using Layer = std::decay_t<decltype(own)>;
+        const Index stride = own.shape().up_stride();
+        REQUIRE(stride == s.out + 32);
+        REQUIRE(own.up_parameters().size() == own.shape().up_rows() * stride);
+        const auto between = [&](auto up) {
+          using Map = Eigen::Map<Matrix<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
+          return Map(up.data() + s.out, 32, own.shape().up_rows(), Eigen::OuterStride<>(stride));
+        };
+        std::vector<Scalar> memory(static_cast<std::size_t>(own.parameter_count())), sums = memory;
+        Layer layer(own.config(), ParameterMap<Scalar>(memory.data(), own.parameter_count()), own.seed());
+        typename Layer::Gradients g(own.config(), ParameterMap<Scalar>(sums.data(), own.parameter_count()));
+        layer.parameters() = own.parameters();
+        between(layer.up_parameters()).setConstant(nan);
+        between(g.up_parameters()).setConstant(nan);
+
+        const Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1),
+                             dy = random_matrix<Scalar>(s.out, s.tokens, 2), w = given_weights<Scalar>(kind, s, 3);
+        const auto expected = train_call<Scalar>(own, x, dy, w);
+        Matrix<Scalar> y = Matrix<Scalar>::Ones(s.out, s.tokens), dx = Matrix<Scalar>::Ones(s.in, s.tokens);
+        typename Layer::Cache cache;
+        CallOptions<Scalar> options;
+        options.weights = w;
+        layer.forward(x, y, cache, options);
+        layer.backward(x, dy, cache, g, dx);
+        CHECK((same_bits(y, expected.y) && same_bits(dx, expected.dx)));
+        CHECK(between(g.up_parameters()).array().isNaN().all());
+        between(g.up_parameters()).setZero();
+        CHECK(same_bits<Scalar>(g.parameters(), expected.parameters));
+
+        layer.parameters().setConstant(nan);
+        layer.initialize();
+        CHECK(same_bits<Scalar>(layer.parameters(), Layer(own.config(), own.seed()).parameters()));
+      });
+    }
+  }
 }
 
 TEST_CASE(

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cfenv>
 #include <exception>
+#include <type_traits>
 
 #include "hydralora/core/config.hpp"
 
@@ -43,8 +44,33 @@ class SerialScope {
 /// ten microseconds, in which one core does up to 10^6 flop.
 inline constexpr Index parallel_work_minimum = 1000000;
 
+namespace detail {
+
+template <class Function>
+void call_with_thread(Function& f, Index i, Index thread) {
+  if constexpr (std::is_invocable_v<Function&, Index, Index>) {
+    f(i, thread);
+  } else {
+    f(i);
+  }
+}
+
+}  // namespace detail
+
+/// The threads on which parallel_for(count, work, f), called now, runs f at most.
+inline Index parallel_threads(Index count, Index work) {
+#if HYDRALORA_HAS_OPENMP
+  if (work >= parallel_work_minimum && omp_in_parallel() == 0) {
+    return std::max<Index>(1, std::min<Index>(count, omp_get_max_threads()));
+  }
+#endif
+  static_cast<void>(count), static_cast<void>(work);
+  return 1;
+}
+
 /// Calls f(i) once for every i in [0, count), on several threads where OpenMP is on, more than one is available, the
-/// caller is not in a parallel region already, and `work` (flop in total, an estimate) is worth it.
+/// caller is not in a parallel region already, and `work` (flop in total, an estimate) is worth it. An f of two arguments
+/// is also told on which thread it runs, 0 … parallel_threads(count, work) − 1: for memory taken for each beforehand.
 ///
 /// For reproducible bits f(i) must own what it writes, and what it computes may depend on i only, never on the thread.
 /// Workers run in the caller's floating-point mode (rounding, flush-to-zero). The exception of the lowest i that
@@ -52,8 +78,8 @@ inline constexpr Index parallel_work_minimum = 1000000;
 template <class Function>
 void parallel_for(Index count, Index work, Function&& f) {
 #if HYDRALORA_HAS_OPENMP
-  const int threads = static_cast<int>(std::min<Index>(count, omp_get_max_threads()));
-  if (threads > 1 && work >= parallel_work_minimum && omp_in_parallel() == 0) {
+  const int threads = static_cast<int>(parallel_threads(count, work));
+  if (threads > 1) {
     std::fenv_t callers_mode;
     std::fegetenv(&callers_mode);
     std::exception_ptr failure;
@@ -66,7 +92,7 @@ void parallel_for(Index count, Index work, Function&& f) {
 #pragma omp for schedule(static)
       for (Index i = 0; i < count; ++i) {
         try {
-          f(i);
+          detail::call_with_thread(f, i, omp_get_thread_num());
         } catch (...) {
 #pragma omp critical(hydralora_parallel_for)
           if (i < failed_at) {
@@ -82,7 +108,7 @@ void parallel_for(Index count, Index work, Function&& f) {
   }
 #endif
   static_cast<void>(work);
-  for (Index i = 0; i < count; ++i) f(i);
+  for (Index i = 0; i < count; ++i) detail::call_with_thread(f, i, 0);
 }
 
 /// Calls f(begin, count) for slices of [0, size) of at most `slice` each, in parallel. For products handed to Eigen: where

@@ -46,7 +46,7 @@ void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
 /// @param s  (rows × features), read.
 /// @param p  (rows × tokens), read.
 /// @param y  (features × tokens), ADDED to. Must overlap neither s nor p.
-/// Cost      2 · tokens · rows · features flop; scratch for one copy of s.
+/// Cost      2 · tokens · rows · features flop; a little scratch, taken before y is written to.
 template <class Scalar>
 void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
   assert(p.features() == s.rows && y.features() == s.features && p.tokens() == y.tokens());

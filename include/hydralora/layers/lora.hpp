@@ -41,7 +41,7 @@ class LoRATensors : public detail::AdapterTensors<Scalar, LoRAConfig> {
 
   void initialize_tensors(std::uint64_t seed) {
     detail::kaiming_uniform<Scalar>(A(), detail::layer_random(seed, detail::RandomStream::A));
-    B().setZero();
+    this->up_parameters().setZero();
   }
 };
 

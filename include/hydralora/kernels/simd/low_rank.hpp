@@ -177,17 +177,24 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
   const Index bytes = in_place ? expand_in_place_bytes : expand_chunk_bytes;
   const Index chunk = std::max(width, bytes / static_cast<Index>(sizeof(Scalar)) / width * width);
   const Index chunks = detail::ceil_div(s.features, chunk), groups = detail::ceil_div(p.tokens(), expand_tokens);
+  const Index tasks = chunks * groups, work = 2 * p.tokens() * s.rows * s.features;
 
-  parallel_for(chunks * groups, 2 * p.tokens() * s.rows * s.features, [&](Index task) {
+  // In place, only a last panel that is not full is packed: reading whole registers of it would leave the stack. Every
+  // thread's room for it is taken before the first writes to Y: memory that runs out leaves Y as it was.
+  const Index most = in_place ? width : std::min(chunk, detail::ceil_div(s.features, width) * width);
+  constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
+  const Index room = detail::ceil_div(s.rows * most, line) * line;
+  ScratchFrame scratch;
+  Scalar* rooms = scratch.take<Scalar>(parallel_threads(tasks, work) * room);
+
+  parallel_for(tasks, work, [&](Index task, Index thread) {
     const Index begin = task % chunks * chunk, end = std::min(s.features, begin + chunk);
     const Index full = begin + (end - begin) / width * width;  // panels from here on are not
     const Index token = p.tokens() * (task / chunks) / groups;
     const Index tokens = p.tokens() * (task / chunks + 1) / groups - token;
 
-    // In place, only a last panel that is not full is packed: reading whole registers of it would leave the stack.
     const Index packed_from = in_place ? full : begin;
-    ScratchFrame scratch;
-    Scalar* packed = scratch.take<Scalar>(s.rows * detail::ceil_div(end - packed_from, width) * width);
+    Scalar* packed = rooms + thread * room;
     for (Index first = packed_from; first < end; first += width) {
       const ConstStack<Scalar> panel{&s(0, first), std::min(width, end - first), s.rows, s.feature_stride,
                                      s.row_stride};
