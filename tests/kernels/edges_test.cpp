@@ -29,10 +29,10 @@ constexpr Scalar not_a_number = std::numeric_limits<Scalar>::quiet_NaN();
 /// Integers in [-3, 3].
 template <class Scalar>
 Matrix<Scalar> integers(Index rows, Index cols, std::uint64_t seed) {
-  const CounterRandom random(seed, 3);
   Matrix<Scalar> m(rows, cols);
   for (Index i = 0; i < m.size(); ++i) {
-    m.data()[i] = static_cast<Scalar>(static_cast<int>(random.below(7, static_cast<std::uint64_t>(i), 0)) - 3);
+    seed = seed * 6364136223846793005U + 1442695040888963407U;  // Philox took most of the time
+    m.data()[i] = static_cast<Scalar>(static_cast<int>((seed >> 33U) % 7) - 3);
   }
   return m;
 }
@@ -163,7 +163,7 @@ TEST_CASE_TEMPLATE("the skinny products at every number of tokens of the first b
   std::vector<Index> some;
   for (Index tokens = 0; tokens <= 70; ++tokens) some.push_back(tokens);
   for (const Index block : {128, 192, 256, 512, 1024}) {
-    for (Index tokens = block - 2; tokens <= block + 9; ++tokens) some.push_back(tokens);
+    for (const Index more : {-2, -1, 0, 1, 2, 5, 8}) some.push_back(block + more);
   }
   for (const Index tokens : some) {
     check_layouts<Scalar>(7, 37, tokens);
@@ -174,13 +174,11 @@ TEST_CASE_TEMPLATE("the skinny products at every number of tokens of the first b
 
 TEST_CASE_TEMPLATE("the skinny products of a stack that does not stay in the cache, on any number of threads", Scalar,
                    float, double) {
-  for (const int threads : support::thread_counts) {
+  for (const int threads : {1, 4}) {
     const support::Threads use(threads);
-    for (const Index tokens : {1, 9, 70, 130}) {
-      check_exactly<Scalar>(70, 2000, tokens, {true, 0, 64});
-      check_exactly<Scalar>(64, 2100, tokens, {true, 0, 0});
-      check_exactly<Scalar>(70, 2000, tokens, {false, 32, 0});
-    }
+    check_exactly<Scalar>(70, 2000, 9, {true, 0, 64});
+    check_exactly<Scalar>(64, 2100, 70, {true, 0, 0});
+    check_exactly<Scalar>(70, 2000, 130, {false, 32, 0});
     check_exactly<Scalar>(12, 300, 1100, {true, 0, 64});
     check_exactly<Scalar>(12, 300, 1100, {false, 0, 0});
   }
