@@ -39,8 +39,10 @@ Results results_of(const Problem& p, bool backward) {
   results.dx = adapter.dx.template cast<double>();
   results.down = Eigen::Map<const Stored>(adapter.gradients.down_parameters().data(), shape.down_rows(), shape.in)
                      .template cast<double>();
-  results.up = Eigen::Map<const Stored>(adapter.gradients.up_parameters().data(), shape.out, shape.up_rows())
-                   .template cast<double>();
+  results.up =
+      Eigen::Map<const Stored, Eigen::Unaligned, Eigen::OuterStride<>>(
+          adapter.gradients.up_parameters().data(), shape.out, shape.up_rows(), Eigen::OuterStride<>(shape.up_stride()))
+          .template cast<double>();
   return results;
 }
 
