@@ -57,7 +57,7 @@ void softmax(Tokens<Scalar> weights) {
   });
 }
 
-/// See kernels::softmax_backward.
+/// See kernels::softmax_backward. The products are taken side by side, too.
 template <class Arch, class Scalar>
 void softmax_backward(ConstTokens<Scalar> weights, Tokens<Scalar> gradient) {
   using B = Batch<Scalar, Arch>;
@@ -66,18 +66,26 @@ void softmax_backward(ConstTokens<Scalar> weights, Tokens<Scalar> gradient) {
   const Index heads = weights.features();
   const Index chunks = (weights.tokens() + softmax_chunk - 1) / softmax_chunk;
   parallel_for(chunks, flop_per_number * weights.tokens() * heads, [&](Index chunk) {
-    for (Index t = chunk * softmax_chunk; t < std::min(weights.tokens(), (chunk + 1) * softmax_chunk); ++t) {
-      const Scalar* w = weights.token(t);
-      Scalar* g = gradient.token(t);
-      B products(Scalar(0));
-      for (Index i = 0; i < heads; i += step) {
-        const Index count = std::min(step, heads - i);
-        products = fma(load_first<Arch>(w + i, count), load_first<Arch>(g + i, count), products);
-      }
-      const B mean(ordered_sum<Arch>(products, heads));
-      for (Index i = 0; i < heads; i += step) {
-        const Index count = std::min(step, heads - i);
-        store_first<Arch>(load_first<Arch>(w + i, count) * (load_first<Arch>(g + i, count) - mean), g + i, count);
+    const Index begin = chunk * softmax_chunk, count = std::min(softmax_chunk, weights.tokens() - begin);
+    const Index numbers = (count * heads + step - 1) / step * step;
+    ScratchFrame scratch;
+    Scalar* products = scratch.take<Scalar>(numbers);
+    Scalar* factors = scratch.take<Scalar>(numbers);
+    std::fill(products + count * heads, products + numbers, Scalar(0));
+    std::fill(factors + count * heads, factors + numbers, Scalar(0));
+    for (Index t = 0; t < count; ++t) {
+      std::copy(weights.token(begin + t), weights.token(begin + t) + heads, products + t * heads);
+      std::copy(gradient.token(begin + t), gradient.token(begin + t) + heads, factors + t * heads);
+    }
+    // In registers, so that no compiler fuses a product with the sum that follows: a token's bits would depend on it.
+    for (Index i = 0; i < numbers; i += step) {
+      (B::load_unaligned(products + i) * B::load_unaligned(factors + i)).store_unaligned(products + i);
+    }
+    for (Index t = 0; t < count; ++t) {
+      Scalar mean = 0;
+      for (Index i = 0; i < heads; ++i) mean += products[t * heads + i];
+      for (Index i = 0; i < heads; ++i) {
+        gradient(i, begin + t) = weights(i, begin + t) * (gradient(i, begin + t) - mean);
       }
     }
   });
