@@ -13,6 +13,10 @@ inline namespace HYDRALORA_BUILD {
 /// A cache line, and the widest register (AVX-512).
 inline constexpr std::size_t memory_alignment = 64;
 
+/// Numbers in a cache line.
+template <class Scalar>
+inline constexpr Index cache_line = static_cast<Index>(memory_alignment / sizeof(Scalar));
+
 /// What std::vector needs to begin at a cache line. A register loaded across two lines costs twice, and every load of a
 /// stack that is read in place would be one.
 template <class T>

@@ -111,6 +111,12 @@ void parallel_for(Index count, Index work, Function&& f) {
   for (Index i = 0; i < count; ++i) detail::call_with_thread(f, i, 0);
 }
 
+/// Calls f(begin, count) for the chunks of [0, size), all of `chunk` but the last, in parallel where `work` is worth it.
+template <class Function>
+void parallel_chunks(Index size, Index chunk, Index work, Function&& f) {
+  parallel_for((size + chunk - 1) / chunk, work, [&](Index i) { f(i * chunk, std::min(chunk, size - i * chunk)); });
+}
+
 /// Calls f(begin, count) for slices of [0, size) of at most `slice` each, in parallel. For products handed to Eigen: where
 /// the slices are cut depends on the size alone, and there are two at least, so that they run inside a parallel region
 /// whenever there are threads. There Eigen leaves threads alone; elsewhere it cuts a product by their number, and the bits

@@ -33,13 +33,6 @@ struct HeadCut {
   Index reach(Index i, Index j) const { return heads * rank - i * rank - j < step ? count(j) : step; }
 };
 
-/// f(t) for every token, in parallel. `flop` per number of the (rows × tokens) that are mixed.
-template <class Function>
-void for_each_token(Index rows, Index tokens, Index flop, Function&& f) {
-  parallel_for((tokens + mix_chunk - 1) / mix_chunk, flop * tokens * rows,
-               [&](Index chunk) { f(chunk * mix_chunk, std::min(tokens, (chunk + 1) * mix_chunk)); });
-}
-
 }  // namespace detail
 
 /// See kernels::mix_heads.
@@ -50,11 +43,11 @@ void mix_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar
   const Index heads = weights.features(), rank = u.features() / heads;
   const detail::HeadCut<Arch, Scalar> cut{heads, rank};
   const bool shared = h.features() == rank;
-  detail::for_each_token(u.features(), u.tokens(), 4, [&](Index begin, Index end) {
+  parallel_chunks(u.tokens(), mix_chunk, 4 * u.tokens() * u.features(), [&](Index begin, Index count) {
     ScratchFrame scratch;
     Scalar* padded = scratch.take<Scalar>(rank + step);  // the shared h, with room to read whole registers
     std::fill(padded, padded + rank + step, Scalar(0));
-    for (Index t = begin; t < end; ++t) {
+    for (Index t = begin; t < begin + count; ++t) {
       if (shared) std::copy(h.token(t), h.token(t) + rank, padded);
       Scalar* to = u.token(t);
       for (Index i = 0; i < heads; ++i, to += rank) {
@@ -80,12 +73,12 @@ void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstToken
   const detail::HeadCut<Arch, Scalar> cut{heads, rank};
   const bool shared = h.features() == rank;
   const auto last_lanes = first_lanes<Arch, Scalar>(cut.count((rank - 1) / step * step));
-  detail::for_each_token(v.features(), v.tokens(), 8, [&](Index begin, Index end) {
+  parallel_chunks(v.tokens(), mix_chunk, 8 * v.tokens() * v.features(), [&](Index begin, Index count) {
     ScratchFrame scratch;
     Scalar* padded = scratch.take<Scalar>(rank + step);
     Scalar* sums = scratch.take<Scalar>(rank + step);  // the shared dh
     std::fill(padded, padded + rank + step, Scalar(0));
-    for (Index t = begin; t < end; ++t) {
+    for (Index t = begin; t < begin + count; ++t) {
       if (shared) {
         std::copy(h.token(t), h.token(t) + rank, padded);
         std::fill(sums, sums + rank + step, Scalar(0));

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 
+#include "hydralora/core/aligned.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
@@ -147,11 +148,11 @@ void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   ScratchFrame scratch;
   const detail::Panels<Scalar> stack = detail::panels_of_rows<Arch>(s, x.tokens(), scratch);
   const Index groups = detail::ceil_div(x.tokens(), contract_tokens);
+  const bool fits = s.rows * s.features * static_cast<Index>(sizeof(Scalar)) <= contract_stack_bytes;
   parallel_for(groups, 2 * x.tokens() * s.rows * s.features, [&](Index group) {
     const Index begin = x.tokens() * group / groups, tokens = x.tokens() * (group + 1) / groups - begin;
     for (Index t = begin; t < begin + tokens; ++t) std::fill(p.token(t), p.token(t) + s.rows, Scalar(0));
     // Several tiles share a block of the stack while it is in the cache; a single one takes several blocks at once.
-    const bool fits = s.rows * s.features * static_cast<Index>(sizeof(Scalar)) <= contract_stack_bytes;
     const Index span = tokens <= tile_rows || fits ? s.features : feature_block;
     for (Index j = 0; j < s.features; j += span) {
       detail::for_each_tile(tokens, [&](Index t, auto rows) {
@@ -182,7 +183,7 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
   // In place, only a last panel that is not full is packed: reading whole registers of it would leave the stack. Every
   // thread's room for it is taken before the first writes to Y: memory that runs out leaves Y as it was.
   const Index most = in_place ? width : std::min(chunk, detail::ceil_div(s.features, width) * width);
-  constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
+  constexpr Index line = cache_line<Scalar>;
   const Index room = detail::ceil_div(s.rows * most, line) * line;
   ScratchFrame scratch;
   Scalar* rooms = scratch.take<Scalar>(parallel_threads(tasks, work) * room);
@@ -236,7 +237,7 @@ template <class Arch, class Scalar>
 void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stack<Scalar> ds) {
   constexpr Index width = tile_width<Scalar, Arch>;
   constexpr Index chunk = std::max(width, accumulate_chunk_bytes / static_cast<Index>(sizeof(Scalar)));
-  constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
+  constexpr Index line = cache_line<Scalar>;
   const auto fetch = [&](Index token, Index feature, Index count) {
     for (Index j = 0; j < count; j += line) prefetch(x.token(token) + feature + j);
   };

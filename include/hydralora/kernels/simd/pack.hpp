@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "hydralora/core/aligned.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/kernels/stack.hpp"
 
@@ -22,7 +23,7 @@ void rows_side_by_side(ConstStack<Scalar> s, Scalar* to, Index step) {
   }
   // A row is read a cache line at a time: rows that lie a power of two apart share a few places in the L1 cache, and a
   // line that is left before its end has to be fetched again.
-  constexpr Index side = transpose_side<Scalar>, line = 64 / static_cast<Index>(sizeof(Scalar));
+  constexpr Index side = transpose_side<Scalar>, line = cache_line<Scalar>;
   const Index square_rows = s.feature_stride == 1 ? s.rows / side * side : 0,
               square_features = s.features / side * side;
   for (Index begin = 0; begin < square_features; begin += line) {

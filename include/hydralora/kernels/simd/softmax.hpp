@@ -28,9 +28,8 @@ void softmax(Tokens<Scalar> weights) {
   constexpr Scalar minus_infinity = -std::numeric_limits<Scalar>::infinity();
   constexpr Index flop_per_number = 50;
   const Index heads = weights.features();
-  const Index chunks = (weights.tokens() + softmax_chunk - 1) / softmax_chunk;
-  parallel_for(chunks, flop_per_number * weights.tokens() * heads, [&](Index chunk) {
-    const Index begin = chunk * softmax_chunk, count = std::min(softmax_chunk, weights.tokens() - begin);
+  const Index work = flop_per_number * weights.tokens() * heads;
+  parallel_chunks(weights.tokens(), softmax_chunk, work, [&](Index begin, Index count) {
     const Index numbers = (count * heads + step - 1) / step * step;
     ScratchFrame scratch;
     Scalar* powers = scratch.take<Scalar>(numbers);
@@ -64,9 +63,8 @@ void softmax_backward(ConstTokens<Scalar> weights, Tokens<Scalar> gradient) {
   constexpr Index step = lanes<Scalar, Arch>;
   constexpr Index flop_per_number = 20;
   const Index heads = weights.features();
-  const Index chunks = (weights.tokens() + softmax_chunk - 1) / softmax_chunk;
-  parallel_for(chunks, flop_per_number * weights.tokens() * heads, [&](Index chunk) {
-    const Index begin = chunk * softmax_chunk, count = std::min(softmax_chunk, weights.tokens() - begin);
+  const Index work = flop_per_number * weights.tokens() * heads;
+  parallel_chunks(weights.tokens(), softmax_chunk, work, [&](Index begin, Index count) {
     const Index numbers = (count * heads + step - 1) / step * step;
     ScratchFrame scratch;
     Scalar* products = scratch.take<Scalar>(numbers);

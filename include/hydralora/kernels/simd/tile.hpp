@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "hydralora/core/aligned.hpp"
 #include "hydralora/core/simd.hpp"
 
 namespace hydralora {
@@ -26,9 +27,9 @@ inline constexpr Index tile_rows = HYDRALORA_VECTOR_REGISTERS == 32 ? 8 : 6;
 template <class Scalar, class Arch>
 inline constexpr Index tile_width = tile_registers* lanes<Scalar, Arch>;
 
-/// Copies of a tile that run side by side, each on its own part of the sum or of the features, so that even one token has
-/// the 8 chains that an FMA's latency asks for, and twice as many where there are registers for them: then one token also
-/// reads longer runs of memory.
+/// How many times a tile of so few rows fits into the registers for sums: as copies side by side, each on its own part of
+/// the sum (contract), or as a tile so many times as wide (expand). Even one token then has the 8 chains that an FMA's latency
+/// asks for; with twice as many, where there are registers for them, it also reads longer runs of memory.
 constexpr Index tile_copies(Index rows, Index registers, Index sums = HYDRALORA_VECTOR_REGISTERS / 2) {
   return rows > 4 ? 1 : std::max<Index>(1, sums / (rows * registers));
 }
@@ -44,9 +45,9 @@ void with_constant(Index count, Function&& f) {
 
 /// What one call of the micro-kernel reads and writes. With c counting copies, i rows, and j numbers along the registers:
 ///
-///   to[c · to_copy + i · to_row + j] += factor · Σ_l  b[l · b_step + c · b_copy + i · b_row] · a[l · a_step + c · a_copy + j]
+///   to[i · to_row + j] += factor · Σ_l  b[l · b_step + c · b_copy + i · b_row] · a[l · a_step + c · a_copy + j]
 ///
-/// for l = 0 … length - 1 and j < used. Whole registers of `a` are read, also where fewer numbers are used.
+/// for l = 0 … length - 1 and j < used, the copies one after another. Whole registers of `a` are read, also where fewer numbers are used.
 template <class Scalar>
 struct TileArguments {
   Index length = 0;
@@ -55,7 +56,7 @@ struct TileArguments {
   const Scalar* b = nullptr;
   Index b_step = 0, b_copy = 0, b_row = 0;
   Scalar* to = nullptr;
-  Index to_copy = 0, to_row = 0;
+  Index to_row = 0;
   Index used = 0;
   Scalar factor = 1;
   const Scalar* next_to = nullptr;  ///< `to` of a later call: its lines are fetched during this one
@@ -76,7 +77,7 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
   const Scalar* b = tile.b;
   const Index a_step = tile.a_step, a_copy = tile.a_copy, b_step = tile.b_step, b_copy = tile.b_copy,
               b_row = tile.b_row;
-  constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
+  constexpr Index line = cache_line<Scalar>;
   // The last rows' lines may lie beyond the buffer, which a prefetch ignores; asking first takes a tenth of a short tile.
   for (Index i = 0; i < rows; ++i) {
     for (Index j = 0; j < registers * lane_count; j += line) prefetch_for_write(tile.next_to + i * tile.to_row + j);
@@ -93,9 +94,7 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
   }
 
   const B factor(tile.factor);
-  const auto to = [&](std::size_t c) {
-    return tile.to + copy_of(c) * tile.to_copy + row_of(c) * tile.to_row + register_of(c) * lane_count;
-  };
+  const auto to = [&](std::size_t c) { return tile.to + row_of(c) * tile.to_row + register_of(c) * lane_count; };
   if (tile.used >= registers * lane_count) {
     (fma(sums[cell], factor, B::load_unaligned(to(cell))).store_unaligned(to(cell)), ...);
   } else {  // from memory, so that this rare path takes no registers from the loop
@@ -113,7 +112,7 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
 }  // namespace detail
 
 /// Each sum is a chain of fused multiply-adds from zero in the order of l: a number's bits depend on its own factors and
-/// on nothing else, least of all on the shape of the tile. Copies are added in their order, also where they share `to`.
+/// on nothing else, least of all on the shape of the tile. Copies are added in their order.
 template <class Arch, Index rows, Index registers, Index copies, class Scalar>
 void add_outer_products(const TileArguments<Scalar>& tile) {
   detail::add_outer_products<Arch, registers, rows>(
