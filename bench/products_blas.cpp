@@ -213,7 +213,8 @@ ProductLibrary onednn_library() {
   return open<OneDnn>("onednn", BENCH_ONEDNN, "libdnnl-dev", choose_kernels("ONEDNN_MAX_CPU_ISA", nullptr, "AVX2"));
 }
 ProductLibrary blis_library() {
-  return open<Blis>("blis", BENCH_BLIS, "libblis-openmp-dev", choose_kernels("BLIS_ARCH_TYPE", "skx", "haswell"));
+  constexpr auto skx = "0", haswell = "3";  // BLIS 0.9 reads the number of its arch_t; it takes any name for 0
+  return open<Blis>("blis", BENCH_BLIS, "libblis-openmp-dev", choose_kernels("BLIS_ARCH_TYPE", skx, haswell));
 }
 
 }  // namespace bench

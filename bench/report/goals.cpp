@@ -67,10 +67,10 @@ std::vector<Goal> goals(const Results& results) {
   };
   for (const char* tokens : {"2", "4", "8", "16"}) {
     const std::string sizes = "T:" + std::string(tokens) + "/d:4096/r:8/N:8", what = std::string(tokens) + " tokens, ";
-    list.push_back({what + "weights ready, against the best composition", 1.5, 2.5,
-                    against("best", "HydraLoRA_forward_ready", sizes)});
+    // One measurement for both goals: a few tokens read the weights where they lie, and nothing is packed that could be kept.
+    list.push_back({what + "against the best composition, weights ready", 1.5, 2.5, against("best", forward, sizes)});
     list.push_back(
-        {what + "weights changed every call, against the best composition", 1.1, 1.6, against("best", forward, sizes)});
+        {what + "against the best composition, weights changed every call", 1.1, 1.6, against("best", forward, sizes)});
   }
   list.push_back({"forward, two threads over one, as a share of the peak's", 0.9, 0.97, two_over_one(forward)});
   list.push_back(
