@@ -5,7 +5,7 @@
 // What a thread owns decides the order of the loops, so that nothing is summed by two threads:
 //
 //   contract    a few tokens                 the stack, packed once for all threads, streams past them
-//   expand      512 bytes of every token     their piece of the stack is packed into the L1 cache, all tokens pass by
+//   expand      2 KiB of every token         their piece of the stack is packed into the L2 cache, all tokens pass by
 //   accumulate  256 bytes of every token     blocks of tokens are copied into the L1 cache, all rows of P pass by
 #pragma once
 
@@ -38,8 +38,8 @@ inline constexpr Index contract_sums = 8;
 /// Tokens summed in one go in accumulate(): with 256 bytes of each, 32 KiB in the L1 cache. Part of the result's bits.
 inline constexpr Index token_block = 128;
 /// Bytes of every token that one task owns in expand(): long enough for the hardware to prefetch Y, and a stack of 64 rows
-/// cut to it (32 KiB) stays in the L1 cache.
-inline constexpr Index expand_chunk_bytes = 512;
+/// cut to it (128 KiB) stays in the L2 cache. 512 bytes, which would stay in L1, are slower for few rows.
+inline constexpr Index expand_chunk_bytes = 2048;
 /// Bytes of every token that one task owns in accumulate().
 inline constexpr Index accumulate_chunk_bytes = 256;
 /// Tokens whose pieces are asked for ahead of their use. Columns a power of two apart share a few places in the L2 cache,
