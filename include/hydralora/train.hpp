@@ -4,6 +4,7 @@
 #pragma once
 
 #include "hydralora/train/adamw.hpp"
+#include "hydralora/train/balance.hpp"
 #include "hydralora/train/components.hpp"
 #include "hydralora/train/parameter_group.hpp"
 #include "hydralora/train/router_stats.hpp"

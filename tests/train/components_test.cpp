@@ -277,3 +277,102 @@ TEST_CASE("k-means refuses what makes no sense, and says which values") {
   points(2, 3) = 1e200;
   CHECK(contains(message(with_clusters(2)), "overflow"));
 }
+
+TEST_CASE("silhouette: the values of the definition, and what does not count") {
+  using namespace hydralora;
+  Eigen::MatrixXd points(1, 5);
+  points << 0, 1, 10, 11, 1000;
+  // own distance 1; the other pair's mean distance 10.5 and 9.5
+  const double expected = (9.5 / 10.5 + 8.5 / 9.5) / 2;
+  CHECK(silhouette(points.leftCols(4), {0, 0, 1, 1}) == doctest::Approx(expected));
+  CHECK(silhouette(points.leftCols(4).cast<float>(), {3, 3, 1, 1}) == doctest::Approx(expected));
+  CHECK(silhouette(points, {0, 0, 1, 1, -1}) == doctest::Approx(expected));  // noise is left out
+  CHECK(silhouette(points.leftCols(4), {0, 1, 0, 1}) < 0);
+  CHECK(silhouette(points.leftCols(4), {0, 0, 0, 0}) == 0);
+  CHECK(silhouette(points.leftCols(2), {0, 1}) == 0);  // each alone
+  CHECK(silhouette(points.leftCols(0), {}) == 0);
+  CHECK_THROWS_AS(silhouette(points, {0, 1}), std::invalid_argument);
+}
+
+TEST_CASE("the largest silhouette finds the number of clusters") {
+  using namespace hydralora;
+  const CounterRandom random(3);
+  for (const Index clusters : {2, 3, 5}) {
+    Eigen::MatrixXd points(4, 40 * clusters);
+    for (Index i = 0; i < points.cols(); ++i) {
+      for (Index j = 0; j < 4; ++j) {
+        points(j, i) = random.normal(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(j)) +
+                       12 * random.normal(static_cast<std::uint64_t>(i % clusters), static_cast<std::uint64_t>(j), 1);
+      }
+    }
+    const std::vector<double> values = silhouette_curve(points, 8);
+    CHECK(values[0] == 0);
+    CHECK(std::max_element(values.begin(), values.end()) - values.begin() + 1 == clusters);
+  }
+}
+
+TEST_CASE("DBSCAN: published labels, shapes that k-means cannot find, borders and noise") {
+  using namespace hydralora;
+  Eigen::MatrixXd points(2, 6);  // the example of scikit-learn's documentation
+  points << 1, 2, 2, 8, 8, 25, 2, 2, 3, 7, 8, 80;
+  const DbscanResult result = dbscan(points, 3, 2);
+  CHECK(result.labels == std::vector<Index>{0, 0, 0, 1, 1, -1});
+  CHECK(result.clusters == 2);
+
+  Eigen::MatrixXd rings(2, 120);  // one ring inside the other
+  for (Index i = 0; i < 120; ++i) {
+    const double angle = static_cast<double>(i) * 6.283185307179586 / 60;
+    rings(0, i) = std::cos(angle) * (i < 60 ? 1.0 : 4.0);
+    rings(1, i) = std::sin(angle) * (i < 60 ? 1.0 : 4.0);
+  }
+  const DbscanResult found = dbscan(rings.cast<float>(), 0.6, 3);
+  CHECK(found.clusters == 2);
+  for (Index i = 0; i < 120; ++i) CHECK(found.labels[static_cast<std::size_t>(i)] == (i < 60 ? 0 : 1));
+
+  Eigen::MatrixXd line(1, 7);
+  line << 0, 1, 2, 3, 4, 5, 6;
+  line(0, 3) = 3.5;  // 0 1 2 | 3.5 | 4 5 6: within 1.5 of a core on either side, but no core itself with 4 needed
+  const DbscanResult border = dbscan(line, 1.5, 3);
+  CHECK(border.clusters == 1);
+  line(0, 3) = 3;
+  line.rightCols(3).array() += 0.6;
+  const DbscanResult two = dbscan(line, 1.0, 3);  // 3 is within 1 of 2 only
+  CHECK(two.labels == std::vector<Index>{0, 0, 0, 0, 1, 1, 1});
+  CHECK(dbscan(line, 0.5, 2).labels == std::vector<Index>(7, -1));
+  CHECK(dbscan(line, 0.5, 1).clusters == 7);
+  CHECK_THROWS_WITH_AS(dbscan(line, 0, 2), "dbscan: radius is 0, expected finite and above 0", std::invalid_argument);
+  CHECK_THROWS_WITH_AS(dbscan(line, 1, 0), "dbscan: min_samples is 0, expected >= 1", std::invalid_argument);
+}
+
+TEST_CASE("adjusted Rand index: published values, and names do not matter") {
+  using namespace hydralora;
+  using Labels = std::vector<Index>;
+  CHECK(adjusted_rand_index(Labels{0, 0, 1, 1}, Labels{0, 0, 1, 1}) == 1);
+  CHECK(adjusted_rand_index(Labels{0, 0, 1, 1}, Labels{7, 7, 2, 2}) == 1);
+  // scikit-learn's documentation
+  CHECK(adjusted_rand_index(Labels{0, 0, 1, 2}, Labels{0, 0, 1, 1}) == doctest::Approx(0.5714285714));
+  CHECK(adjusted_rand_index(Labels{0, 0, 1, 1}, Labels{0, 0, 1, 2}) == doctest::Approx(0.5714285714));
+  CHECK(adjusted_rand_index(Labels{0, 0, 0, 0}, Labels{0, 1, 2, 3}) == 0);
+  CHECK(adjusted_rand_index(Labels{0, 0, 1, 1}, Labels{0, 1, 0, 1}) == doctest::Approx(-0.5));
+  CHECK(adjusted_rand_index(Labels{5, 5, 5}, Labels{1, 1, 1}) == 1);
+  CHECK(adjusted_rand_index(Labels{}, Labels{}) == 1);
+  CHECK_THROWS_AS(adjusted_rand_index(Labels{0, 1}, Labels{0}), std::invalid_argument);
+  CHECK_THROWS_AS(adjusted_rand_index(Labels{0, -1}, Labels{0, 1}), std::invalid_argument);
+}
+
+TEST_CASE("TF-IDF gives the published numbers of scikit-learn's documentation") {
+  using namespace hydralora;
+  Eigen::MatrixXd counts(3, 6);  // words × documents
+  counts << 3, 2, 3, 4, 3, 3, 0, 0, 0, 0, 2, 0, 1, 0, 0, 0, 0, 2;
+  const Eigen::MatrixXd weights = tf_idf(counts.sparseView());
+  Eigen::MatrixXd expected(3, 6);
+  expected << 0.85151335, 1, 1, 1, 0.55422893, 0.63035731, 0, 0, 0, 0, 0.83236428, 0, 0.52433293, 0, 0, 0, 0,
+      0.77630514;
+  CHECK((weights - expected).cwiseAbs().maxCoeff() < 1e-8);
+  counts.col(2).setZero();
+  CHECK(Eigen::MatrixXd(tf_idf(counts.sparseView())).col(2).isZero(0));
+  counts(0, 0) = -1;
+  CHECK_THROWS_WITH_AS(tf_idf(counts.sparseView()),
+                       "tf_idf: the count of word 0 in document 0 is -1, expected finite and >= 0",
+                       std::invalid_argument);
+}

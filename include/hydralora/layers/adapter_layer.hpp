@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "hydralora/core/aligned.hpp"
 #include "hydralora/core/expects.hpp"
@@ -13,6 +14,7 @@
 #include "hydralora/layers/adapter_tensors.hpp"
 #include "hydralora/layers/call_options.hpp"
 #include "hydralora/layers/down_projection.hpp"
+#include "hydralora/layers/gate.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -33,6 +35,14 @@ class AdapterCache {
   Index tokens() const { return tokens_; }
   /// ω, (heads × tokens), valid until the next forward pass; 0 rows where no weights are kept (LoRA, Routing::uniform).
   ConstTokens<Scalar> weights() const { return rows(shape_.a_rows, shape_.weight_rows); }
+  /// π, (heads × tokens), what a learned gate's softmax gave: the weights before heads were selected.
+  ConstTokens<Scalar> probabilities() const {
+    return shape_.probability_rows == 0 ? weights() : rows(shape_.a_rows + shape_.weight_rows, shape_.probability_rows);
+  }
+  /// ln Σ exp(ℓ / temperature), (1 × tokens) with GateConfig::keep_log_partition, else no rows.
+  ConstTokens<Scalar> log_partition() const {
+    return rows(shape_.kept_rows() - shape_.partition_rows, shape_.partition_rows);
+  }
   /// H, (rank × tokens); SplitLoRA: (heads · rank × tokens).
   ConstTokens<Scalar> h() const { return rows(0, shape_.a_rows); }
 
@@ -41,6 +51,8 @@ class AdapterCache {
   friend class AdapterLayer;
   template <class>
   friend class hydralora::SlicedForward;
+  template <class>
+  friend class hydralora::SlicedBackward;
 
   Tokens<Scalar> reset(const AdapterShape& shape, Index tokens, const CallOptions<Scalar>& options) {
     const auto needed = static_cast<std::size_t>(checked_product(shape.kept_rows(), tokens, "cache"));
@@ -49,8 +61,14 @@ class AdapterCache {
     tokens_ = 0;  // until forward() has filled it: one that runs out of memory leaves nothing to go back from
     step_ = options.step;
     first_token_ = options.first_token;
+    segments_.clear();
+    if (options.segments.count > 0 && shape.pooled) {
+      segments_.assign(options.segments.lengths, options.segments.lengths + options.segments.count);
+    }
     return {values_.data(), shape.kept_rows(), tokens};
   }
+
+  ConstTokens<Scalar> kept() const { return rows(0, shape_.kept_rows()); }
 
   ConstTokens<Scalar> rows(Index first, Index count) const {
     if (tokens_ == 0) return {nullptr, count, 0};
@@ -62,11 +80,13 @@ class AdapterCache {
   Index tokens_ = 0;
   std::uint64_t step_ = 0;
   std::uint64_t first_token_ = 0;
+  std::vector<Index> segments_;
 };
 
 /// Layer is the derived class, Tensors its named matrices. Layer provides, for shapes that have been checked,
 ///   add_forward(x, y, kept, dropout, options)             y += ΔW(x), fills kept = [H; Ω]
-///   backward_tokens(dy, h, weights, dkept, options)       dkept = what reaches kept, token by token
+///   backward_tokens(dy, kept, dkept, dgate, options)      dkept = what reaches [H; Ω], token by token; dgate += the
+///                                                         gradient of a gate that reads A x
 ///   backward_up(dy, h, weights, dup)                      dup += the gradients of B, feature by feature
 template <class Layer, class Tensors>
 class AdapterLayer : public Tensors {
@@ -146,6 +166,29 @@ class AdapterLayer : public Tensors {
     add_backward(x, dy, cache, g, nullptr, options);
   }
 
+ protected:
+  /// ω of every token: kept = [H; logits …] becomes [H; Ω …].
+  void weigh_heads(Tokens<Scalar> kept, const CallOptions<Scalar>& options) const {
+    const Tokens<Scalar> weights = kept.rows(this->shape().a_rows, this->shape().weight_rows);
+    if (this->config().routing == Routing::uniform) weights.matrix().setOnes();
+    if (this->config().routing == Routing::given) weights.matrix() = options.weights.matrix();
+    if (this->config().routing != Routing::learned) return;
+    gate_forward<Scalar>(this->config().gate, gate_tensors(kept), kept.rows(0, this->shape().a_rows), options.segments);
+  }
+
+  /// From dω in dkept = [dH; dΩ] to what reaches h and the logits.
+  void weigh_heads_backward(ConstTokens<Scalar> kept, Tokens<Scalar> dkept, Stack<Scalar> dgate,
+                            const CallOptions<Scalar>& options) const {
+    const Index a_rows = this->shape().a_rows;
+    const Tokens<Scalar> dweights = dkept.rows(a_rows, this->shape().weight_rows);
+    if (this->config().routing == Routing::given && options.weights_gradient.tokens() > 0) {
+      options.weights_gradient.matrix() += dweights.matrix();
+    }
+    if (this->config().routing != Routing::learned) return;
+    gate_backward<Scalar>(this->config().gate, gate_tensors(kept), kept.rows(0, a_rows), options.segments,
+                          options.logits_gradient, dweights, dgate, dkept.rows(0, a_rows));
+  }
+
  private:
   template <class>
   friend class hydralora::SlicedForward;
@@ -168,11 +211,22 @@ class AdapterLayer : public Tensors {
     layer().backward_up(arguments...);
   }
 
+  template <class View>
+  auto gate_tensors(View kept) const {
+    const AdapterShape& s = this->shape();
+    const Index first = s.a_rows + s.weight_rows;
+    return GateTensors<Scalar, View>{this->gate_stack(), kept.rows(s.a_rows, s.weight_rows),
+                                     kept.rows(first, s.probability_rows),
+                                     kept.rows(first + s.probability_rows, s.partition_rows)};
+  }
+
   void add_backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                     const Tokens<Scalar>* dx, const CallOptions<Scalar>& options) const {
     ScratchFrame scratch;
     const Tokens<Scalar> dkept = scratch.take_tokens<Scalar>(this->shape().kept_rows(), x.tokens());
-    layer().backward_tokens(dy, cache.h(), cache.weights(), dkept, options);
+    CallOptions<Scalar> with_segments = options;
+    with_segments.segments = cache.segments_;
+    layer().backward_tokens(dy, cache.kept(), dkept, g.gate_stack(), with_segments);
     layer().backward_up(dy, cache.h(), cache.weights(), g.up_stack());
     project_down_backward<Scalar>(this->down_stack(), this->shape().a_rows, dropout(cache), x,
                                   dkept.rows(0, this->shape().down_rows()), g.down_stack(), dx);
@@ -185,9 +239,9 @@ class AdapterLayer : public Tensors {
   /// Weights must come exactly where the layer takes them: ignoring them in silence would train something else.
   void check_weights(const char* where, const char* what, ConstTokens<Scalar> weights, Index tokens,
                      bool required) const {
-    if (!this->shape().takes_weights()) {
+    if (!this->shape().takes_weights) {
       expects(weights.features() == 0, this->shape().layer, where, what, " are ", weights.shape(),
-              ", but this layer takes none (only SplitLoRA with Routing::given does)");
+              ", but this layer takes none (only one with Routing::given does)");
     } else if (required || weights.features() != 0 || weights.tokens() != 0) {
       expects(tokens == 0 || weights.shape() == Shape{this->shape().heads, tokens}, this->shape().layer, where, what,
               " are ", weights.shape(), ", expected ", Shape{this->shape().heads, tokens}, " (heads x tokens)");
@@ -208,6 +262,23 @@ class AdapterLayer : public Tensors {
     check_weights(where, "weights", options.weights, x.tokens(), true);
     expects(!overlap<Scalar>(options.weights, y), this->shape().layer, where, "weights ", options.weights.shape(),
             " and y ", y.shape(), " overlap");
+    check_segments(options.segments, x.tokens());
+  }
+
+  void check_segments(Segments segments, Index tokens) const {
+    if (segments.count == 0) return;
+    constexpr auto where = "::forward: ";
+    expects(segments.count > 0 && segments.lengths != nullptr, this->shape().layer, where, "segments: ", segments.count,
+            " lengths", segments.lengths == nullptr ? " (null)" : "");
+    Index left = tokens;
+    for (Index i = 0; i < segments.count; ++i) {
+      const Index length = segments.lengths[i];
+      expects(length >= 0, this->shape().layer, where, "segment ", i, " has length ", length);
+      expects(length <= left, this->shape().layer, where, "segments 0 to ", i, " hold more than the ", tokens,
+              " tokens");
+      left -= length;
+    }
+    expects(left == 0, this->shape().layer, where, "the segments hold ", tokens - left, " of ", tokens, " tokens");
   }
 
   void check_backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, const Gradients& g,
@@ -222,6 +293,14 @@ class AdapterLayer : public Tensors {
     check_weights(where, "weights_gradient", options.weights_gradient, x.tokens(), false);
     expects(!overlap<Scalar>(options.weights_gradient, x) && !overlap<Scalar>(options.weights_gradient, dy),
             shape.layer, where, "weights_gradient ", options.weights_gradient.shape(), " overlaps x or dy");
+    const ConstTokens<Scalar> logits_gradient = options.logits_gradient;
+    if (logits_gradient.features() > 0 || logits_gradient.tokens() > 0) {
+      expects(shape.gated(), shape.layer, where, "logits_gradient is ", logits_gradient.shape(),
+              ", but this layer has no gate");
+      check_shape(where, "logits_gradient", logits_gradient.shape(), shape.heads, x.tokens(), "heads");
+      expects(dx == nullptr || !overlap<Scalar>(logits_gradient, *dx), shape.layer, where, "logits_gradient ",
+              logits_gradient.shape(), " overlaps dx");
+    }
     if (dx == nullptr) return;
     check_shape(where, "dx", dx->shape(), shape.in, x.tokens(), "in_features");
     expects(!overlap<Scalar>(*dx, x), shape.layer, where, "dx ", dx->shape(), " and x ", x.shape(), " overlap");

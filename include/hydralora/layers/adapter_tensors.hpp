@@ -53,24 +53,32 @@ struct AdapterShape {
   Index out;
   Index rank;
   Index heads;
-  Index a_rows;       ///< rows of A, or of A_1 … A_N: what reaches B
-  Index gate_rows;    ///< rows of the gate, 0 without one
-  Index weight_rows;  ///< head weights kept per token for backward, 0 where all are 1
+  Index a_rows;                ///< rows of A, or of A_1 … A_N: what reaches B
+  Index gate_rows;             ///< rows of the gate, 0 without one
+  Index weight_rows;           ///< head weights kept per token for backward, 0 where all are 1
+  Index gate_columns = 0;      ///< of a gate that reads A x and so has a matrix of its own, gate_columns = a_rows
+  Index probability_rows = 0;  ///< of the gate, kept per token where the weights are something else
+  Index partition_rows = 0;    ///< 1 where the gate's log partition is kept
+  bool pooled = false;         ///< tokens of a segment share what the gate sees
+  bool takes_weights = false;  ///< they come from the caller
 
   Index down_rows() const { return a_rows + gate_rows; }
   Index up_rows() const { return heads * rank; }
-  Index kept_rows() const { return a_rows + weight_rows; }
+  Index kept_rows() const { return a_rows + weight_rows + probability_rows + partition_rows; }
+  /// Numbers of the gate's own matrix, between the stacks.
+  Index gate_size() const { return heads * gate_columns; }
   /// From one column of B to the next: out, or 32 more where out is a multiple of 1024. Columns of whole memory pages
   /// would fall on the same few places of every cache, which slows a forward pass of few tokens down.
   Index up_stride() const { return out % 1024 == 0 ? out + up_padding : out; }
   /// Numbers in the flat buffer, the padding between the columns of B included.
-  Index parameter_count() const { return down_rows() * in + up_rows() * up_stride(); }
-  /// Weights are kept but no gate makes them: they come from the caller.
-  bool takes_weights() const { return weight_rows > 0 && gate_rows == 0; }
+  Index parameter_count() const { return down_rows() * in + gate_size() + up_rows() * up_stride(); }
+  bool gated() const { return gate_rows > 0 || gate_columns > 0; }
 
   friend bool operator==(const AdapterShape& a, const AdapterShape& b) {
     return a.in == b.in && a.out == b.out && a.rank == b.rank && a.heads == b.heads && a.a_rows == b.a_rows &&
-           a.gate_rows == b.gate_rows && a.weight_rows == b.weight_rows;
+           a.gate_rows == b.gate_rows && a.weight_rows == b.weight_rows && a.gate_columns == b.gate_columns &&
+           a.probability_rows == b.probability_rows && a.partition_rows == b.partition_rows && a.pooled == b.pooled &&
+           a.takes_weights == b.takes_weights;
   }
   friend std::ostream& operator<<(std::ostream& stream, const AdapterShape& s) {
     return stream << s.layer << ' ' << s.in << "->" << s.out << " rank " << s.rank << " heads " << s.heads << " ("
@@ -89,10 +97,12 @@ AdapterShape checked_shape(const Config& config) {
   expects(s.heads >= 1, s.layer, ": heads ", s.heads, " must be at least 1");
   expects(std::isfinite(config.alpha), s.layer, ": alpha ", config.alpha, " must be finite");
   expects(config.dropout >= 0 && config.dropout < 1, s.layer, ": dropout ", config.dropout, " must be in [0, 1)");
+  check_own_settings(config);
   constexpr Index most = std::numeric_limits<Index>::max();
-  expects(s.rank < most && s.out <= most - AdapterShape::up_padding && s.in <= most - s.up_stride(), s.layer, ": rank ",
-          s.rank, ", in_features ", s.in, " and out_features ", s.out, " are too many");
-  checked_product(checked_product(s.rank + 1, s.heads, s.layer), s.in + s.up_stride(),
+  expects(s.rank < most && s.out <= most - AdapterShape::up_padding && s.in <= most - s.up_stride() &&
+              s.gate_columns <= most - s.in - s.up_stride(),
+          s.layer, ": rank ", s.rank, ", in_features ", s.in, " and out_features ", s.out, " are too many");
+  checked_product(checked_product(s.rank + 1, s.heads, s.layer), s.in + s.up_stride() + s.gate_columns,
                   s.layer);  // no less than parameter_count()
   return s;
 }
@@ -121,6 +131,7 @@ void kaiming_uniform(MatrixMap<Scalar> matrix, const CounterRandom& random, Inde
 /// The flat buffer of a layer or of its gradients. Layout:
 ///
 ///   for every input feature:  its a_rows numbers of A, then its gate_rows numbers of the gate
+///   then, where the gate reads A x, its heads × a_rows matrix, column-major
 ///   then B_1, …, B_N:         each out × rank in column-major order, columns up_stride() apart
 ///
 /// What lies between the columns of B (nothing, or 32 numbers: AdapterShape::up_stride()) is zero in a new layer and in its
@@ -147,14 +158,20 @@ class AdapterTensors {
   ConstParameterMap<Scalar> up_parameters() const { return {data() + down_size(), up_size()}; }
 
   /// The two stacks as the kernels take them (kernels/low_rank.hpp).
-  Stack<Scalar> down_stack() { return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows(), up_size()}; }
+  Stack<Scalar> down_stack() {
+    return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows(), gate_and_up_size()};
+  }
   Stack<Scalar> up_stack() { return {data() + down_size(), shape_.up_rows(), shape_.out, shape_.up_stride(), 1}; }
   ConstStack<Scalar> down_stack() const {
-    return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows(), up_size()};
+    return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows(), gate_and_up_size()};
   }
   ConstStack<Scalar> up_stack() const {
     return {data() + down_size(), shape_.up_rows(), shape_.out, shape_.up_stride(), 1};
   }
+
+  /// The gate's own matrix as a stack of heads rows; no rows where the gate reads x and is part of the down stack.
+  Stack<Scalar> gate_stack() { return gate_stack_at<Stack<Scalar>>(data()); }
+  ConstStack<Scalar> gate_stack() const { return gate_stack_at<ConstStack<Scalar>>(data()); }
 
   const AdapterShape& shape() const { return shape_; }
 
@@ -177,6 +194,10 @@ class AdapterTensors {
   MatrixMap<Scalar> head_matrix(Index head) { return head_map<MatrixMap<Scalar>>(data(), head); }
   ConstMatrixMap<Scalar> head_matrix(Index head) const { return head_map<ConstMatrixMap<Scalar>>(data(), head); }
 
+  /// The gate, wherever it is.
+  MatrixMap<Scalar> gate_matrix() { return gate_map<MatrixMap<Scalar>>(data()); }
+  ConstMatrixMap<Scalar> gate_matrix() const { return gate_map<ConstMatrixMap<Scalar>>(data()); }
+
   void expects_head(Index head) const {
     expects(head >= 0 && head < shape_.heads, shape_.layer, ": head ", head, " of ", shape_.heads, " heads");
   }
@@ -193,7 +214,24 @@ class AdapterTensors {
             Eigen::OuterStride<>(shape_.up_stride())};
   }
 
-  Index down_size() const { return shape_.down_rows() * shape_.in; }
+  template <class Map, class Pointer>
+  Map gate_map(Pointer from) const {
+    if (shape_.gate_columns == 0) return map<Map>(from, shape_.a_rows, shape_.gate_rows);
+    return {from + shape_.down_rows() * shape_.in, shape_.heads, shape_.gate_columns,
+            Eigen::OuterStride<>(shape_.heads)};
+  }
+  template <class StackType, class Pointer>
+  StackType gate_stack_at(Pointer from) const {
+    return {from + shape_.down_rows() * shape_.in,
+            shape_.gate_columns > 0 ? shape_.heads : 0,
+            shape_.gate_columns,
+            1,
+            shape_.heads,
+            up_size()};
+  }
+
+  Index down_size() const { return shape_.down_rows() * shape_.in + shape_.gate_size(); }
+  Index gate_and_up_size() const { return shape_.gate_size() + up_size(); }
   Index up_size() const { return shape_.up_rows() * shape_.up_stride(); }
   Scalar* data() { return lent_ != nullptr ? lent_ : owned_.data(); }
   const Scalar* data() const { return lent_ != nullptr ? lent_ : owned_.data(); }

@@ -3,10 +3,23 @@
 
 #include <cstdint>
 
+#include <vector>
+
 #include "hydralora/core/tokens.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
+
+/// Runs of tokens that belong together (a document, a prompt), by their lengths in order: a view of the caller's list.
+struct Segments {
+  const Index* lengths = nullptr;
+  Index count = 0;
+
+  Segments() = default;
+  Segments(const Index* list, Index size) : lengths(list), count(size) {}
+  Segments(const std::vector<Index>& list)  // NOLINT(google-explicit-constructor)
+      : Segments(list.data(), static_cast<Index>(list.size())) {}
+};
 
 /// What one call of forward() or backward() may add. Every member has a default; set the ones that are wanted:
 ///
@@ -26,6 +39,14 @@ struct CallOptions {
   /// dω for Routing::given, (heads × tokens), ADDED to by backward() where it is not empty. Must overlap none of x, dy,
   /// dx.
   Tokens<Scalar> weights_gradient;
+
+  /// For a gate that pools (GateConfig::granularity): lengths ≥ 0 that sum to the tokens of the call. Empty: all tokens are
+  /// one segment. Checked, and without effect, in other layers. Read by forward(), which remembers it for backward().
+  Segments segments;
+
+  /// The gradient of a balance loss (train/balance.hpp) for a learned gate, (heads × tokens), added inside the gate by
+  /// backward(): that of the pooled logits over the temperature.
+  ConstTokens<Scalar> logits_gradient;
 };
 
 }  // namespace HYDRALORA_BUILD

@@ -22,6 +22,8 @@ struct HydraLoRAConfig {
   bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
   double dropout = 0;  ///< probability that a feature on its way into A is dropped in training; the gate sees all
   Index heads = 4;     ///< N; one head is exactly LoRA
+  Routing routing = Routing::learned;
+  GateConfig gate = {};  ///< for Routing::learned
 };
 
 inline AdapterShape shape_of(const HydraLoRAConfig& c) {
@@ -31,8 +33,17 @@ inline AdapterShape shape_of(const HydraLoRAConfig& c) {
           c.rank,
           c.heads,
           /*a_rows=*/c.rank,
-          /*gate_rows=*/c.heads,
-          /*weight_rows=*/c.heads};
+          /*gate_rows=*/c.routing == Routing::learned && !c.gate.reads_projection() ? c.heads : 0,
+          /*weight_rows=*/c.heads,
+          /*gate_columns=*/c.routing == Routing::learned && c.gate.reads_projection() ? c.rank : 0,
+          /*probability_rows=*/c.gate.selection == GateSelection::dense ? 0 : c.heads,
+          /*partition_rows=*/c.gate.keep_log_partition ? 1 : 0,
+          /*pooled=*/c.gate.pools(),
+          /*takes_weights=*/c.routing == Routing::given};
+}
+
+inline void check_own_settings(const HydraLoRAConfig& c) {
+  detail::check_gate("HydraLoRA", c.gate, c.routing, c.heads, c.dropout);
 }
 
 /// The matrices of a HydraLoRA, as parameters or as gradients: maps into the flat buffer, by value, assignable.
@@ -45,8 +56,8 @@ class HydraLoRATensors : public detail::AdapterTensors<Scalar, HydraLoRAConfig> 
   auto A() const { return this->down_matrix(0, this->shape().rank); }
   auto B(Index head) { return this->head_matrix(head); }  ///< out_features × rank
   auto B(Index head) const { return this->head_matrix(head); }
-  auto gate() { return this->down_matrix(this->shape().rank, this->shape().heads); }  ///< heads × in_features
-  auto gate() const { return this->down_matrix(this->shape().rank, this->shape().heads); }
+  auto gate() { return this->gate_matrix(); }  ///< heads × in_features; where it reads A x, heads × rank
+  auto gate() const { return this->gate_matrix(); }
 
  protected:
   using Base::Base;
@@ -60,7 +71,8 @@ class HydraLoRATensors : public detail::AdapterTensors<Scalar, HydraLoRAConfig> 
 
 /// One shared down-projection, N routed heads:  y += s · Σ_i ω_i(x) B_i A x,  ω(x) = softmax(G x).
 ///
-/// Source    Tian et al. 2024, arXiv:2404.19245, eq. (4) and (5), with the gate on the layer's input as released.
+/// Source    Tian et al. 2024, arXiv:2404.19245, eq. (4) and (5), with the gate on the layer's input as released. Other
+///           gates: GateConfig (layers/gate.hpp), or weights from the caller.
 /// forward   [h; ℓ] = [A; G] x     ω = softmax(ℓ)     u_i = ω_i h     y += s [B_1 … B_N] u
 /// backward  V = s [B_1 … B_N]ᵀ dY                    dB_i += s dY U_iᵀ
 ///           dω_i = ⟨V_i, h⟩     dh = Σ_i ω_i V_i     dℓ = ω ∘ (dω − ⟨ω, dω⟩)
@@ -79,30 +91,55 @@ class HydraLoRA : public detail::AdapterLayer<HydraLoRA<Scalar>, HydraLoRATensor
 
  private:
   void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> kept, const detail::Dropout& dropout,
-                   const CallOptions<Scalar>&) const {
+                   const CallOptions<Scalar>& options) const {
     const Index rank = this->shape().rank, heads = this->shape().heads;
     const Tokens<Scalar> h = kept.rows(0, rank), weights = kept.rows(rank, heads);
-    ScratchFrame scratch;
-    const Tokens<Scalar> u = scratch.take_tokens<Scalar>(heads * rank, x.tokens());
 
-    detail::project_down(this->down_stack(), rank, dropout, x, kept);  // [h; ℓ] = [A; G] x
-    SoftmaxGate::forward(weights);                                     // ω = softmax(ℓ)
+    // [h; ℓ] = [A; G] x; the logits land where the weights are kept
+    detail::project_down(this->down_stack(), rank, dropout, x, kept.rows(0, this->shape().down_rows()));
+    this->weigh_heads(kept, options);  // ω = softmax(ℓ)
+    if (this->config().gate.granularity == GateGranularity::segment) {
+      return add_segments(h, weights, options.segments, y);
+    }
+    add_heads(h, weights, y);
+  }
+
+  void add_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> y) const {
+    ScratchFrame scratch;
+    const Tokens<Scalar> u = scratch.take_tokens<Scalar>(this->shape().up_rows(), y.tokens());
     kernels::mix_heads<Scalar>(h, weights, u);                         // u_i = ω_i h
     kernels::expand<Scalar>(this->up_stack(), u, this->scaling(), y);  // y += s [B_1 … B_N] u
   }
 
+  /// The tokens of a segment share ω:  B̄ = Σ_i ω_i B_i,  y += s B̄ h,  where that is less work than head by head.
+  void add_segments(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Segments segments, Tokens<Scalar> y) const {
+    const AdapterShape& shape = this->shape();
+    detail::for_each_segment(segments, y.tokens(), [&](Index first, Index count) {
+      const auto slice = [&](const auto& view) { return view.slice(first, count); };
+      // In units of 2 · rank · out flop: forming B̄ takes N, a token then 1 instead of N.
+      if (shape.heads + count >= shape.heads * count) return add_heads(slice(h), slice(weights), slice(y));
+      ScratchFrame scratch;
+      const Tokens<Scalar> mean = scratch.take_tokens<Scalar>(shape.out, shape.rank);
+      kernels::combine_heads<Scalar>(this->up_stack(), weights.slice(first, 1),
+                                     Stack<Scalar>{mean.data(), shape.rank, shape.out, mean.stride(), 1});
+      kernels::expand<Scalar>(ConstStack<Scalar>{mean.data(), shape.rank, shape.out, mean.stride(), 1}, slice(h),
+                              this->scaling(), slice(y));
+    });
+  }
+
   /// From dY to what reaches [h; ℓ] of these tokens.
-  void backward_tokens(ConstTokens<Scalar> dy, ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> dkept,
-                       const CallOptions<Scalar>&) const {
+  void backward_tokens(ConstTokens<Scalar> dy, ConstTokens<Scalar> kept, Tokens<Scalar> dkept, Stack<Scalar> dgate,
+                       const CallOptions<Scalar>& options) const {
     const Index rank = this->shape().rank, heads = this->shape().heads;
-    const Tokens<Scalar> dh = dkept.rows(0, rank), dlogits = dkept.rows(rank, heads);
+    const ConstTokens<Scalar> h = kept.rows(0, rank), weights = kept.rows(rank, heads);
+    const Tokens<Scalar> dh = dkept.rows(0, rank), dweights = dkept.rows(rank, heads);
     ScratchFrame scratch;
     const Tokens<Scalar> v = scratch.take_tokens<Scalar>(heads * rank, dy.tokens());
 
     kernels::contract(this->up_stack(), dy, v);
-    v.matrix() *= this->scaling();                                    // V = s [B_1 … B_N]ᵀ dY
-    kernels::mix_heads_backward<Scalar>(v, h, weights, dlogits, dh);  // dω_i = ⟨V_i, h⟩,  dh = Σ_i ω_i V_i
-    SoftmaxGate::backward(weights, dlogits);                          // dℓ = ω ∘ (dω − ⟨ω, dω⟩)
+    v.matrix() *= this->scaling();                                     // V = s [B_1 … B_N]ᵀ dY
+    kernels::mix_heads_backward<Scalar>(v, h, weights, dweights, dh);  // dω_i = ⟨V_i, h⟩,  dh = Σ_i ω_i V_i
+    this->weigh_heads_backward(kept, dkept, dgate, options);           // dℓ = ω ∘ (dω − ⟨ω, dω⟩)
   }
 
   /// From dY to the gradients of B, for the features of dY.

@@ -25,6 +25,8 @@ inline AdapterShape shape_of(const LoRAConfig& c) {
           /*heads=*/1, /*a_rows=*/c.rank, /*gate_rows=*/0, /*weight_rows=*/0};
 }
 
+inline void check_own_settings(const LoRAConfig&) {}
+
 /// The matrices of a LoRA, as parameters or as gradients: maps into the flat buffer, by value, assignable.
 template <class Scalar>
 class LoRATensors : public detail::AdapterTensors<Scalar, LoRAConfig> {
@@ -69,8 +71,8 @@ class LoRA : public detail::AdapterLayer<LoRA<Scalar>, LoRATensors<Scalar>> {
   }
 
   /// From dY to what reaches h of these tokens.
-  void backward_tokens(ConstTokens<Scalar> dy, ConstTokens<Scalar> /*h*/, ConstTokens<Scalar> /*weights*/,
-                       Tokens<Scalar> dh, const CallOptions<Scalar>&) const {
+  void backward_tokens(ConstTokens<Scalar> dy, ConstTokens<Scalar> /*h*/, Tokens<Scalar> dh, Stack<Scalar> /*dgate*/,
+                       const CallOptions<Scalar>&) const {
     kernels::contract(this->up_stack(), dy, dh);
     dh.matrix() *= this->scaling();  // V = s Bᵀ dY
   }

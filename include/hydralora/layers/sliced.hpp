@@ -19,6 +19,12 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
+/// Slices go token by token, and the gradient of a gate that reads A x is a sum over tokens.
+inline void check_sliceable(const AdapterShape& shape) {
+  expects(!shape.pooled && shape.gate_columns == 0, shape.layer, ": a gate that ",
+          shape.pooled ? "pools tokens" : "reads A x", " cannot be cut into slices: use forward() and backward()");
+}
+
 /// Begin and length of slice i of n of `size` things, cut at multiples of `grain`.
 struct SliceRange {
   Index begin, count;
@@ -51,6 +57,7 @@ class SlicedForward {
   SlicedForward(const Layer& layer, ConstTokens<Scalar> x, Tokens<Scalar> y, typename Layer::Cache& cache,
                 const CallOptions<Scalar>& options = {})
       : layer_(layer), x_(x), y_(y), options_(options) {
+    detail::check_sliceable(layer.shape());
     layer.check_forward(x, y, options);
     kept_ = cache.reset(layer.shape(), x.tokens(), options);
     dropout_ = layer.dropout(cache);
@@ -64,6 +71,7 @@ class SlicedForward {
     const SerialScope serial;
     CallOptions<Scalar> options = options_;
     if (options.weights.tokens() > 0) options.weights = options.weights.slice(tokens.begin, tokens.count);
+    options.segments = {};  // they change nothing in a gate that goes token by token
     layer_.forward_step(x_.slice(tokens.begin, tokens.count), y_.slice(tokens.begin, tokens.count),
                         kept_.slice(tokens.begin, tokens.count), dropout_.from(tokens.begin), options);
   }
@@ -123,6 +131,7 @@ class SlicedBackward {
   SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                  const Tokens<Scalar>* dx, const CallOptions<Scalar>& options)
       : layer_(layer), x_(x), dy_(dy), cache_(cache), g_(g), wants_dx_(dx != nullptr), options_(options) {
+    detail::check_sliceable(layer.shape());
     layer.check_backward(x, dy, cache, g, dx, options);
     dkept_.resize(static_cast<std::size_t>(checked_product(layer.shape().kept_rows(), x.tokens(), "SlicedBackward")));
   }
@@ -134,7 +143,8 @@ class SlicedBackward {
     const auto slice = [&](const auto& view) { return view.slice(tokens.begin, tokens.count); };
     CallOptions<Scalar> options = options_;
     if (options.weights_gradient.tokens() > 0) options.weights_gradient = slice(options.weights_gradient);
-    layer_.backward_tokens_step(slice(dy_), slice(cache_.h()), slice(cache_.weights()), slice(dkept()), options);
+    if (options.logits_gradient.tokens() > 0) options.logits_gradient = slice(options.logits_gradient);
+    layer_.backward_tokens_step(slice(dy_), slice(cache_.kept()), slice(dkept()), Stack<Scalar>{}, options);
   }
 
   void to_up_gradients(detail::SliceRange features) const {

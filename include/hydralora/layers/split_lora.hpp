@@ -15,13 +15,6 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Where the weights ω of the heads come from.
-enum class Routing {
-  uniform,  ///< ω_i = 1: the plain sum, exactly one LoRA of rank heads · rank with the same scaling
-  learned,  ///< ω = softmax(G x), per token
-  given     ///< from the caller in CallOptions::weights: a task id (one-hot), another router
-};
-
 struct SplitLoRAConfig {
   Index in_features = 0;
   Index out_features = 0;
@@ -30,7 +23,8 @@ struct SplitLoRAConfig {
   bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
   double dropout = 0;            ///< probability that a feature on its way into the A_i is dropped; the gate sees all
   Index heads = 4;
-  Routing routing = Routing::uniform;
+  Routing routing = Routing::uniform;  ///< uniform is exactly one LoRA of rank heads · rank with the same scaling
+  GateConfig gate = {};                ///< for Routing::learned
 };
 
 inline AdapterShape shape_of(const SplitLoRAConfig& c) {
@@ -41,8 +35,17 @@ inline AdapterShape shape_of(const SplitLoRAConfig& c) {
           c.rank,
           c.heads,
           a_rows,
-          /*gate_rows=*/c.routing == Routing::learned ? c.heads : 0,
-          /*weight_rows=*/c.routing == Routing::uniform ? 0 : c.heads};
+          /*gate_rows=*/c.routing == Routing::learned && !c.gate.reads_projection() ? c.heads : 0,
+          /*weight_rows=*/c.routing == Routing::uniform ? 0 : c.heads,
+          /*gate_columns=*/c.routing == Routing::learned && c.gate.reads_projection() ? a_rows : 0,
+          /*probability_rows=*/c.gate.selection == GateSelection::dense ? 0 : c.heads,
+          /*partition_rows=*/c.gate.keep_log_partition ? 1 : 0,
+          /*pooled=*/c.gate.pools(),
+          /*takes_weights=*/c.routing == Routing::given};
+}
+
+inline void check_own_settings(const SplitLoRAConfig& c) {
+  detail::check_gate("SplitLoRA", c.gate, c.routing, c.heads, c.dropout);
 }
 
 /// The matrices of a SplitLoRA, as parameters or as gradients: maps into the flat buffer, by value, assignable.
@@ -59,9 +62,9 @@ class SplitLoRATensors : public detail::AdapterTensors<Scalar, SplitLoRAConfig> 
   }
   auto B(Index head) { return this->head_matrix(head); }  ///< out_features × rank; A(head) is rank × in_features
   auto B(Index head) const { return this->head_matrix(head); }
-  /// heads × in_features with Routing::learned, else 0 × in_features.
-  auto gate() { return this->down_matrix(this->shape().a_rows, this->shape().gate_rows); }
-  auto gate() const { return this->down_matrix(this->shape().a_rows, this->shape().gate_rows); }
+  /// heads × in_features with Routing::learned (where it reads A x, heads × heads · rank), else 0 × in_features.
+  auto gate() { return this->gate_matrix(); }
+  auto gate() const { return this->gate_matrix(); }
 
  protected:
   using Base::Base;
@@ -80,7 +83,7 @@ class SplitLoRATensors : public detail::AdapterTensors<Scalar, SplitLoRAConfig> 
 /// Source    the multi-LoRA baseline of HydraLoRA, arXiv:2404.19245, section 2; learned: LoRAMoE, arXiv:2312.09979.
 /// forward   [h_1 … h_N; ℓ] = [A_1 … A_N; G] x     ω by Routing     u_i = ω_i h_i     y += s [B_1 … B_N] u
 /// backward  V = s [B_1 … B_N]ᵀ dY     dB_i += s dY U_iᵀ     dω_i = ⟨V_i, h_i⟩     dh_i = ω_i V_i
-///           learned: dℓ = ω ∘ (dω − ⟨ω, dω⟩)     given: dω is handed back in CallOptions::weights_gradient
+///           learned: dℓ = ω ∘ (dω − ⟨ω, dω⟩), or as GateConfig says     given: dω is handed back in CallOptions::weights_gradient
 ///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ     dX += [A_1 … A_N; G]ᵀ [dH; dL]
 /// Kept for backward: heads · rank numbers per token, and the heads weights where they are not all 1. The rest of the
 /// contract is at forward() and backward() of the base.
@@ -105,8 +108,7 @@ class SplitLoRA : public detail::AdapterLayer<SplitLoRA<Scalar>, SplitLoRATensor
     if (this->config().routing == Routing::uniform) {
       return kernels::expand<Scalar>(this->up_stack(), h, this->scaling(), y);  // y += s [B_1 … B_N] h
     }
-    if (this->config().routing == Routing::learned) SoftmaxGate::forward(weights);
-    if (this->config().routing == Routing::given) weights.matrix() = options.weights.matrix();
+    this->weigh_heads(kept, options);
     ScratchFrame scratch;
     const Tokens<Scalar> u = scratch.take_tokens<Scalar>(shape.up_rows(), x.tokens());
     kernels::mix_heads<Scalar>(h, weights, u);                         // u_i = ω_i h_i
@@ -114,9 +116,10 @@ class SplitLoRA : public detail::AdapterLayer<SplitLoRA<Scalar>, SplitLoRATensor
   }
 
   /// From dY to what reaches [h_1 … h_N; ℓ] of these tokens.
-  void backward_tokens(ConstTokens<Scalar> dy, ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> dkept,
+  void backward_tokens(ConstTokens<Scalar> dy, ConstTokens<Scalar> kept, Tokens<Scalar> dkept, Stack<Scalar> dgate,
                        const CallOptions<Scalar>& options) const {
     const AdapterShape& shape = this->shape();
+    const ConstTokens<Scalar> h = kept.rows(0, shape.a_rows), weights = kept.rows(shape.a_rows, shape.weight_rows);
     const Tokens<Scalar> dh = dkept.rows(0, shape.a_rows), dweights = dkept.rows(shape.a_rows, shape.weight_rows);
     ScratchFrame scratch;
     const bool uniform = this->config().routing == Routing::uniform;
@@ -126,10 +129,7 @@ class SplitLoRA : public detail::AdapterLayer<SplitLoRA<Scalar>, SplitLoRATensor
     v.matrix() *= this->scaling();  // V = s [B_1 … B_N]ᵀ dY
     if (uniform) return;
     kernels::mix_heads_backward<Scalar>(v, h, weights, dweights, dh);  // dω_i = ⟨V_i, h_i⟩,  dh_i = ω_i V_i
-    if (this->config().routing == Routing::learned) SoftmaxGate::backward(weights, dweights);
-    if (this->config().routing == Routing::given && options.weights_gradient.tokens() > 0) {
-      options.weights_gradient.matrix() += dweights.matrix();
-    }
+    this->weigh_heads_backward(kept, dkept, dgate, options);
   }
 
   /// From dY to the gradients of B, for the features of dY.

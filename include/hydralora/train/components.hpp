@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 //
-// How many heads a corpus asks for: k-means on its features, the sum of squared errors over the number of clusters, and
-// the elbow of that curve.
+// How many heads a corpus asks for: TF-IDF features of its texts, k-means, and the elbow of the error or the largest
+// silhouette over the number of clusters; or DBSCAN, which finds the number itself.
 //
-// HydraLoRA (arXiv:2404.19245, appendix B) runs this on TF-IDF features of the training texts and keeps only the number
-// of clusters, which becomes the number of heads.
+// HydraLoRA (arXiv:2404.19245, appendix B) runs k-means on TF-IDF features of the training texts and keeps only the number
+// of clusters, which becomes the number of heads. initialize_gate() (initialize.hpp) can start the gate from the clusters.
 #pragma once
 
+#include <Eigen/SparseCore>
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -230,6 +231,162 @@ inline Index elbow(const std::vector<double>& sse) {
     }
   }
   return static_cast<Index>(best) + 1;
+}
+
+/// The mean silhouette of a clustering, in [-1, 1]: for a sample with mean distance a to its own cluster's others and b to
+/// the nearest other cluster's, (b − a) / max(a, b); 0 for one alone in its cluster. Higher is better.
+///
+/// Source   Rousseeuw 1987, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis".
+/// @param points  (features × samples), a column is a sample.
+/// @param labels  ≥ 0, one per sample; a negative one (noise of dbscan()) leaves its sample out.
+/// @return  0 with fewer than two clusters.
+/// @throws std::invalid_argument  where the numbers of labels and samples differ.
+/// Cost     3 · features · samples² flop.
+template <class Derived>
+double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<Index>& labels) {
+  const Index samples = points.cols();
+  expects(static_cast<Index>(labels.size()) == samples, "silhouette: ", labels.size(), " labels of ", samples,
+          " samples");
+  const Eigen::MatrixXd copy = points.template cast<double>();
+  const Index clusters = samples == 0 ? 0 : std::max<Index>(0, *std::max_element(labels.begin(), labels.end()) + 1);
+  Eigen::VectorXd sizes = Eigen::VectorXd::Zero(clusters);
+  for (const Index label : labels) {
+    if (label >= 0) sizes[label] += 1;
+  }
+  if ((sizes.array() > 0).count() < 2) return 0;
+  Eigen::VectorXd values = Eigen::VectorXd::Zero(samples);
+  detail::for_each_sample(samples, 3 * copy.rows() * samples, [&](Index i) {
+    const Index own = labels[static_cast<std::size_t>(i)];
+    if (own < 0 || sizes[own] == 1) return;
+    Eigen::VectorXd distances = Eigen::VectorXd::Zero(clusters);
+    for (Index j = 0; j < samples; ++j) {
+      const Index label = labels[static_cast<std::size_t>(j)];
+      if (label >= 0) distances[label] += (copy.col(i) - copy.col(j)).norm();
+    }
+    double nearest = std::numeric_limits<double>::infinity();
+    for (Index k = 0; k < clusters; ++k) {
+      if (k != own && sizes[k] > 0) nearest = std::min(nearest, distances[k] / sizes[k]);
+    }
+    const double within = distances[own] / (sizes[own] - 1), larger = std::max(within, nearest);
+    values[i] = larger > 0 ? (nearest - within) / larger : 0;
+  });
+  return values.sum() / sizes.sum();
+}
+
+/// The silhouette of k-means for 1 … max_clusters clusters: result[k - 1] belongs to k, 0 for one cluster. The k of the
+/// largest is the number that silhouettes ask for. Arguments as for sse_curve().
+template <class Derived>
+std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, Index max_clusters,
+                                     KMeansConfig config = {}) {
+  const Eigen::MatrixXd copy = detail::kmeans_points("silhouette_curve", points, max_clusters, config);
+  std::vector<double> values;
+  for (config.clusters = 1; config.clusters <= max_clusters; ++config.clusters) {
+    values.push_back(silhouette(copy, detail::best_of_restarts(copy, config).labels));
+  }
+  return values;
+}
+
+/// How alike two labellings of the same samples are, whatever the labels are called: 1 = the same clusters, about 0 = no more
+/// than by chance. For a router: the true components against the head with the largest weight.
+///
+/// Source   Hubert and Arabie 1985, "Comparing partitions": the adjusted Rand index.
+/// @param a, b  one label per sample, ≥ 0.
+/// @return  1 for fewer than two samples, and where both are a single cluster, or both all single samples.
+/// @throws std::invalid_argument  where the sizes differ, or on a negative label.
+inline double adjusted_rand_index(const std::vector<Index>& a, const std::vector<Index>& b) {
+  expects(a.size() == b.size(), "adjusted_rand_index: ", a.size(), " and ", b.size(), " labels");
+  if (a.size() < 2) return 1;
+  for (const std::vector<Index>* labels : {&a, &b}) {
+    const Index least = *std::min_element(labels->begin(), labels->end());
+    expects(least >= 0, "adjusted_rand_index: label ", least, ", expected >= 0");
+  }
+  Eigen::MatrixXd shared =
+      Eigen::MatrixXd::Zero(*std::max_element(a.begin(), a.end()) + 1, *std::max_element(b.begin(), b.end()) + 1);
+  for (std::size_t i = 0; i < a.size(); ++i) shared(a[i], b[i]) += 1;
+  const auto pairs = [](const auto& counts) { return (counts.array() * (counts.array() - 1) / 2).sum(); };
+  const double both = pairs(shared), in_a = pairs(shared.rowwise().sum().eval()),
+               in_b = pairs(shared.colwise().sum().eval());
+  const auto samples = static_cast<double>(a.size());
+  const double by_chance = in_a * in_b / (samples * (samples - 1) / 2), most = (in_a + in_b) / 2;
+  return most == by_chance ? 1 : (both - by_chance) / (most - by_chance);
+}
+
+struct DbscanResult {
+  std::vector<Index> labels;  ///< cluster of every sample, in the order in which the clusters begin; −1 = noise
+  Index clusters = 0;
+};
+
+/// Clusters of any shape as regions that are dense: a sample with at least min_samples samples (itself among them) within
+/// `radius` is a core; cores within `radius` of each other, and what else is within `radius` of one, form a cluster. A
+/// sample near the cores of two clusters belongs to the one that begins first.
+///
+/// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters"; the paper of HydraLoRA
+///          names it as an alternative to k-means.
+/// @param points  (features × samples), a column is a sample.
+/// @throws std::invalid_argument  where radius is not above 0 and finite, or min_samples < 1.
+/// Cost     3 · features · samples² flop, no index.
+template <class Derived>
+DbscanResult dbscan(const Eigen::MatrixBase<Derived>& points, double radius, Index min_samples) {
+  expects(radius > 0 && std::isfinite(radius), "dbscan: radius is ", radius, ", expected finite and above 0");
+  expects(min_samples >= 1, "dbscan: min_samples is ", min_samples, ", expected >= 1");
+  const Eigen::MatrixXd copy = points.template cast<double>();
+  const Index samples = copy.cols();
+  const auto near = [&](Index i, Index j) { return (copy.col(i) - copy.col(j)).squaredNorm() <= radius * radius; };
+  std::vector<char> core(static_cast<std::size_t>(samples));
+  detail::for_each_sample(samples, 3 * copy.rows() * samples, [&](Index i) {
+    Index neighbours = 0;
+    for (Index j = 0; j < samples; ++j) neighbours += near(i, j) ? 1 : 0;
+    core[static_cast<std::size_t>(i)] = neighbours >= min_samples ? 1 : 0;
+  });
+  DbscanResult result{std::vector<Index>(static_cast<std::size_t>(samples), -1), 0};
+  std::vector<Index> front;
+  for (Index first = 0; first < samples; ++first) {
+    if (core[static_cast<std::size_t>(first)] == 0 || result.labels[static_cast<std::size_t>(first)] >= 0) continue;
+    result.labels[static_cast<std::size_t>(first)] = result.clusters;
+    front.assign(1, first);
+    while (!front.empty()) {
+      const Index i = front.back();
+      front.pop_back();
+      for (Index j = 0; j < samples; ++j) {
+        Index& label = result.labels[static_cast<std::size_t>(j)];
+        if (label >= 0 || !near(i, j)) continue;
+        label = result.clusters;
+        if (core[static_cast<std::size_t>(j)] != 0) front.push_back(j);
+      }
+    }
+    ++result.clusters;
+  }
+  return result;
+}
+
+/// TF-IDF weighting of word counts: count · (ln((1 + n) / (1 + documents with the word)) + 1), every document then scaled
+/// to length 1, so that the distance of two documents is that of their directions.
+///
+/// Source   Salton and Buckley 1988; smoothed as scikit-learn's default, whose numbers it gives.
+/// @param counts  (words × documents), ≥ 0. A document without words stays 0.
+/// @throws std::invalid_argument  on a count that is negative or not finite.
+/// Cost     some flop per stored number.
+inline Eigen::SparseMatrix<double> tf_idf(Eigen::SparseMatrix<double> counts) {
+  using Entry = Eigen::SparseMatrix<double>::InnerIterator;
+  Eigen::VectorXd documents = Eigen::VectorXd::Zero(counts.rows());
+  for (Index j = 0; j < counts.outerSize(); ++j) {
+    for (Entry entry(counts, j); entry; ++entry) {
+      expects(entry.value() >= 0 && std::isfinite(entry.value()), "tf_idf: the count of word ", entry.row(),
+              " in document ", j, " is ", entry.value(), ", expected finite and >= 0");
+      if (entry.value() > 0) documents[entry.row()] += 1;
+    }
+  }
+  const auto all = static_cast<double>(counts.cols());
+  for (Index j = 0; j < counts.outerSize(); ++j) {
+    double squares = 0;
+    for (Entry entry(counts, j); entry; ++entry) {
+      entry.valueRef() *= std::log((1 + all) / (1 + documents[entry.row()])) + 1;
+      squares += entry.value() * entry.value();
+    }
+    if (squares == 0) continue;
+    for (Entry entry(counts, j); entry; ++entry) entry.valueRef() /= std::sqrt(squares);
+  }
+  return counts;
 }
 
 }  // namespace HYDRALORA_BUILD

@@ -126,5 +126,39 @@ Eigen::MatrixXd head_cosine(const Layer& layer) {
   return cosine;
 }
 
+/// ‖ΔW‖ (Frobenius) of a layer without forming ΔW, for an adapter that loads but does nothing must be noticeable:
+/// ‖s Σ_i ω_i B_i A_i‖² = s² Σ_ij ω_i ω_j ⟨B_iᵀ B_j, A_i A_jᵀ⟩, from the two Gram matrices of the stacks.
+///
+/// @param layer    a LoRA, SplitLoRA or HydraLoRA.
+/// @param weights  ω of the heads, e.g. RouterStats::usage(); empty = 1 each without a router, 1/N each with one.
+/// @throws std::invalid_argument  on another number of weights.
+/// Cost     2 · (heads · rank)² · (in + out) flop, in double. Where heads undo each other the result has lost digits.
+template <class Layer>
+double delta_norm(const Layer& layer, const Eigen::VectorXd& weights = {}) {
+  const auto& shape = layer.shape();
+  const Index rank = shape.rank, heads = shape.heads;
+  expects(weights.size() == 0 || weights.size() == heads, "delta_norm: ", weights.size(), " weights, expected ", heads,
+          " (heads)");
+  const auto dense = [](const auto& stack, Index rows) {  // a copy of the rows as (features × rows), in double
+    Eigen::MatrixXd m(stack.features, rows);
+    for (Index k = 0; k < rows; ++k) {
+      for (Index j = 0; j < stack.features; ++j) m(j, k) = static_cast<double>(stack(k, j));
+    }
+    return m;
+  };
+  const Eigen::MatrixXd A = dense(layer.down_stack(), shape.a_rows), B = dense(layer.up_stack(), shape.up_rows());
+  const Eigen::MatrixXd gram_A = A.transpose() * A, gram_B = B.transpose() * B;
+  const double even = shape.weight_rows == 0 ? 1 : 1 / static_cast<double>(heads);
+  double sum = 0;
+  for (Index i = 0; i < heads; ++i) {
+    for (Index j = 0; j < heads; ++j) {
+      const Index a_i = shape.a_rows == rank ? 0 : i * rank, a_j = shape.a_rows == rank ? 0 : j * rank;
+      const double both = weights.size() == 0 ? even * even : weights[i] * weights[j];
+      sum += both * gram_B.block(i * rank, j * rank, rank, rank).cwiseProduct(gram_A.block(a_i, a_j, rank, rank)).sum();
+    }
+  }
+  return std::abs(static_cast<double>(layer.scaling())) * std::sqrt(std::max(0.0, sum));
+}
+
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+//
+// Where an adapter starts. A layer's constructor draws A and the gate kaiming-uniform and sets B = 0; these are the other
+// starts, and what breaks the symmetry of heads that begin alike: under an even gate heads with B_i = 0 get the same
+// gradient at every step and stay copies of each other (head_cosine() in router_stats.hpp shows it).
+//
+// Not part of hydralora/train.hpp: Eigen's SVD and QR take a compiler longer than all the rest.
+#pragma once
+
+#include <Eigen/QR>
+#include <Eigen/SVD>
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/core/random.hpp"
+#include "hydralora/layers/hydra_lora.hpp"
+#include "hydralora/layers/lora.hpp"
+#include "hydralora/layers/split_lora.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace detail {
+
+/// A of a head and B of a head for any of the three layers: LoRA has one of each, HydraLoRA one A.
+template <class Scalar>
+auto A_of(LoRA<Scalar>& layer, Index) {
+  return layer.A();
+}
+template <class Scalar>
+auto A_of(SplitLoRA<Scalar>& layer, Index head) {
+  return layer.A(head);
+}
+template <class Scalar>
+auto A_of(HydraLoRA<Scalar>& layer, Index) {
+  return layer.A();
+}
+template <class Scalar>
+auto B_of(LoRA<Scalar>& layer, Index) {
+  return layer.B();
+}
+template <class Layer>
+auto B_of(Layer& layer, Index head) {
+  return layer.B(head);
+}
+/// How many different A a layer has.
+template <class Layer>
+Index A_count(const Layer& layer) {
+  return layer.shape().a_rows / layer.shape().rank;
+}
+
+/// N(0, deviation²), the same on every platform. `head` and `what` keep draws apart.
+inline Eigen::MatrixXd gaussian_matrix(Index rows, Index cols, double deviation, std::uint64_t seed, Index what,
+                                       Index head) {
+  // Streams 0 to 2 of a seed are the layer's own (RandomStream).
+  const CounterRandom random(seed, 8 + static_cast<std::uint64_t>(what));
+  Eigen::MatrixXd matrix(rows, cols);
+  for (Index j = 0; j < cols; ++j) {
+    for (Index i = 0; i < rows; ++i) {
+      matrix(i, j) = deviation * random.normal(static_cast<std::uint64_t>(j), static_cast<std::uint64_t>(i),
+                                               static_cast<std::uint64_t>(head));
+    }
+  }
+  return matrix;
+}
+
+}  // namespace detail
+
+/// A ~ N(0, 1/rank²) and B_i ~ N(0, up_deviation²), the gate as in a new layer. The default B = 0 adds nothing at the start;
+/// a small deviation (1e-3, say) makes the heads differ, and adds a little noise.
+///
+/// Source   PEFT's init_lora_weights="gaussian".
+/// @throws std::invalid_argument  where up_deviation is negative or not finite; the layer is then unchanged.
+template <class Layer>
+void initialize_gaussian(Layer& layer, std::uint64_t seed, double up_deviation = 0) {
+  using Scalar = typename Layer::Scalar;
+  const AdapterShape& shape = layer.shape();
+  expects(up_deviation >= 0 && std::isfinite(up_deviation), "initialize_gaussian: up_deviation ", up_deviation,
+          " must be finite and at least 0");
+  layer.initialize();
+  for (Index i = 0; i < detail::A_count(layer); ++i) {
+    detail::A_of(layer, i) =
+        detail::gaussian_matrix(shape.rank, shape.in, 1.0 / static_cast<double>(shape.rank), seed, 0, i)
+            .template cast<Scalar>();
+  }
+  if (up_deviation == 0) return;
+  for (Index i = 0; i < shape.heads; ++i) {
+    detail::B_of(layer, i) =
+        detail::gaussian_matrix(shape.out, shape.rank, up_deviation, seed, 1, i).template cast<Scalar>();
+  }
+}
+
+/// A and B_i that are not zero and differ from head to head, while every B_i A_i is: A = Q_oddᵀ R, B_i = R_i Q_even with the
+/// odd and the even rows of one orthogonal rank × rank matrix, and R, R_i ~ N(0, 0.1²). The gate as in a new layer.
+///
+/// Source   PEFT's init_lora_weights="orthogonal", with an R_i for every head of HydraLoRA.
+/// @throws std::invalid_argument  where the rank is odd; the layer is then unchanged.
+template <class Layer>
+void initialize_orthogonal(Layer& layer, std::uint64_t seed) {
+  using Scalar = typename Layer::Scalar;
+  const AdapterShape& shape = layer.shape();
+  expects(shape.rank % 2 == 0, "initialize_orthogonal: rank ", shape.rank, " of ", shape.layer, " must be even");
+  layer.initialize();
+  const Index half = shape.rank / 2;
+  constexpr double deviation = 0.1;
+  Eigen::MatrixXd odd(half, shape.rank), even(half, shape.rank);
+  for (Index i = 0; i < shape.heads; ++i) {
+    if (i < detail::A_count(layer)) {
+      const Eigen::MatrixXd Q =
+          detail::gaussian_matrix(shape.rank, shape.rank, 1, seed, 2, i).householderQr().householderQ();
+      for (Index k = 0; k < half; ++k) {
+        odd.row(k) = Q.row(2 * k);
+        even.row(k) = Q.row(2 * k + 1);
+      }
+      detail::A_of(layer, i) =
+          (odd.transpose() * detail::gaussian_matrix(half, shape.in, deviation, seed, 3, i)).template cast<Scalar>();
+    }
+    detail::B_of(layer, i) =
+        (detail::gaussian_matrix(shape.out, half, deviation, seed, 4, i) * even).template cast<Scalar>();
+  }
+}
+
+/// The base weight as it was before an initialisation took a part of it into the adapter.
+template <class Scalar>
+class SavedWeight {
+ public:
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+
+  explicit SavedWeight(Matrix original) : original_(std::move(original)) {}
+
+  const Matrix& original() const { return original_; }
+  /// Puts it back, bit for bit.
+  /// @throws std::invalid_argument  where `weight` has another shape; it is then unchanged.
+  void restore(Eigen::Ref<Matrix> weight) const {
+    expects_shape("SavedWeight::restore", "the weight", Shape{weight.rows(), weight.cols()},
+                  Shape{original_.rows(), original_.cols()}, "out x in");
+    weight = original_;
+  }
+
+ private:
+  Matrix original_;
+};
+
+namespace detail {
+
+/// Takes s · B A out of W and gives it to the adapter; every head of HydraLoRA gets the same B, and any ω that sums to 1
+/// then gives it back.
+template <class Layer, class Scalar>
+SavedWeight<Scalar> move_into_adapter(Layer& layer, const Eigen::MatrixXd& B, const Eigen::MatrixXd& A,
+                                      Eigen::Ref<Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>> weight) {
+  SavedWeight<Scalar> saved(weight);
+  layer.initialize();
+  A_of(layer, 0) = A.template cast<Scalar>();
+  for (Index i = 0; i < layer.shape().heads; ++i) B_of(layer, i) = B.template cast<Scalar>();
+  // What the adapter will add, with its rounded numbers.
+  const Eigen::MatrixXd moved = B_of(layer, 0).template cast<double>() * A_of(layer, 0).template cast<double>();
+  weight = (weight.template cast<double>() - static_cast<double>(layer.scaling()) * moved).template cast<Scalar>();
+  return saved;
+}
+
+template <class Layer, class Weight>
+void check_weight_for(const char* where, const Layer& layer, const Weight& weight) {
+  const AdapterShape& shape = layer.shape();
+  if constexpr (std::is_same_v<typename Layer::Config, HydraLoRAConfig>) {
+    expects(shape.gated(), where, ": needs weights of the heads that sum to 1: Routing::learned");
+  }
+  expects_shape(where, "the weight", Shape{weight.rows(), weight.cols()}, Shape{shape.out, shape.in}, "out x in");
+  expects(shape.rank <= std::min(shape.in, shape.out), where, ": rank ", shape.rank, " of ", shape.layer,
+          " is above the weight's ", std::min(shape.in, shape.out));
+  expects(weight.allFinite(), where, ": the weight is not finite");
+  expects(layer.scaling() > 0, where, ": scaling ", layer.scaling(), " must be above 0");
+}
+
+}  // namespace detail
+
+/// The adapter starts as W's principal part, W keeps the rest:  W = U Σ Vᵀ,  A = √(Σ_r / s) V_rᵀ,  B = U_r √(Σ_r / s),
+/// W −= s B A. The whole layer computes what it did, within rounding.
+///
+/// Source   PiSSA, Meng et al. 2024, arXiv:2404.02948. LoRA, or HydraLoRA with a learned gate, whose heads all start as B:
+///          combine it with HeadWarmup.
+/// @param weight  (out × in), CHANGED. What is returned restores it.
+/// @throws std::invalid_argument  on another shape, a rank above W's, a W that is not finite; nothing is then changed.
+/// Cost     one SVD in double, some 20 · in · out · min(in, out) flop, and three copies of W.
+template <class Layer>
+SavedWeight<typename Layer::Scalar> initialize_pissa(
+    Layer& layer, Eigen::Ref<Eigen::Matrix<typename Layer::Scalar, Eigen::Dynamic, Eigen::Dynamic>> weight) {
+  detail::check_weight_for("initialize_pissa", layer, weight);
+  const Index rank = layer.shape().rank;
+  const Eigen::BDCSVD<Eigen::MatrixXd> svd(weight.template cast<double>(), Eigen::ComputeThinU | Eigen::ComputeThinV);
+  const Eigen::VectorXd root = (svd.singularValues().head(rank) / static_cast<double>(layer.scaling())).cwiseSqrt();
+  return detail::move_into_adapter<Layer, typename Layer::Scalar>(
+      layer, svd.matrixU().leftCols(rank) * root.asDiagonal(),
+      root.asDiagonal() * svd.matrixV().leftCols(rank).transpose(), weight);
+}
+
+/// The same with the first columns of W = Q R:  B = Q_r,  A = R_r,  W −= s B A. B starts orthonormal.
+///
+/// Source   OLoRA, Büyükakyüz 2024, arXiv:2406.01775.
+/// Errors, layers, what is changed and what is returned as in initialize_pissa().
+/// Cost     one QR in double, some 4/3 · in · out · min(in, out) flop, and three copies of W.
+template <class Layer>
+SavedWeight<typename Layer::Scalar> initialize_olora(
+    Layer& layer, Eigen::Ref<Eigen::Matrix<typename Layer::Scalar, Eigen::Dynamic, Eigen::Dynamic>> weight) {
+  detail::check_weight_for("initialize_olora", layer, weight);
+  const Index rank = layer.shape().rank;
+  const Eigen::HouseholderQR<Eigen::MatrixXd> qr(weight.template cast<double>());
+  const Eigen::MatrixXd Q = qr.householderQ() * Eigen::MatrixXd::Identity(weight.rows(), rank);
+  Eigen::MatrixXd R = qr.matrixQR().topRows(rank);
+  for (Index j = 0; j < rank; ++j) R.col(j).tail(rank - 1 - j).setZero();  // Householder vectors
+  return detail::move_into_adapter<Layer, typename Layer::Scalar>(layer, Q, R, weight);
+}
+
+/// Gate rows from clusters of what the gate reads: G_i = strength · (c_i − c̄) / v with v the mean of ‖c_i − c̄‖², so that at
+/// its own centroid a head's logit is about `strength` above that at the centre. The rest of the layer is unchanged.
+///
+/// @param centroids  (gate inputs × heads): in_features, or rank where the gate reads A x. KMeansResult::centroids.
+/// @throws std::invalid_argument  on a layer without a learned gate, another shape, numbers that are not finite, or
+///                   centroids that are all the same; the layer is then unchanged.
+template <class Layer, class Derived>
+void initialize_gate(Layer& layer, const Eigen::MatrixBase<Derived>& centroids, double strength = 1) {
+  expects(layer.shape().gated(), "initialize_gate: ", layer.shape(), " has no learned gate");
+  auto gate = layer.gate();
+  expects_shape("initialize_gate", "centroids", Shape{centroids.rows(), centroids.cols()},
+                Shape{gate.cols(), gate.rows()}, "gate inputs x heads");
+  const Eigen::MatrixXd c = centroids.template cast<double>();
+  const Eigen::MatrixXd from_centre = c.colwise() - c.rowwise().mean();
+  const double spread = from_centre.squaredNorm() / static_cast<double>(c.cols());
+  expects(std::isfinite(spread) && std::isfinite(strength), "initialize_gate: centroids or strength ", strength,
+          " are not finite");
+  expects(spread > 0, "initialize_gate: the centroids are all the same");
+  gate = (strength / spread * from_centre.transpose()).template cast<typename Layer::Scalar>();
+}
+
+/// For the first steps only one head, drawn anew at every step, receives gradient: heads that begin alike part.
+///
+///   const HeadWarmup warmup(layer.config().heads, 100, seed);
+///   layer.backward(x, dy, cache, g, dx);
+///   warmup.apply(step, g);
+class HeadWarmup {
+ public:
+  /// @throws std::invalid_argument  where heads < 1 or steps < 0.
+  HeadWarmup(Index heads, Index steps, std::uint64_t seed) : heads_(heads), steps_(steps), random_(seed, 7) {
+    expects(heads >= 1, "HeadWarmup: heads is ", heads, ", expected >= 1");
+    expects(steps >= 0, "HeadWarmup: steps is ", steps, ", expected >= 0");
+  }
+
+  /// The head that learns at this step (0, 1, …); −1 where all do.
+  Index head(Index step) const {
+    if (step >= steps_) return -1;
+    return static_cast<Index>(random_.below(static_cast<std::uint64_t>(heads_), static_cast<std::uint64_t>(step)));
+  }
+
+  /// Sets the gradients of the other heads' B to 0. The gate and A keep theirs.
+  /// @throws std::invalid_argument  where g has another number of heads; g is then unchanged.
+  template <class Gradients>
+  void apply(Index step, Gradients& g) const {
+    expects(g.config().heads == heads_, "HeadWarmup: the gradients have ", g.config().heads, " heads, expected ",
+            heads_);
+    const Index active = head(step);
+    for (Index i = 0; active >= 0 && i < heads_; ++i) {
+      if (i != active) g.B(i).setZero();
+    }
+  }
+
+ private:
+  Index heads_, steps_;
+  CounterRandom random_;
+};
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
