@@ -191,19 +191,22 @@ void study(Index seeds, Index steps) {
     return [&how, heads](const World& world) { return train(HydraLoRA<float>(hydra(heads), world.seed), world, how); };
   };
 
-  std::cout
-      << "# Evidence: a task whose components are known\n\n"
-         "Printed by `controlled_task` ([examples/controlled_task.cpp](../examples/controlled_task.cpp)); nothing here "
-         "is typed by hand.\n\n"
-         "Tokens of K clusters, means of a given norm in noise of deviation 1 per feature, "
-      << features << " features. Each cluster wants its own change C_k S of a weight, of rank " << rank
-      << ", on a subspace S that all share. Adapters of rank " << rank << ", " << steps << " steps of " << batch
-      << " fresh tokens, AdamW at " << learning_rate << " with a cosine schedule. Loss: squared error on "
-      << test_tokens
-      << " held-out tokens over the target's square. Ratio: that loss over the loss of one LoRA with as many "
-         "parameters (rank rounded up), trained on the same tokens. Rand index: the head with the largest weight "
-         "against the true cluster, adjusted for chance. Means over "
-      << seeds << " seeds with 95 % intervals.\n";
+  std::cout << "# Evidence: a task whose components are known\n\n"
+               "Printed by [examples/controlled_task.cpp](../examples/controlled_task.cpp); nothing here is typed by "
+               "hand:\n\n"
+               "```sh\n"
+               "cmake --preset demo && cmake --build --preset demo --target controlled_task\n"
+               "build/demo/examples/controlled_task > docs/evidence.md\n"
+               "```\n\n"
+               "Tokens of K clusters, means of a given norm in noise of deviation 1 per feature, "
+            << features << " features. Each cluster wants its own change C_k S of a weight, of rank " << rank
+            << ", on a subspace S that all share. Adapters of rank " << rank << ", " << steps << " steps of " << batch
+            << " fresh tokens, AdamW at " << learning_rate << " with a cosine schedule. Loss: squared error on "
+            << test_tokens
+            << " held-out tokens over the target's square. Ratio: that loss over the loss of one LoRA with as many "
+               "parameters (rank rounded up), trained on the same tokens. Rand index: the head with the largest weight "
+               "against the true cluster, adjusted for chance. Means over "
+            << seeds << " seeds with 95 % intervals.\n";
 
   std::cout << "\n## Cluster separation (K = N = 4)\n\n| norm of the means | loss | ratio to LoRA | Rand index |\n"
                "|---|---|---|---|\n";

@@ -94,36 +94,75 @@ TEST_CASE_TEMPLATE("a warm forward or backward allocates nothing", Scalar, float
   }
 }
 
+TEST_CASE("warm passes of every gate allocate nothing") {
+  const std::vector<Index> segments{40, 1, 59};
+  for (const GateGranularity granularity :
+       {GateGranularity::token, GateGranularity::segment, GateGranularity::causal}) {
+    for (const GateInput input : {GateInput::x, GateInput::projection, GateInput::rms_projection}) {
+      if (input == GateInput::rms_projection && granularity == GateGranularity::token) continue;
+      HydraLoRAConfig config{300, 200, 8, 3.0, false, 0, 4};
+      config.gate.granularity = granularity;
+      config.gate.input = input;
+      config.gate.selection = GateSelection::top_k;
+      config.gate.top_k = 2;
+      config.gate.keep_log_partition = true;
+      const HydraLoRA<float> layer(config);
+      const Matrix<float> x = random_matrix<float>(300, 100, 1), dy = random_matrix<float>(200, 100, 2);
+      Matrix<float> y = dy, dx = x, balance = Matrix<float>::Zero(4, 100);
+      HydraLoRA<float>::Cache cache;
+      HydraLoRA<float>::Gradients g(config);
+      CallOptions<float> options;
+      options.segments = segments;
+      options.logits_gradient = balance;
+      const auto pass = [&] {
+        layer.forward(x, y, options);
+        layer.forward(x, y, cache, options);
+        layer.backward(x, dy, cache, g, dx, options);
+      };
+      pass();
+      pass();
+      const long before = allocations;
+      Eigen::internal::set_is_malloc_allowed(false);
+      pass();
+      Eigen::internal::set_is_malloc_allowed(true);
+      CHECK(allocations == before);
+    }
+  }
+}
+
 namespace {
 
-/// Forward passes in a thread that has no scratch memory yet (and whose OpenMP workers have none), with the first, the
-/// second, … and all later allocations failing, until one comes through.
+/// Forward passes, each in a thread that has no scratch memory yet (and whose OpenMP workers have none), with the first,
+/// the second, … and all later allocations failing, until one comes through.
 template <class Layer>
-long failures_until_done(const Layer& layer, Index tokens, int threads) {
+long failures_until_done(const Layer& layer, Index tokens, int threads, const std::vector<Index>& segments = {}) {
   const Matrix<float> x = random_matrix<float>(layer.config().in_features, tokens, 1);
   const Matrix<float> before = random_matrix<float>(layer.config().out_features, tokens, 2);
   Matrix<float> y = before;
   typename Layer::Gradients g(layer.config());
-  typename Layer::Cache cache;
+  CallOptions<float> options;
+  options.segments = segments;
   long failures = 0;
-  std::thread([&] {
-    const Threads use(threads);
-    for (;; ++failures) {
+  for (bool done = false; !done; ++failures) {
+    typename Layer::Cache cache;
+    std::thread([&] {
+      const Threads use(threads);
       until_failure = failures;
-      bool done = true;
       try {
-        layer.forward(x, y, cache);
+        layer.forward(x, y, cache, options);
+        done = true;
       } catch (const std::bad_alloc&) {
-        done = false;
       }
       until_failure = -1;
-      if (done) break;
-      CHECK(same_bits(y, before));
-      CHECK_THROWS_AS(layer.backward(x, y, cache, g), std::invalid_argument);
+    }).join();
+    if (done) {
+      CHECK(cache.tokens() == tokens);
+      break;
     }
-  }).join();
+    CHECK(same_bits(y, before));
+    CHECK_THROWS_AS(layer.backward(x, y, cache, g), std::invalid_argument);
+  }
   CHECK_FALSE(same_bits(y, before));
-  CHECK(cache.tokens() == tokens);
   return failures;
 }
 
@@ -137,6 +176,16 @@ TEST_CASE("a forward that runs out of memory leaves y alone and a cache that bac
     hydra.B(3).setConstant(1.0F);
     lora.B().setConstant(1.0F);
     CHECK(failures_until_done(hydra, 700, threads) >= 2);  // the cache and the scratch
+    HydraLoRAConfig by_segment{400, 2100, 8, 3.0, false, 0, 4};
+    by_segment.gate.granularity = GateGranularity::segment;
+    HydraLoRA<float> pooled(by_segment);
+    pooled.B(3).setConstant(1.0F);
+    // growing segments, head by head and through the mean of the heads
+    CHECK(failures_until_done(pooled, 1000, threads, {1, 1, 3, 2, 93, 0, 100, 800}) >= 3);
+    by_segment.heads = 1;  // nothing to combine: every segment goes head by head
+    HydraLoRA<float> single(by_segment);
+    single.B(0).setConstant(1.0F);
+    CHECK(failures_until_done(single, 1000, threads, {1, 1, 3, 2, 93, 0, 100, 800}) >= 3);
     for (const Index tokens : {5, 40, 700}) {
       CAPTURE(tokens);
       CHECK(failures_until_done(lora, tokens, threads) >= 2);

@@ -57,6 +57,16 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
   }
 }
 
+/// Numbers of scratch memory that expand() of so many tokens takes from the calling thread.
+template <class Scalar>
+Index expand_scratch([[maybe_unused]] ConstStack<Scalar> s, [[maybe_unused]] Index tokens) {
+  if constexpr (simd::has_simd<Scalar>) {
+    return simd::ExpandPlan<simd::DefaultArch, Scalar>(s, tokens).rooms;
+  } else {
+    return 0;
+  }
+}
+
 /// dS += scale · P Xᵀ: dS(k, j) += scale · Σ_t P(k, t) X(j, t).
 ///
 /// @param p   (rows × tokens), read.

@@ -4,6 +4,7 @@
 // anew for every token.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "hydralora/kernels/head_mix.hpp"
@@ -114,16 +115,28 @@ class HydraLoRA : public detail::AdapterLayer<HydraLoRA<Scalar>, HydraLoRATensor
   /// The tokens of a segment share ω:  B̄ = Σ_i ω_i B_i,  y += s B̄ h,  where that is less work than head by head.
   void add_segments(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Segments segments, Tokens<Scalar> y) const {
     const AdapterShape& shape = this->shape();
+    // In units of 2 · rank · out flop: forming B̄ takes N, a token then 1 instead of N.
+    const auto combines = [&](Index count) { return shape.heads + count < shape.heads * count; };
+    ScratchFrame scratch;
+    const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(shape.out, shape.rank);
+    const Stack<Scalar> mean{columns.data(), shape.rank, shape.out, columns.stride(), 1};
+    const ConstStack<Scalar> read_mean{mean.data, mean.rows, mean.features, mean.row_stride, 1};
+
+    // What the segments take one after another is reserved at once: memory that runs out leaves y as it was.
+    Index most = 0;
+    detail::for_each_segment(segments, y.tokens(), [&](Index, Index count) {
+      constexpr Index line = cache_line<Scalar>;  // a piece of scratch begins at one
+      most = std::max(most, combines(count)
+                                ? kernels::expand_scratch(read_mean, count)
+                                : shape.up_rows() * count + line + kernels::expand_scratch(this->up_stack(), count));
+    });
+    { ScratchFrame().template take<Scalar>(most); }
+
     detail::for_each_segment(segments, y.tokens(), [&](Index first, Index count) {
       const auto slice = [&](const auto& view) { return view.slice(first, count); };
-      // In units of 2 · rank · out flop: forming B̄ takes N, a token then 1 instead of N.
-      if (shape.heads + count >= shape.heads * count) return add_heads(slice(h), slice(weights), slice(y));
-      ScratchFrame scratch;
-      const Tokens<Scalar> mean = scratch.take_tokens<Scalar>(shape.out, shape.rank);
-      kernels::combine_heads<Scalar>(this->up_stack(), weights.slice(first, 1),
-                                     Stack<Scalar>{mean.data(), shape.rank, shape.out, mean.stride(), 1});
-      kernels::expand<Scalar>(ConstStack<Scalar>{mean.data(), shape.rank, shape.out, mean.stride(), 1}, slice(h),
-                              this->scaling(), slice(y));
+      if (!combines(count)) return add_heads(slice(h), slice(weights), slice(y));
+      kernels::combine_heads<Scalar>(this->up_stack(), weights.slice(first, 1), mean);
+      kernels::expand<Scalar>(read_mean, slice(h), this->scaling(), slice(y));
     });
   }
 

@@ -170,25 +170,43 @@ void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   });
 }
 
+/// How expand() cuts its work.
+template <class Arch, class Scalar>
+struct ExpandPlan {
+  bool in_place;
+  Index chunk, chunks, groups, tasks, work;
+  Index room;   ///< numbers of scratch memory for each thread
+  Index rooms;  ///< for all of them
+
+  ExpandPlan(ConstStack<Scalar> s, Index tokens) {
+    constexpr Index width = tile_width<Scalar, Arch>, line = cache_line<Scalar>;
+    in_place = s.feature_stride == 1 && tokens <= expand_in_place_tokens;
+    const Index bytes = in_place ? expand_in_place_bytes : expand_chunk_bytes;
+    chunk = std::max(width, bytes / static_cast<Index>(sizeof(Scalar)) / width * width);
+    chunks = detail::ceil_div(s.features, chunk);
+    groups = detail::ceil_div(tokens, expand_tokens);
+    tasks = chunks * groups;
+    work = 2 * tokens * s.rows * s.features;
+    // In place, only a last panel that is not full is packed: reading whole registers of it would leave the stack.
+    const Index most = in_place ? width : std::min(chunk, detail::ceil_div(s.features, width) * width);
+    room = detail::ceil_div(s.rows * most, line) * line;
+    rooms = parallel_threads(tasks, work) * room;
+  }
+};
+
 /// See kernels::expand. Loads: a panel of features of one row. Broadcasts: that row's number of a tile's tokens.
 template <class Arch, class Scalar>
 void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
   constexpr Index width = tile_width<Scalar, Arch>;
-  const bool in_place = s.feature_stride == 1 && p.tokens() <= expand_in_place_tokens;
-  const Index bytes = in_place ? expand_in_place_bytes : expand_chunk_bytes;
-  const Index chunk = std::max(width, bytes / static_cast<Index>(sizeof(Scalar)) / width * width);
-  const Index chunks = detail::ceil_div(s.features, chunk), groups = detail::ceil_div(p.tokens(), expand_tokens);
-  const Index tasks = chunks * groups, work = 2 * p.tokens() * s.rows * s.features;
+  const ExpandPlan<Arch, Scalar> plan(s, p.tokens());
+  const bool in_place = plan.in_place;
+  const Index chunk = plan.chunk, chunks = plan.chunks, groups = plan.groups, room = plan.room;
 
-  // In place, only a last panel that is not full is packed: reading whole registers of it would leave the stack. Every
-  // thread's room for it is taken before the first writes to Y: memory that runs out leaves Y as it was.
-  const Index most = in_place ? width : std::min(chunk, detail::ceil_div(s.features, width) * width);
-  constexpr Index line = cache_line<Scalar>;
-  const Index room = detail::ceil_div(s.rows * most, line) * line;
+  // Every thread's room is taken before the first writes to Y: memory that runs out leaves Y as it was.
   ScratchFrame scratch;
-  Scalar* rooms = scratch.take<Scalar>(parallel_threads(tasks, work) * room);
+  Scalar* rooms = scratch.take<Scalar>(plan.rooms);
 
-  parallel_for(tasks, work, [&](Index task, Index thread) {
+  parallel_for(plan.tasks, plan.work, [&](Index task, Index thread) {
     const Index begin = task % chunks * chunk, end = std::min(s.features, begin + chunk);
     const Index full = begin + (end - begin) / width * width;  // panels from here on are not
     const Index token = p.tokens() * (task / chunks) / groups;
