@@ -439,3 +439,44 @@ TEST_CASE("DenseLinear gives the same bits on any number of threads") {
     }
   }
 }
+
+TEST_CASE_TEMPLATE("with A frozen, B and dx get the bits of backward(), without x", Scalar, float, double) {
+  const auto check = [](const auto& layer, const LayerShape& s, const CallOptions<Scalar>& options) {
+    using Layer = std::decay_t<decltype(layer)>;
+    const Matrix<Scalar> dy = random_matrix<Scalar>(s.out, s.tokens, 2),
+                         before = random_matrix<Scalar>(s.in, s.tokens, 3);
+    Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1), y = Matrix<Scalar>::Zero(s.out, s.tokens);
+    Matrix<Scalar> dx = before, frozen_dx = before;
+    typename Layer::Cache cache;
+    typename Layer::Gradients g(layer.config()), frozen(layer.config());
+    layer.forward(x, y, cache, options);
+    layer.backward(x, dy, cache, g, dx, options);
+    x.resize(0, 0);  // nobody needs it any more
+    layer.backward_frozen_A(dy, cache, frozen, frozen_dx, options);
+    CHECK(same_bits(frozen_dx, dx));
+    CHECK(same_bits<Scalar>(frozen.up_parameters(), g.up_parameters()));
+    const Index down = layer.shape().down_rows() * s.in;  // A, and a gate that reads x
+    CHECK(frozen.parameters().head(down).isZero(0));
+    const Index own_gate = layer.shape().gate_size();
+    CHECK(same_bits<Scalar>(frozen.parameters().segment(down, own_gate), g.parameters().segment(down, own_gate)));
+    const Matrix<Scalar> wrong = dy.topRows(s.out - 1);
+    CHECK_THROWS_AS(layer.backward_frozen_A(wrong, cache, frozen, frozen_dx, options), std::invalid_argument);
+    CHECK(same_bits(frozen_dx, dx));
+  };
+  const LayerShape s{21, 18, 3, 4, 33};
+  for (const Kind kind : all_kinds) {
+    for (const double dropout : {0.0, 0.4}) {
+      CAPTURE(name(kind));
+      const Matrix<Scalar> weights = given_weights<Scalar>(kind, s, 4);
+      CallOptions<Scalar> options;
+      options.step = 2;
+      options.weights = weights;
+      with_layer<Scalar>(kind, s, dropout, 6, [&](const auto& layer) { check(layer, s, options); });
+    }
+  }
+  HydraLoRAConfig config{s.in, s.out, s.rank, 16, false, 0, s.heads};
+  config.gate.input = GateInput::projection;
+  HydraLoRA<Scalar> projected(config, 3);
+  projected.up_parameters() = random_matrix<Scalar>(projected.up_parameters().size(), 1, 5);
+  check(projected, s, {});
+}

@@ -156,14 +156,26 @@ class AdapterLayer : public Tensors {
                 const CallOptions<Scalar>& options = {}) const {
     check_backward(x, dy, cache, g, &dx, options);
     if (x.tokens() == 0) return;
-    add_backward(x, dy, cache, g, &dx, options);
+    add_backward(&x, dy, cache, g, &dx, options);
   }
   /// The same where no dx is wanted.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                 const CallOptions<Scalar>& options = {}) const {
     check_backward(x, dy, cache, g, nullptr, options);
     if (x.tokens() == 0) return;
-    add_backward(x, dy, cache, g, nullptr, options);
+    add_backward(&x, dy, cache, g, nullptr, options);
+  }
+
+  /// The same with A frozen, and a gate that reads x with it: B, and a gate that reads A x, get the bits they get in
+  /// backward(), dx too, and nothing is added to the others. Needs no x: between the passes the host keeps none of the
+  /// layer's input, only the cache's few numbers per token.
+  ///
+  /// Source   LoRA-FA, Zhang et al. 2023, arXiv:2308.03303.
+  void backward_frozen_A(ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
+                         const CallOptions<Scalar>& options = {}) const {
+    check_backward(dy, cache, g, &dx, options);
+    if (dy.tokens() == 0) return;
+    add_backward(nullptr, dy, cache, g, &dx, options);
   }
 
  protected:
@@ -220,16 +232,19 @@ class AdapterLayer : public Tensors {
                                      kept.rows(first + s.probability_rows, s.partition_rows)};
   }
 
-  void add_backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
+  /// @param x  nullptr where the down stack is frozen.
+  void add_backward(const ConstTokens<Scalar>* x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                     const Tokens<Scalar>* dx, const CallOptions<Scalar>& options) const {
     ScratchFrame scratch;
-    const Tokens<Scalar> dkept = scratch.take_tokens<Scalar>(this->shape().kept_rows(), x.tokens());
+    const Index a_rows = this->shape().a_rows;
+    const Tokens<Scalar> dkept = scratch.take_tokens<Scalar>(this->shape().kept_rows(), dy.tokens());
+    const ConstTokens<Scalar> dp = dkept.rows(0, this->shape().down_rows());
     CallOptions<Scalar> with_segments = options;
     with_segments.segments = cache.segments_;
     layer().backward_tokens(dy, cache.kept(), dkept, g.gate_stack(), with_segments);
     layer().backward_up(dy, cache.h(), cache.weights(), g.up_stack());
-    project_down_backward<Scalar>(this->down_stack(), this->shape().a_rows, dropout(cache), x,
-                                  dkept.rows(0, this->shape().down_rows()), g.down_stack(), dx);
+    if (x != nullptr) project_down_gradient<Scalar>(a_rows, dropout(cache), *x, dp, g.down_stack());
+    if (dx != nullptr) project_down_backward<Scalar>(this->down_stack(), a_rows, dropout(cache), dp, *dx);
   }
 
   Dropout dropout(const Cache& cache) const {
@@ -287,23 +302,36 @@ class AdapterLayer : public Tensors {
     const AdapterShape& shape = this->shape();
     check_shape(where, "x", x.shape(), shape.in, x.tokens(), "in_features");
     check_shape(where, "dy", dy.shape(), shape.out, x.tokens(), "out_features");
-    expects(cache.shape_ == shape && cache.tokens_ == x.tokens(), shape.layer, where, "the cache is from ",
-            cache.shape_, " with ", cache.tokens_, " tokens, expected ", shape, " with ", x.tokens(), " tokens");
+    expects(!overlap<Scalar>(options.weights_gradient, x), shape.layer, where, "weights_gradient ",
+            options.weights_gradient.shape(), " overlaps x or dy");
+    check_backward(dy, cache, g, dx, options);
+    if (dx == nullptr) return;
+    expects(!overlap<Scalar>(*dx, x), shape.layer, where, "dx ", dx->shape(), " and x ", x.shape(), " overlap");
+  }
+
+  /// What can be checked without x.
+  void check_backward(ConstTokens<Scalar> dy, const Cache& cache, const Gradients& g, const Tokens<Scalar>* dx,
+                      const CallOptions<Scalar>& options) const {
+    constexpr auto where = "::backward: ";
+    const AdapterShape& shape = this->shape();
+    const Index tokens = dy.tokens();
+    check_shape(where, "dy", dy.shape(), shape.out, tokens, "out_features");
+    expects(cache.shape_ == shape && cache.tokens_ == tokens, shape.layer, where, "the cache is from ", cache.shape_,
+            " with ", cache.tokens_, " tokens, expected ", shape, " with ", tokens, " tokens");
     expects(g.shape() == shape, shape.layer, where, "the gradients are for ", g.shape(), ", expected ", shape);
-    check_weights(where, "weights_gradient", options.weights_gradient, x.tokens(), false);
-    expects(!overlap<Scalar>(options.weights_gradient, x) && !overlap<Scalar>(options.weights_gradient, dy),
-            shape.layer, where, "weights_gradient ", options.weights_gradient.shape(), " overlaps x or dy");
+    check_weights(where, "weights_gradient", options.weights_gradient, tokens, false);
+    expects(!overlap<Scalar>(options.weights_gradient, dy), shape.layer, where, "weights_gradient ",
+            options.weights_gradient.shape(), " overlaps x or dy");
     const ConstTokens<Scalar> logits_gradient = options.logits_gradient;
     if (logits_gradient.features() > 0 || logits_gradient.tokens() > 0) {
       expects(shape.gated(), shape.layer, where, "logits_gradient is ", logits_gradient.shape(),
               ", but this layer has no gate");
-      check_shape(where, "logits_gradient", logits_gradient.shape(), shape.heads, x.tokens(), "heads");
+      check_shape(where, "logits_gradient", logits_gradient.shape(), shape.heads, tokens, "heads");
       expects(dx == nullptr || !overlap<Scalar>(logits_gradient, *dx), shape.layer, where, "logits_gradient ",
               logits_gradient.shape(), " overlaps dx");
     }
     if (dx == nullptr) return;
-    check_shape(where, "dx", dx->shape(), shape.in, x.tokens(), "in_features");
-    expects(!overlap<Scalar>(*dx, x), shape.layer, where, "dx ", dx->shape(), " and x ", x.shape(), " overlap");
+    check_shape(where, "dx", dx->shape(), shape.in, tokens, "in_features");
     expects(!overlap<Scalar>(*dx, dy), shape.layer, where, "dx ", dx->shape(), " and dy ", dy.shape(), " overlap");
     expects(!overlap<Scalar>(*dx, options.weights_gradient), shape.layer, where, "dx ", dx->shape(),
             " and weights_gradient ", options.weights_gradient.shape(), " overlap");

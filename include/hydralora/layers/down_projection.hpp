@@ -88,39 +88,38 @@ void project_down(ConstStack<Scalar> down, Index adapter_rows, const Dropout& dr
   if (gate_rows > 0) kernels::contract(stack_rows(down, adapter_rows, gate_rows), x, p.rows(adapter_rows, gate_rows));
 }
 
-/// dDown += dP Xᵀ and dX += downᵀ dP, i.e. with the mask m of dropout:
-///   dA += dH (m∘X)ᵀ   dG += dL Xᵀ   dX += m ∘ (Aᵀ dH) + Gᵀ dL
-/// @param first_feature  what x, the stacks and dx begin at, where they are a piece of the features. For dropout.
-/// @param dx             ADDED to; nullptr where no dX is wanted.
+/// dDown += dP Xᵀ, i.e. with the mask m of dropout  dA += dH (m∘X)ᵀ  and  dG += dL Xᵀ.
+/// @param first_feature  what x and the stack begin at, where they are a piece of the features. For dropout.
 template <class Scalar>
-void project_down_backward(ConstStack<Scalar> down, Index adapter_rows, const Dropout& dropout, ConstTokens<Scalar> x,
-                           ConstTokens<Scalar> dp, Stack<Scalar> ddown, const Tokens<Scalar>* dx,
-                           Index first_feature = 0) {
-  if (dropout.probability == 0) {
-    kernels::accumulate(dp, x, Scalar(1), ddown);
-    if (dx != nullptr) kernels::expand(down, dp, Scalar(1), *dx);
-    return;
-  }
+void project_down_gradient(Index adapter_rows, const Dropout& dropout, ConstTokens<Scalar> x, ConstTokens<Scalar> dp,
+                           Stack<Scalar> ddown, Index first_feature = 0) {
+  if (dropout.probability == 0) return kernels::accumulate(dp, x, Scalar(1), ddown);
 
   ScratchFrame scratch;
   const Tokens<Scalar> dropped = scratch.take_tokens<Scalar>(x.features(), x.tokens());
-  const Index gate_rows = down.rows - adapter_rows;
+  const Index gate_rows = ddown.rows - adapter_rows;
   dropped.matrix() = x.matrix();
   dropout.apply(dropped, first_feature);
   kernels::accumulate<Scalar>(dp.rows(0, adapter_rows), dropped, Scalar(1), stack_rows(ddown, 0, adapter_rows));
-  if (gate_rows > 0) {
-    kernels::accumulate(dp.rows(adapter_rows, gate_rows), x, Scalar(1), stack_rows(ddown, adapter_rows, gate_rows));
-  }
-  if (dx == nullptr) return;
+  if (gate_rows == 0) return;
+  kernels::accumulate(dp.rows(adapter_rows, gate_rows), x, Scalar(1), stack_rows(ddown, adapter_rows, gate_rows));
+}
 
-  const Tokens<Scalar> through_a = dropped;  // the dropped x is done with
+/// dX += downᵀ dP, i.e. with the mask of dropout  dX += m ∘ (Aᵀ dH) + Gᵀ dL.
+template <class Scalar>
+void project_down_backward(ConstStack<Scalar> down, Index adapter_rows, const Dropout& dropout, ConstTokens<Scalar> dp,
+                           Tokens<Scalar> dx, Index first_feature = 0) {
+  if (dropout.probability == 0) return kernels::expand(down, dp, Scalar(1), dx);
+
+  ScratchFrame scratch;
+  const Tokens<Scalar> through_a = scratch.take_tokens<Scalar>(dx.features(), dx.tokens());
+  const Index gate_rows = down.rows - adapter_rows;
   through_a.matrix().setZero();
   kernels::expand(stack_rows(down, 0, adapter_rows), dp.rows(0, adapter_rows), Scalar(1), through_a);
   dropout.apply(through_a, first_feature);
-  dx->matrix() += through_a.matrix();
-  if (gate_rows > 0) {
-    kernels::expand(stack_rows(down, adapter_rows, gate_rows), dp.rows(adapter_rows, gate_rows), Scalar(1), *dx);
-  }
+  dx.matrix() += through_a.matrix();
+  if (gate_rows == 0) return;
+  kernels::expand(stack_rows(down, adapter_rows, gate_rows), dp.rows(adapter_rows, gate_rows), Scalar(1), dx);
 }
 
 }  // namespace detail

@@ -156,11 +156,14 @@ class SlicedBackward {
   void to_down_gradients(detail::SliceRange features) const {
     if (features.count == 0) return;
     const Index first = features.begin, count = features.count;
-    const Tokens<Scalar> dx = wants_dx_ ? dx_.rows(first, count) : Tokens<Scalar>();
-    detail::project_down_backward<Scalar>(
-        detail::stack_features(layer_.down_stack(), first, count), layer_.shape().a_rows, layer_.dropout(cache_),
-        x_.rows(first, count), dkept().rows(0, layer_.shape().down_rows()),
-        detail::stack_features(g_.down_stack(), first, count), wants_dx_ ? &dx : nullptr, first);
+    const Index a_rows = layer_.shape().a_rows;
+    const detail::Dropout dropout = layer_.dropout(cache_);
+    const ConstTokens<Scalar> dp = dkept().rows(0, layer_.shape().down_rows());
+    detail::project_down_gradient<Scalar>(a_rows, dropout, x_.rows(first, count), dp,
+                                          detail::stack_features(g_.down_stack(), first, count), first);
+    if (!wants_dx_) return;
+    detail::project_down_backward<Scalar>(detail::stack_features(layer_.down_stack(), first, count), a_rows, dropout,
+                                          dp, dx_.rows(first, count), first);
   }
 
   const Layer& layer_;
