@@ -18,6 +18,7 @@
 #include "hydralora/layers/adapter_layer.hpp"
 #include "hydralora/layers/adapter_tensors.hpp"
 #include "hydralora/layers/call_options.hpp"
+#include "hydralora/layers/dora.hpp"
 #include "hydralora/layers/down_projection.hpp"
 #include "hydralora/layers/frozen_linear.hpp"
 #include "hydralora/layers/gate.hpp"
