@@ -9,3 +9,4 @@
 #include "hydralora/train/parameter_group.hpp"
 #include "hydralora/train/router_stats.hpp"
 #include "hydralora/train/schedule.hpp"
+#include "hydralora/train/tsne.hpp"
