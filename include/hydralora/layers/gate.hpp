@@ -18,6 +18,7 @@
 #include "hydralora/core/workspace.hpp"
 #include "hydralora/kernels/low_rank.hpp"
 #include "hydralora/kernels/softmax.hpp"
+#include "hydralora/layers/adapter_tensors.hpp"
 #include "hydralora/layers/call_options.hpp"
 
 namespace hydralora {
@@ -78,6 +79,17 @@ struct GateConfig {
 };
 
 namespace detail {
+
+/// What the gate adds to the sizes of a layer's tensors and cache.
+inline void add_gate(AdapterShape& shape, Routing routing, const GateConfig& gate) {
+  const bool learned = routing == Routing::learned;
+  shape.gate_rows = learned && !gate.reads_projection() ? shape.heads : 0;
+  shape.gate_columns = learned && gate.reads_projection() ? shape.a_rows : 0;
+  shape.probability_rows = gate.selection == GateSelection::dense ? 0 : shape.heads;
+  shape.partition_rows = gate.keep_log_partition ? 1 : 0;
+  shape.pooled = gate.pools();
+  shape.takes_weights = routing == Routing::given;
+}
 
 /// Refuses a gate that makes no sense in this layer, with the reason.
 inline void check_gate(const char* layer, const GateConfig& gate, Routing routing, Index heads, double dropout) {

@@ -28,19 +28,16 @@ struct HydraLoRAConfig {
 };
 
 inline AdapterShape shape_of(const HydraLoRAConfig& c) {
-  return {"HydraLoRA",
-          c.in_features,
-          c.out_features,
-          c.rank,
-          c.heads,
-          /*a_rows=*/c.rank,
-          /*gate_rows=*/c.routing == Routing::learned && !c.gate.reads_projection() ? c.heads : 0,
-          /*weight_rows=*/c.heads,
-          /*gate_columns=*/c.routing == Routing::learned && c.gate.reads_projection() ? c.rank : 0,
-          /*probability_rows=*/c.gate.selection == GateSelection::dense ? 0 : c.heads,
-          /*partition_rows=*/c.gate.keep_log_partition ? 1 : 0,
-          /*pooled=*/c.gate.pools(),
-          /*takes_weights=*/c.routing == Routing::given};
+  AdapterShape shape{"HydraLoRA",
+                     c.in_features,
+                     c.out_features,
+                     c.rank,
+                     c.heads,
+                     /*a_rows=*/c.rank,
+                     /*gate_rows=*/0,
+                     /*weight_rows=*/c.heads};
+  detail::add_gate(shape, c.routing, c.gate);
+  return shape;
 }
 
 inline void check_own_settings(const HydraLoRAConfig& c) {

@@ -29,19 +29,16 @@ struct SplitLoRAConfig {
 
 inline AdapterShape shape_of(const SplitLoRAConfig& c) {
   const Index a_rows = checked_product(std::max<Index>(c.heads, 0), std::max<Index>(c.rank, 0), "SplitLoRA");
-  return {"SplitLoRA",
-          c.in_features,
-          c.out_features,
-          c.rank,
-          c.heads,
-          a_rows,
-          /*gate_rows=*/c.routing == Routing::learned && !c.gate.reads_projection() ? c.heads : 0,
-          /*weight_rows=*/c.routing == Routing::uniform ? 0 : c.heads,
-          /*gate_columns=*/c.routing == Routing::learned && c.gate.reads_projection() ? a_rows : 0,
-          /*probability_rows=*/c.gate.selection == GateSelection::dense ? 0 : c.heads,
-          /*partition_rows=*/c.gate.keep_log_partition ? 1 : 0,
-          /*pooled=*/c.gate.pools(),
-          /*takes_weights=*/c.routing == Routing::given};
+  AdapterShape shape{"SplitLoRA",
+                     c.in_features,
+                     c.out_features,
+                     c.rank,
+                     c.heads,
+                     a_rows,
+                     /*gate_rows=*/0,
+                     /*weight_rows=*/c.routing == Routing::uniform ? 0 : c.heads};
+  detail::add_gate(shape, c.routing, c.gate);
+  return shape;
 }
 
 inline void check_own_settings(const SplitLoRAConfig& c) {
