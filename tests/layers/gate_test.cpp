@@ -366,6 +366,8 @@ TEST_CASE("gates that make no sense are refused with the values") {
   CHECK(refused([](auto& c) { c.gate.temperature = 0; }) == "HydraLoRA: gate.temperature 0 must be finite and above 0");
   CHECK(refused([](auto& c) { c.gate.temperature = -1; }) ==
         "HydraLoRA: gate.temperature -1 must be finite and above 0");
+  CHECK(refused([](auto& c) { c.gate.temperature = 1e-46; }) ==
+        "HydraLoRA: gate.temperature 1e-46 must be finite and above 0");
   CHECK(refused([&](auto& c) { c.gate.temperature = inf; }) ==
         "HydraLoRA: gate.temperature inf must be finite and above 0");
   CHECK(refused([&](auto& c) { c.gate.temperature = nan; }) ==
@@ -462,9 +464,176 @@ TEST_CASE("balance losses: known values, padding, and what is refused") {
         "balance_losses: mask is 1x3, expected 1x4 (1 x tokens)");
   mask(0, 2) = -1;
   CHECK(message_of([&] { balance_losses({}, layer, cache, gradient, mask); }) ==
-        "balance_losses: mask of token 2 is -1, expected 0 or more");
+        "balance_losses: mask of token 2 is -1, expected finite and >= 0");
   CHECK(gradient.isZero(0));
   const HydraLoRA<double> given(HydraLoRAConfig{4, 4, 2, 16, false, 0, 2, Routing::given});
   CHECK(message_of([&] { balance_losses({}, given, cache, gradient); }).find("has no learned gate") !=
         std::string::npos);
+}
+
+TEST_CASE("large logits keep a finite log partition") {
+  GateConfig gate;
+  gate.keep_log_partition = true;
+  HydraLoRA<float> layer(HydraLoRAConfig{2, 2, 1, 16, false, 0, 2, Routing::learned, gate});
+  layer.gate().setZero();
+  layer.gate()(0, 0) = 1000;
+  Matrix<float> x = Matrix<float>::Zero(2, 2), y = x;
+  x.row(0) << 1, -1;
+  HydraLoRA<float>::Cache cache;
+  layer.forward(x, y, cache);
+  CHECK(cache.log_partition()(0, 0) == 1000);
+  CHECK(cache.log_partition()(0, 1) == 0);
+}
+
+TEST_CASE("a gradient of the logits: refused where it cannot go, cut with the tokens where they are cut") {
+  GateConfig gate;
+  gate.selection = GateSelection::top_k;
+  gate.top_k = 2;
+  HydraLoRA<float> layer(HydraLoRAConfig{9, 7, 2, 16, false, 0, 3, Routing::learned, gate});
+  layer.parameters() = random_matrix<float>(layer.parameter_count(), 1, 1);
+  const Matrix<float> x = random_matrix<float>(9, 8, 2), dy = random_matrix<float>(7, 8, 3),
+                      extra = random_matrix<float>(3, 8, 4);
+  Matrix<float> y = Matrix<float>::Zero(7, 8), dx = Matrix<float>::Zero(9, 8), sliced_dx = dx;
+  HydraLoRA<float>::Cache cache;
+  HydraLoRA<float>::Gradients g(layer.config()), sliced(layer.config());
+  CallOptions<float> options;
+  options.logits_gradient = extra;
+  layer.forward(x, y, cache);
+  layer.backward(x, dy, cache, g, dx, options);
+  const SlicedBackward<HydraLoRA<float>> backward(layer, x, dy, cache, sliced, sliced_dx, options);
+  for (int phase = 0; phase < 2; ++phase) {
+    for (Index i = 0; i < 3; ++i) backward.run(phase, i, 3);
+  }
+  CHECK(same_bits(sliced_dx, dx));
+  CHECK(same_bits<float>(sliced.parameters(), g.parameters()));
+
+  const Matrix<float> dx_before = dx, few = extra.topRows(2);
+  g.set_zero();
+  options.logits_gradient = dx.topRows(3);
+  CHECK(message_of([&] { layer.backward(x, dy, cache, g, dx, options); }) ==
+        "HydraLoRA::backward: logits_gradient 3x8 overlaps dx");
+  options.logits_gradient = few;
+  CHECK(message_of([&] { layer.backward(x, dy, cache, g, dx, options); }) ==
+        "HydraLoRA::backward: logits_gradient is 2x8, expected 3x8 (heads x tokens)");
+  SplitLoRA<float> uniform(SplitLoRAConfig{9, 7, 2, 16, false, 0, 3});
+  SplitLoRA<float>::Cache uniform_cache;
+  SplitLoRA<float>::Gradients uniform_g(uniform.config());
+  uniform.forward(x, y, uniform_cache);
+  options.logits_gradient = extra;
+  CHECK(message_of([&] { uniform.backward(x, dy, uniform_cache, uniform_g, dx, options); }) ==
+        "SplitLoRA::backward: logits_gradient is 3x8, but this layer has no gate");
+  CHECK(same_bits(dx, dx_before));
+  CHECK(g.parameters().isZero(0));
+}
+
+TEST_CASE("a cache of one gate is refused by every other, with both in the message") {
+  const Matrix<float> x = random_matrix<float>(5, 6, 1), dy = random_matrix<float>(4, 6, 2);
+  std::vector<HydraLoRA<float>> layers;
+  for_each_gate(3, 4, [&](GateConfig gate) {
+    gate.keep_log_partition = false;
+    layers.emplace_back(HydraLoRAConfig{5, 4, 2, 16, false, 0, 3, Routing::learned, gate});
+  });
+  layers.emplace_back(HydraLoRAConfig{5, 4, 2, 16, false, 0, 3, Routing::uniform});
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    HydraLoRA<float>::Cache cache;
+    Matrix<float> y = Matrix<float>::Zero(4, 6), dx = Matrix<float>::Zero(5, 6);
+    layers[i].forward(x, y, cache);
+    for (std::size_t j = 0; j < layers.size(); ++j) {
+      HydraLoRA<float>::Gradients g(layers[j].config());
+      const std::string message = message_of([&] { layers[j].backward(x, dy, cache, g, dx); });
+      CHECK((message == "nothing thrown") == (i == j));
+      if (i == j) continue;
+      CHECK(dx.allFinite());
+      const auto from = message.find("from "), to = message.find(" with "), expected = message.find("expected ");
+      CHECK(message.substr(from + 5, to - from - 5) != message.substr(expected + 9, to - from - 5));
+    }
+  }
+}
+
+TEST_CASE("a cache forgets the segments of the call before") {
+  GateConfig gate;
+  gate.granularity = GateGranularity::causal;
+  HydraLoRA<double> layer(HydraLoRAConfig{5, 4, 2, 16, false, 0, 3, Routing::learned, gate});
+  layer.parameters() = random_matrix<double>(layer.parameter_count(), 1, 3);
+  const Matrix<double> x = random_matrix<double>(5, 6, 1), dy = random_matrix<double>(4, 6, 2);
+  const auto backward = [&](HydraLoRA<double>::Cache& cache) {
+    Matrix<double> y = Matrix<double>::Zero(4, 6), dx = Matrix<double>::Zero(5, 6);
+    HydraLoRA<double>::Gradients g(layer.config());
+    layer.forward(x, y, cache);
+    layer.backward(x, dy, cache, g, dx);
+    return dx;
+  };
+  HydraLoRA<double>::Cache fresh, used;
+  const std::vector<Index> segments{2, 4};
+  CallOptions<double> options;
+  options.segments = segments;
+  Matrix<double> y = Matrix<double>::Zero(4, 6);
+  layer.forward(x, y, used, options);
+  CHECK(same_bits(backward(used), backward(fresh)));
+}
+
+TEST_CASE_TEMPLATE("a gate that reads A x has a matrix of its own, between the stacks", Scalar, float, double) {
+  GateConfig gate;
+  gate.input = GateInput::projection;
+  const HydraLoRAConfig config{10, 7, 3, 16, false, 0, 4, Routing::learned, gate};
+  HydraLoRA<Scalar> layer(config, 5), same(config, 5), other(config, 6);
+  CHECK(layer.gate().rows() == 4);
+  CHECK(layer.gate().cols() == 3);
+  CHECK(layer.parameter_count() == 3 * 10 + 4 * 3 + 4 * 3 * 7);
+  CHECK(layer.gate().cwiseAbs().maxCoeff() > 0);
+  CHECK(layer.gate().cwiseAbs().maxCoeff() <= Scalar(1 / std::sqrt(3.0)));
+  CHECK(same_bits<Scalar>(layer.gate(), same.gate()));
+  CHECK_FALSE(same_bits<Scalar>(layer.gate(), other.gate()));
+  // LoRA+ trains the two parts at different speeds
+  CHECK(layer.up_parameters().isZero(0));
+  layer.up_parameters().setOnes();
+  for (Index i = 0; i < 4; ++i) CHECK(layer.B(i).isOnes(0));
+  CHECK(same_bits<Scalar>(layer.gate(), same.gate()));
+  layer.down_parameters().setZero();
+  CHECK(layer.gate().isZero(0));
+  CHECK(layer.A().isZero(0));
+  // lent memory, all of it and nothing else
+  std::vector<Scalar> lent(static_cast<std::size_t>(layer.parameter_count()) + 2, Scalar(9));
+  HydraLoRA<Scalar> guest(config, ParameterMap<Scalar>(lent.data() + 1, layer.parameter_count()), 5);
+  guest.initialize();
+  CHECK(same_bits<Scalar>(guest.gate(), same.gate()));
+  CHECK(lent.front() == 9);
+  CHECK(lent.back() == 9);
+  Matrix<Scalar> x = Matrix<Scalar>::Zero(10, 2), y = Matrix<Scalar>::Zero(7, 2);
+  typename HydraLoRA<Scalar>::Cache cache;
+  CHECK(message_of([&] { SlicedForward<HydraLoRA<Scalar>>(layer, x, y, cache); }) ==
+        "HydraLoRA: a gate that reads A x cannot be cut into slices: use forward() and backward()");
+  HydraLoRAConfig huge = config;
+  huge.in_features = std::numeric_limits<Index>::max() - 8;
+  CHECK_THROWS_WITH_AS(HydraLoRA<Scalar>{huge}, doctest::Contains("are too many"), std::invalid_argument);
+}
+
+TEST_CASE("balance losses refuse numbers that are not finite, and a cache of another layer") {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  const HydraLoRA<float> layer(HydraLoRAConfig{4, 4, 2, 16, false, 0, 3});
+  Matrix<float> x = random_matrix<float>(4, 5, 1), y = Matrix<float>::Zero(4, 5), gradient = Matrix<float>::Zero(3, 5);
+  HydraLoRA<float>::Cache cache;
+  layer.forward(x, y, cache);
+  for (const float bad : {nan, inf}) {
+    Matrix<float> mask = Matrix<float>::Ones(1, 5);
+    mask(0, 3) = bad;
+    CHECK(message_of([&] {
+            balance_losses({1, 1, 0}, layer, cache, gradient, mask);
+          }).find("mask of token 3 is") != std::string::npos);
+    BalanceWeights weights;
+    weights.load = static_cast<double>(bad);
+    CHECK(message_of([&] { balance_losses(weights, layer, cache, gradient); }).find("must be finite") !=
+          std::string::npos);
+  }
+  CHECK(message_of([&] {
+          balance_losses({1, 1, 0}, layer, cache, gradient, gradient.topRows(1));
+        }) == "balance_losses: mask 1x5 and gradient 3x5 overlap");
+  const HydraLoRA<float> wider(HydraLoRAConfig{4, 4, 3, 16, false, 0, 3});
+  CHECK(message_of([&] {
+          balance_losses({1, 1, 0}, wider, cache, gradient);
+        }).find("the cache is from") != std::string::npos);
+  CHECK(gradient.isZero(0));
+  const Matrix<float> tiny = Matrix<float>::Constant(1, 5, 1e-38F);
+  balance_losses({1, 1, 0}, layer, cache, gradient, tiny);
+  CHECK(gradient.allFinite());
 }

@@ -292,6 +292,9 @@ TEST_CASE("silhouette: the values of the definition, and what does not count") {
   CHECK(silhouette(points.leftCols(2), {0, 1}) == 0);  // each alone
   CHECK(silhouette(points.leftCols(0), {}) == 0);
   CHECK_THROWS_AS(silhouette(points, {0, 1}), std::invalid_argument);
+  CHECK_THROWS_AS(silhouette(points, {0, 1, 2, 3, 5}), std::invalid_argument);
+  points(0, 0) = std::numeric_limits<double>::infinity();
+  CHECK_THROWS_AS(silhouette(points, {0, 1, 0, 1, 0}), std::invalid_argument);
 }
 
 TEST_CASE("the largest silhouette finds the number of clusters") {
@@ -340,6 +343,14 @@ TEST_CASE("DBSCAN: published labels, shapes that k-means cannot find, borders an
   CHECK(two.labels == std::vector<Index>{0, 0, 0, 0, 1, 1, 1});
   CHECK(dbscan(line, 0.5, 2).labels == std::vector<Index>(7, -1));
   CHECK(dbscan(line, 0.5, 1).clusters == 7);
+  // Two pairs-of-three with one sample in the middle that is near both but no core: it joins the first and bridges nothing.
+  Eigen::MatrixXd bridged(1, 9);
+  bridged << 0, 0.1, 0.2, 0.3, 1.2, 2.1, 2.2, 2.3, 2.4;
+  const DbscanResult apart = dbscan(bridged, 0.95, 4);
+  CHECK(apart.labels == std::vector<Index>{0, 0, 0, 0, 0, 1, 1, 1, 1});
+  CHECK(apart.clusters == 2);
+  bridged(0, 0) = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS_AS(dbscan(bridged, 1.0, 4), std::invalid_argument);
   CHECK_THROWS_WITH_AS(dbscan(line, 0, 2), "dbscan: radius is 0, expected finite and above 0", std::invalid_argument);
   CHECK_THROWS_WITH_AS(dbscan(line, 1, 0), "dbscan: min_samples is 0, expected >= 1", std::invalid_argument);
 }
@@ -358,6 +369,8 @@ TEST_CASE("adjusted Rand index: published values, and names do not matter") {
   CHECK(adjusted_rand_index(Labels{}, Labels{}) == 1);
   CHECK_THROWS_AS(adjusted_rand_index(Labels{0, 1}, Labels{0}), std::invalid_argument);
   CHECK_THROWS_AS(adjusted_rand_index(Labels{0, -1}, Labels{0, 1}), std::invalid_argument);
+  CHECK_THROWS_AS(adjusted_rand_index(Labels{-1}, Labels{0}), std::invalid_argument);
+  CHECK_THROWS_AS(adjusted_rand_index(Labels{0, 10000}, Labels{0, 1}), std::invalid_argument);
 }
 
 TEST_CASE("TF-IDF gives the published numbers of scikit-learn's documentation") {
@@ -371,6 +384,12 @@ TEST_CASE("TF-IDF gives the published numbers of scikit-learn's documentation") 
   CHECK((weights - expected).cwiseAbs().maxCoeff() < 1e-8);
   counts.col(2).setZero();
   CHECK(Eigen::MatrixXd(tf_idf(counts.sparseView())).col(2).isZero(0));
+  Eigen::SparseMatrix<double> stored = counts.sparseView();
+  const Eigen::MatrixXd without = tf_idf(stored);
+  stored.coeffRef(2, 1) = 0;  // a count that is stored, and none
+  CHECK((Eigen::MatrixXd(tf_idf(stored)) - without).cwiseAbs().maxCoeff() == 0);
+  stored.coeffRef(2, 1) = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS_AS(tf_idf(stored), std::invalid_argument);
   counts(0, 0) = -1;
   CHECK_THROWS_WITH_AS(tf_idf(counts.sparseView()),
                        "tf_idf: the count of word 0 in document 0 is -1, expected finite and >= 0",

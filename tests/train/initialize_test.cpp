@@ -78,6 +78,7 @@ TEST_CASE("head warm-up: one head at a time, drawn from the seed, then all") {
   for (Index i = 0; i < 3; ++i) CHECK(g.B(i).isConstant(i == warmup.head(7) ? 1.0F : 0.0F, 0));
   CHECK(g.A().isOnes(0));
   CHECK(g.gate().isOnes(0));
+  CHECK(message_of([&] { warmup.head(-1); }) == "HeadWarmup: step is -1, expected >= 0");
   g.parameters().setOnes();
   warmup.apply(30, g);
   CHECK(g.parameters().isOnes(0));
@@ -105,6 +106,14 @@ TEST_CASE_TEMPLATE("orthogonal start: A and B are not zero, every B_i A is, and 
   SplitLoRA<Scalar> split(SplitLoRAConfig{40, 30, 4, 16, false, 0, 2});
   initialize_orthogonal(split, 4);
   for (Index i = 0; i < 2; ++i) CHECK((split.B(i) * split.A(i)).cwiseAbs().maxCoeff() < zero);
+  CHECK((split.A(0) - split.A(1)).norm() > 0.1);
+  // R and R_i have deviation 0.1 and nothing to do with each other: A has rank/2 · in, B rank/2 · out numbers of it
+  LoRA<Scalar> large(LoRAConfig{400, 400, 8});
+  initialize_orthogonal(large, 5);
+  CHECK(large.A().norm() / std::sqrt(4.0 * 400) == doctest::Approx(0.1).epsilon(0.05));
+  CHECK(large.B().norm() / std::sqrt(4.0 * 400) == doctest::Approx(0.1).epsilon(0.05));
+  CHECK(aligned_cosine(large.A(), large.B().transpose()) < 0.3);
+  initialize_gaussian(split, 4);
   CHECK((split.A(0) - split.A(1)).norm() > 0.1);
   LoRA<Scalar> lora(LoRAConfig{40, 30, 2});
   initialize_orthogonal(lora, 4);
@@ -168,6 +177,12 @@ TEST_CASE_TEMPLATE("PiSSA and OLoRA: the whole layer computes what it did, and W
     const Index rest = before.size() - 4;
     CHECK((after.head(rest) - before.tail(rest)).cwiseAbs().maxCoeff() < 100 * rounding);
     CHECK(delta_norm(layer) == doctest::Approx(before.head(4).norm()));
+    // the singular values go to A and B alike
+    for (Index k = 0; k < 4; ++k) {
+      const double share = before[k] / static_cast<double>(layer.scaling());
+      CHECK(static_cast<double>(layer.A().row(k).squaredNorm()) == doctest::Approx(share).epsilon(1e-4));
+      CHECK(static_cast<double>(layer.B().col(k).squaredNorm()) == doctest::Approx(share).epsilon(1e-4));
+    }
     // OLoRA's B is orthonormal.
     W = original;
     initialize_olora(layer, W);
@@ -188,12 +203,24 @@ TEST_CASE("PiSSA and OLoRA refuse what they cannot do, and change nothing") {
   LoRA<float> tall(LoRAConfig{6, 5, 6});
   CHECK(message_of([&] { initialize_pissa(tall, W); }) == "initialize_pissa: rank 6 of LoRA is above the weight's 5");
   LoRA<float> negative(LoRAConfig{6, 5, 2, -4});
-  CHECK(message_of([&] { initialize_pissa(negative, W); }) == "initialize_pissa: scaling -2 must be above 0");
+  CHECK(message_of([&] { initialize_pissa(negative, W); }) ==
+        "initialize_pissa: scaling -2 must be finite and above 0");
   HydraLoRA<float> given(HydraLoRAConfig{6, 5, 2, 16, false, 0, 3, Routing::given});
   CHECK(message_of([&] { initialize_olora(given, W); }) ==
         "initialize_olora: needs weights of the heads that sum to 1: Routing::learned");
   CHECK(same_bits(W, before));
   CHECK(same_bits<float>(layer.parameters(), parameters));
+  LoRA<float> infinite(LoRAConfig{6, 5, 2, 1e300});
+  CHECK(message_of([&] { initialize_pissa(infinite, W); }) ==
+        "initialize_pissa: scaling inf must be finite and above 0");
+  CHECK(same_bits(W, before));
+  LoRA<double> wide(LoRAConfig{6, 5, 2});
+  Matrix<double> large = 1e200 * random_matrix<double>(5, 6, 1);
+  const Matrix<double> large_before = large;
+  CHECK(message_of([&] { initialize_olora(wide, large); }) ==
+        "initialize_olora: the weight's numbers are too large to be taken apart");
+  CHECK(same_bits(large, large_before));
+  CHECK(wide.B().isZero(0));
 }
 
 TEST_CASE("a gate from centroids sends every centroid to its own head") {
@@ -218,6 +245,10 @@ TEST_CASE("a gate from centroids sends every centroid to its own head") {
         "initialize_gate: centroids is 20x4, expected 20x5 (gate inputs x heads)");
   CHECK(message_of([&] { initialize_gate(layer, Matrix<double>::Ones(20, 5)); }) ==
         "initialize_gate: the centroids are all the same");
+  CHECK(message_of([&] { initialize_gate(layer, Matrix<double>::Constant(20, 5, 0.1)); }) ==
+        "initialize_gate: the centroids are all the same");
+  CHECK(message_of([&] { initialize_gate(layer, 1e-60 * centroids); }) ==
+        "initialize_gate: the centroids are too close together");
   CHECK(message_of([&] { initialize_gate(layer, centroids, std::numeric_limits<double>::infinity()); }) ==
         "initialize_gate: centroids or strength inf are not finite");
   SplitLoRA<float> uniform(SplitLoRAConfig{20, 4, 2});
@@ -245,7 +276,12 @@ TEST_CASE("the norm of ΔW from Gram matrices is that of ΔW") {
   CHECK(delta_norm(hydra) == doctest::Approx(even.norm()).epsilon(1e-12));
   CHECK(delta_norm(split) ==
         doctest::Approx((2 * split.B(0) * split.A(0) + 2 * split.B(1) * split.A(1)).norm()).epsilon(1e-12));
-  CHECK(delta_norm(lora) == 0);  // B = 0: it does nothing
+  CHECK(delta_norm(lora) == 0);                                                           // B = 0: it does nothing
+  HydraLoRA<double> summed(HydraLoRAConfig{9, 7, 3, -6, false, 0, 2, Routing::uniform});  // weights 1, alpha below 0
+  randomize(summed, 4);
+  CHECK(delta_norm(summed) == doctest::Approx((2 * (summed.B(0) + summed.B(1)) * summed.A()).norm()).epsilon(1e-12));
+  summed.A()(0, 0) = std::numeric_limits<double>::quiet_NaN();
+  CHECK(std::isnan(delta_norm(summed)));
   CHECK(message_of([&] { delta_norm(hydra, Eigen::VectorXd::Ones(2)); }) ==
         "delta_norm: 2 weights, expected 3 (heads)");
 }
@@ -269,7 +305,19 @@ TEST_CASE("similarity: rotations do not count, orthogonal spans have nothing in 
   CHECK(cosines[0] == doctest::Approx(1));
   CHECK(std::abs(cosines[1]) < 1e-12);
   CHECK_THROWS_AS(principal_cosines(axes, turned.topRows(5)), std::invalid_argument);
-  CHECK_THROWS_AS(principal_cosines(axes.transpose(), axes.transpose()), std::invalid_argument);
+  // what depends on other columns adds nothing, and zeros have no direction
+  Matrix<double> twice = Matrix<double>::Zero(4, 2), elsewhere = twice;
+  twice.row(0).setOnes();
+  elsewhere.row(1).setOnes();
+  CHECK(principal_cosines(twice, elsewhere).size() == 1);
+  CHECK(principal_cosines(twice, elsewhere)[0] < 1e-12);
+  CHECK(principal_cosines(twice, twice)[0] == doctest::Approx(1));
+  CHECK(principal_cosines(twice, Matrix<double>::Zero(4, 2)).size() == 0);
+  CHECK(principal_cosines(twice, Matrix<double>(4, 0)).size() == 0);
+  CHECK(principal_cosines(axes.transpose(), axes.transpose()).size() == 2);
+  twice(2, 0) = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS_AS(principal_cosines(twice, elsewhere), std::invalid_argument);
+  CHECK_THROWS_AS(aligned_cosine(twice, elsewhere), std::invalid_argument);
 
   // points on a line in the direction (3, 4): one component holds everything
   Matrix<double> line(2, 5);
@@ -282,6 +330,7 @@ TEST_CASE("similarity: rotations do not count, orthogonal spans have nothing in 
   CHECK(pca.variance[1] == doctest::Approx(0));
   for (Index i = 0; i < 5; ++i) CHECK(pca.coordinates(0, i) == doctest::Approx(5.0 * static_cast<double>(i * i) - 30));
   CHECK(principal_components(Matrix<double>::Ones(3, 4), 1).variance[0] == 0);
+  CHECK(principal_components(Matrix<double>::Constant(3, 3, 0.1), 1).variance[0] == 0);
   CHECK_THROWS_AS(principal_components(line, 3), std::invalid_argument);
   CHECK_THROWS_AS(principal_components(line, 0), std::invalid_argument);
 }

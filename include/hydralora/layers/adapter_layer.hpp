@@ -33,7 +33,9 @@ class AdapterCache {
  public:
   /// Tokens of the forward pass it holds; 0 before the first.
   Index tokens() const { return tokens_; }
-  /// ω, (heads × tokens), valid until the next forward pass; 0 rows where no weights are kept (LoRA, Routing::uniform).
+  /// The layer it is from.
+  const AdapterShape& shape() const { return shape_; }
+  /// ω, (heads × tokens), valid until the next forward pass; 0 rows where none are kept (LoRA, SplitLoRA with Routing::uniform).
   ConstTokens<Scalar> weights() const { return rows(shape_.a_rows, shape_.weight_rows); }
   /// π, (heads × tokens), what a learned gate's softmax gave: the weights before heads were selected.
   ConstTokens<Scalar> probabilities() const {
@@ -105,7 +107,7 @@ class AdapterLayer : public Tensors {
   };
 
   /// A and the gate kaiming-uniform (a = √5) from the seed, B = 0, so that a new adapter adds nothing.
-  /// @throws std::invalid_argument  a size below 1, alpha not finite, dropout outside [0, 1).
+  /// @throws std::invalid_argument  a size below 1, alpha not finite, dropout outside [0, 1), a gate that makes no sense.
   explicit AdapterLayer(const Config& config, std::uint64_t seed = 0) : Tensors(config), seed_(seed) { initialize(); }
 
   /// Parameters in the host's memory, read and written there, taken as they are (initialize() overwrites them). The
@@ -127,7 +129,8 @@ class AdapterLayer : public Tensors {
   /// @param cache   OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.
   /// @throws std::invalid_argument  on a shape mismatch; y and the cache are then untouched.
   /// Cost     2 flop per token and parameter; allocates only where the cache or the thread's scratch must grow.
-  /// Numerics a token's bits depend neither on the other tokens nor on the number of threads. Thread-safe.
+  /// Numerics a token's bits depend neither on the other tokens (of another segment, where a gate pools) nor on the number
+  ///          of threads. Thread-safe.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
     check_forward(x, y, options);
     const Tokens<Scalar> kept = cache.reset(this->shape(), x.tokens(), options);

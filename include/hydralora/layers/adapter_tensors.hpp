@@ -55,12 +55,13 @@ struct AdapterShape {
   Index heads;
   Index a_rows;                ///< rows of A, or of A_1 … A_N: what reaches B
   Index gate_rows;             ///< rows of the gate, 0 without one
-  Index weight_rows;           ///< head weights kept per token for backward, 0 where all are 1
+  Index weight_rows;           ///< head weights kept per token for backward
   Index gate_columns = 0;      ///< of a gate that reads A x and so has a matrix of its own, gate_columns = a_rows
   Index probability_rows = 0;  ///< of the gate, kept per token where the weights are something else
   Index partition_rows = 0;    ///< 1 where the gate's log partition is kept
   bool pooled = false;         ///< tokens of a segment share what the gate sees
   bool takes_weights = false;  ///< they come from the caller
+  std::uint32_t gate = 0;      ///< which gate it is, for comparing: a cache of one means nothing to another
 
   Index down_rows() const { return a_rows + gate_rows; }
   Index up_rows() const { return heads * rank; }
@@ -78,11 +79,14 @@ struct AdapterShape {
     return a.in == b.in && a.out == b.out && a.rank == b.rank && a.heads == b.heads && a.a_rows == b.a_rows &&
            a.gate_rows == b.gate_rows && a.weight_rows == b.weight_rows && a.gate_columns == b.gate_columns &&
            a.probability_rows == b.probability_rows && a.partition_rows == b.partition_rows && a.pooled == b.pooled &&
-           a.takes_weights == b.takes_weights;
+           a.takes_weights == b.takes_weights && a.gate == b.gate;
   }
   friend std::ostream& operator<<(std::ostream& stream, const AdapterShape& s) {
-    return stream << s.layer << ' ' << s.in << "->" << s.out << " rank " << s.rank << " heads " << s.heads << " ("
-                  << s.gate_rows << " gate rows)";
+    stream << s.layer << ' ' << s.in << "->" << s.out << " rank " << s.rank << " heads " << s.heads << " (";
+    if (s.gate_columns > 0) return stream << "gate on A x, kind " << s.gate << ')';
+    stream << s.gate_rows << " gate rows";
+    if (s.gate != 0) stream << ", kind " << s.gate;
+    return stream << (s.takes_weights ? ", given weights)" : ")");
   }
 };
 

@@ -19,6 +19,7 @@ struct Segments {
   Segments(const Index* list, Index size) : lengths(list), count(size) {}
   Segments(const std::vector<Index>& list)  // NOLINT(google-explicit-constructor)
       : Segments(list.data(), static_cast<Index>(list.size())) {}
+  Segments(const std::vector<Index>&&) = delete;  // a temporary list would be gone before the call
 };
 
 /// What one call of forward() or backward() may add. Every member has a default; set the ones that are wanted:
@@ -45,7 +46,7 @@ struct CallOptions {
   Segments segments;
 
   /// The gradient of a balance loss (train/balance.hpp) for a learned gate, (heads × tokens), added inside the gate by
-  /// backward(): that of the pooled logits over the temperature.
+  /// backward(): that of the pooled logits over the temperature. Must not overlap dx.
   ConstTokens<Scalar> logits_gradient;
 };
 

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "hydralora/core/expects.hpp"
@@ -89,6 +90,8 @@ inline void add_gate(AdapterShape& shape, Routing routing, const GateConfig& gat
   shape.partition_rows = gate.keep_log_partition ? 1 : 0;
   shape.pooled = gate.pools();
   shape.takes_weights = routing == Routing::given;
+  shape.gate = static_cast<std::uint32_t>(gate.input) * 100 + static_cast<std::uint32_t>(gate.selection) * 10 +
+               static_cast<std::uint32_t>(gate.granularity);
 }
 
 /// Refuses a gate that makes no sense in this layer, with the reason.
@@ -96,7 +99,8 @@ inline void check_gate(const char* layer, const GateConfig& gate, Routing routin
   expects(gate.top_k >= 1 && gate.top_k <= heads, layer, ": gate.top_k ", gate.top_k, " must be in [1, ", heads,
           "], the number of heads");
   expects(gate.top_p > 0 && gate.top_p <= 1, layer, ": gate.top_p ", gate.top_p, " must be in (0, 1]");
-  expects(gate.temperature > 0 && std::isfinite(gate.temperature), layer, ": gate.temperature ", gate.temperature,
+  constexpr auto least = static_cast<double>(std::numeric_limits<float>::min());  // layers in float divide by it
+  expects(gate.temperature >= least && gate.temperature <= 1 / least, layer, ": gate.temperature ", gate.temperature,
           " must be finite and above 0");
   expects(routing == Routing::learned || gate == GateConfig{}, layer,
           ": gate settings without Routing::learned would have no effect");

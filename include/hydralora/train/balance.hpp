@@ -51,7 +51,8 @@ struct BalanceLosses {
 /// @param gradient  (heads × tokens), ADDED to: that of the pooled logits over the temperature.
 /// @param mask      m, (1 × tokens): 1 for a token that counts, 0 for padding; empty = all count. Read.
 /// @throws std::invalid_argument  on a shape mismatch, a layer without a learned gate, a cache without what a weight needs,
-///                  or a mask with a negative or NaN entry; the gradient is then untouched.
+///                  a mask with an entry that is negative or
+///                  not finite, or overlaps the gradient, weights that are not finite; the gradient is then untouched.
 /// Cost     some ten flop per weight; summed in double, token after token. Where no token counts, all are 0.
 template <class Layer>
 BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const typename Layer::Cache& cache,
@@ -62,16 +63,20 @@ BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const 
                             log_partition = cache.log_partition();
   const Index heads = layer.shape().heads, tokens = cache.tokens();
   expects(layer.shape().gated(), where, ": ", layer.shape(), " has no learned gate");
-  expects(weights.features() == heads, where, ": the cache holds ", weights.shape(), " weights, expected ",
-          Shape{heads, tokens}, " (heads x tokens)");
+  expects(cache.shape() == layer.shape(), where, ": the cache is from ", cache.shape(), ", expected ", layer.shape());
+  expects(std::isfinite(w.importance) && std::isfinite(w.load) && std::isfinite(w.z), where, ": the weights ",
+          w.importance, ", ", w.load, ", ", w.z, " must be finite");
   expects_shape(where, "gradient", gradient.shape(), Shape{heads, tokens}, "heads x tokens");
   if (mask.features() != 0 || mask.tokens() != 0) {
     expects_shape(where, "mask", mask.shape(), Shape{1, tokens}, "1 x tokens");
+    expects(!overlap<Scalar>(mask, gradient), where, ": mask ", mask.shape(), " and gradient ", gradient.shape(),
+            " overlap");
   }
   expects(w.z == 0 || log_partition.features() == 1, where,
           ": the z-loss needs GateConfig::keep_log_partition in this layer");
   for (Index t = 0; t < mask.tokens(); ++t) {
-    expects(mask(0, t) >= 0, where, ": mask of token ", t, " is ", mask(0, t), ", expected 0 or more");
+    expects(mask(0, t) >= 0 && std::isfinite(mask(0, t)), where, ": mask of token ", t, " is ", mask(0, t),
+            ", expected finite and >= 0");
   }
   const auto counts = [&](Index t) { return mask.tokens() == 0 ? 1.0 : static_cast<double>(mask(0, t)); };
 
@@ -93,7 +98,7 @@ BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const 
   if (counted == 0) return losses;
   const double mean = importance.sum() / n;
   const double variance = heads > 1 ? (importance.array() - mean).square().sum() / (n - 1) : 0;
-  losses.importance = variance / (mean * mean);
+  losses.importance = variance / mean / mean;
   losses.load = n * votes.dot(mass) / (counted * counted);
   losses.z = z / counted;
 
@@ -104,7 +109,7 @@ BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const 
   for (Index t = 0; t < tokens; ++t) {
     for (Index i = 0; i < heads; ++i) {
       const double d_importance =
-          heads > 1 ? 2 * ((importance[i] - mean) / ((n - 1) * mean * mean) - variance / (n * mean * mean * mean)) : 0;
+          heads > 1 ? 2 / mean * ((importance[i] - mean) / mean / (n - 1) - losses.importance / n) : 0;
       dweights(i, t) = static_cast<Scalar>(w.importance * d_importance * counts(t));
       dprobabilities(i, t) = static_cast<Scalar>(w.load * n * votes[i] / (counted * counted) * counts(t));
     }

@@ -238,9 +238,10 @@ inline Index elbow(const std::vector<double>& sse) {
 ///
 /// Source   Rousseeuw 1987, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis".
 /// @param points  (features × samples), a column is a sample.
-/// @param labels  ≥ 0, one per sample; a negative one (noise of dbscan()) leaves its sample out.
+/// @param labels  one per sample, below the number of samples; a negative one (noise of dbscan()) leaves its sample out.
 /// @return  0 with fewer than two clusters.
-/// @throws std::invalid_argument  where the numbers of labels and samples differ.
+/// @throws std::invalid_argument  where the numbers of labels and samples differ, a label is too large, or a number is not
+///                  finite.
 /// Cost     3 · features · samples² flop.
 template <class Derived>
 double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<Index>& labels) {
@@ -248,6 +249,10 @@ double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<In
   expects(static_cast<Index>(labels.size()) == samples, "silhouette: ", labels.size(), " labels of ", samples,
           " samples");
   const Eigen::MatrixXd copy = points.template cast<double>();
+  expects(copy.allFinite(), "silhouette: the points are not finite");
+  for (const Index label : labels) {
+    expects(label < samples, "silhouette: label ", label, " of ", samples, " samples, expected below that");
+  }
   const Index clusters = samples == 0 ? 0 : std::max<Index>(0, *std::max_element(labels.begin(), labels.end()) + 1);
   Eigen::VectorXd sizes = Eigen::VectorXd::Zero(clusters);
   for (const Index label : labels) {
@@ -290,16 +295,19 @@ std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, I
 /// than by chance. For a router: the true components against the head with the largest weight.
 ///
 /// Source   Hubert and Arabie 1985, "Comparing partitions": the adjusted Rand index.
-/// @param a, b  one label per sample, ≥ 0.
+/// @param a, b  one label per sample, 0 … 9999.
 /// @return  1 for fewer than two samples, and where both are a single cluster, or both all single samples.
-/// @throws std::invalid_argument  where the sizes differ, or on a negative label.
+/// @throws std::invalid_argument  where the sizes differ, or on another label.
 inline double adjusted_rand_index(const std::vector<Index>& a, const std::vector<Index>& b) {
+  constexpr Index most_labels = 10000;  // the table of both has that many rows and columns at most
   expects(a.size() == b.size(), "adjusted_rand_index: ", a.size(), " and ", b.size(), " labels");
-  if (a.size() < 2) return 1;
   for (const std::vector<Index>* labels : {&a, &b}) {
-    const Index least = *std::min_element(labels->begin(), labels->end());
-    expects(least >= 0, "adjusted_rand_index: label ", least, ", expected >= 0");
+    for (const Index label : *labels) {
+      expects(label >= 0 && label < most_labels, "adjusted_rand_index: label ", label, ", expected in [0, ",
+              most_labels, ")");
+    }
   }
+  if (a.size() < 2) return 1;
   Eigen::MatrixXd shared =
       Eigen::MatrixXd::Zero(*std::max_element(a.begin(), a.end()) + 1, *std::max_element(b.begin(), b.end()) + 1);
   for (std::size_t i = 0; i < a.size(); ++i) shared(a[i], b[i]) += 1;
@@ -323,19 +331,20 @@ struct DbscanResult {
 /// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters"; the paper of HydraLoRA
 ///          names it as an alternative to k-means.
 /// @param points  (features × samples), a column is a sample.
-/// @throws std::invalid_argument  where radius is not above 0 and finite, or min_samples < 1.
-/// Cost     3 · features · samples² flop, no index.
+/// @throws std::invalid_argument  where radius is not above 0 and finite, min_samples < 1, or a number is not finite.
+/// Cost     up to 6 · features · samples² flop, no index.
 template <class Derived>
 DbscanResult dbscan(const Eigen::MatrixBase<Derived>& points, double radius, Index min_samples) {
   expects(radius > 0 && std::isfinite(radius), "dbscan: radius is ", radius, ", expected finite and above 0");
   expects(min_samples >= 1, "dbscan: min_samples is ", min_samples, ", expected >= 1");
   const Eigen::MatrixXd copy = points.template cast<double>();
+  expects(copy.allFinite(), "dbscan: the points are not finite");
   const Index samples = copy.cols();
-  const auto near = [&](Index i, Index j) { return (copy.col(i) - copy.col(j)).squaredNorm() <= radius * radius; };
+  const auto are_near = [&](Index i, Index j) { return (copy.col(i) - copy.col(j)).squaredNorm() <= radius * radius; };
   std::vector<char> core(static_cast<std::size_t>(samples));
   detail::for_each_sample(samples, 3 * copy.rows() * samples, [&](Index i) {
     Index neighbours = 0;
-    for (Index j = 0; j < samples; ++j) neighbours += near(i, j) ? 1 : 0;
+    for (Index j = 0; j < samples; ++j) neighbours += are_near(i, j) ? 1 : 0;
     core[static_cast<std::size_t>(i)] = neighbours >= min_samples ? 1 : 0;
   });
   DbscanResult result{std::vector<Index>(static_cast<std::size_t>(samples), -1), 0};
@@ -349,7 +358,7 @@ DbscanResult dbscan(const Eigen::MatrixBase<Derived>& points, double radius, Ind
       front.pop_back();
       for (Index j = 0; j < samples; ++j) {
         Index& label = result.labels[static_cast<std::size_t>(j)];
-        if (label >= 0 || !near(i, j)) continue;
+        if (label >= 0 || !are_near(i, j)) continue;
         label = result.clusters;
         if (core[static_cast<std::size_t>(j)] != 0) front.push_back(j);
       }

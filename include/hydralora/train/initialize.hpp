@@ -105,7 +105,7 @@ void initialize_orthogonal(Layer& layer, std::uint64_t seed) {
   expects(shape.rank % 2 == 0, "initialize_orthogonal: rank ", shape.rank, " of ", shape.layer, " must be even");
   layer.initialize();
   const Index half = shape.rank / 2;
-  constexpr double deviation = 0.1;
+  constexpr double deviation = 0.1;  // PEFT's
   Eigen::MatrixXd odd(half, shape.rank), even(half, shape.rank);
   for (Index i = 0; i < shape.heads; ++i) {
     if (i < detail::A_count(layer)) {
@@ -146,23 +146,10 @@ class SavedWeight {
 
 namespace detail {
 
-/// Takes s · B A out of W and gives it to the adapter; every head of HydraLoRA gets the same B, and any ω that sums to 1
-/// then gives it back.
-template <class Layer, class Scalar>
-SavedWeight<Scalar> move_into_adapter(Layer& layer, const Eigen::MatrixXd& B, const Eigen::MatrixXd& A,
-                                      Eigen::Ref<Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>> weight) {
-  SavedWeight<Scalar> saved(weight);
-  layer.initialize();
-  A_of(layer, 0) = A.template cast<Scalar>();
-  for (Index i = 0; i < layer.shape().heads; ++i) B_of(layer, i) = B.template cast<Scalar>();
-  // What the adapter will add, with its rounded numbers.
-  const Eigen::MatrixXd moved = B_of(layer, 0).template cast<double>() * A_of(layer, 0).template cast<double>();
-  weight = (weight.template cast<double>() - static_cast<double>(layer.scaling()) * moved).template cast<Scalar>();
-  return saved;
-}
-
 template <class Layer, class Weight>
 void check_weight_for(const char* where, const Layer& layer, const Weight& weight) {
+  static_assert(!std::is_same_v<typename Layer::Config, SplitLoRAConfig>,
+                "hydralora: SplitLoRA cannot start as a part of W; use LoRA or HydraLoRA");
   const AdapterShape& shape = layer.shape();
   if constexpr (std::is_same_v<typename Layer::Config, HydraLoRAConfig>) {
     expects(shape.gated(), where, ": needs weights of the heads that sum to 1: Routing::learned");
@@ -171,19 +158,43 @@ void check_weight_for(const char* where, const Layer& layer, const Weight& weigh
   expects(shape.rank <= std::min(shape.in, shape.out), where, ": rank ", shape.rank, " of ", shape.layer,
           " is above the weight's ", std::min(shape.in, shape.out));
   expects(weight.allFinite(), where, ": the weight is not finite");
-  expects(layer.scaling() > 0, where, ": scaling ", layer.scaling(), " must be above 0");
+  expects(layer.scaling() > 0 && std::isfinite(layer.scaling()), where, ": scaling ", layer.scaling(),
+          " must be finite and above 0");
+}
+
+/// Takes s · B A out of W and gives it to the adapter; every head of HydraLoRA gets the same B, and any ω that sums to 1
+/// then gives it back.
+template <class Layer, class Scalar>
+SavedWeight<Scalar> move_into_adapter(const char* where, Layer& layer, const Eigen::MatrixXd& B,
+                                      const Eigen::MatrixXd& A,
+                                      Eigen::Ref<Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>> weight) {
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+  const Matrix rounded_B = B.template cast<Scalar>(), rounded_A = A.template cast<Scalar>();
+  // What the adapter will add, with its rounded numbers.
+  const Eigen::MatrixXd moved = rounded_B.template cast<double>() * rounded_A.template cast<double>();
+  const Matrix rest =
+      (weight.template cast<double>() - static_cast<double>(layer.scaling()) * moved).template cast<Scalar>();
+  expects(rounded_A.allFinite() && rounded_B.allFinite() && rest.allFinite(), where,
+          ": the weight's numbers are too large to be taken apart");
+  SavedWeight<Scalar> saved(weight);
+  layer.initialize();
+  A_of(layer, 0) = rounded_A;
+  for (Index i = 0; i < layer.shape().heads; ++i) B_of(layer, i) = rounded_B;
+  weight = rest;
+  return saved;
 }
 
 }  // namespace detail
 
 /// The adapter starts as W's principal part, W keeps the rest:  W = U Σ Vᵀ,  A = √(Σ_r / s) V_rᵀ,  B = U_r √(Σ_r / s),
-/// W −= s B A. The whole layer computes what it did, within rounding.
+/// W −= s B A. The whole layer computes what it did, within rounding (dropout aside).
 ///
 /// Source   PiSSA, Meng et al. 2024, arXiv:2404.02948. LoRA, or HydraLoRA with a learned gate, whose heads all start as B:
 ///          combine it with HeadWarmup.
 /// @param weight  (out × in), CHANGED. What is returned restores it.
-/// @throws std::invalid_argument  on another shape, a rank above W's, a W that is not finite; nothing is then changed.
-/// Cost     one SVD in double, some 20 · in · out · min(in, out) flop, and three copies of W.
+/// @throws std::invalid_argument  on another shape, a rank above W's, a W that is not finite or too
+///                   large; nothing is then changed.
+/// Cost     one SVD in double, some 20 · in · out · min(in, out) flop, and some copies of W.
 template <class Layer>
 SavedWeight<typename Layer::Scalar> initialize_pissa(
     Layer& layer, Eigen::Ref<Eigen::Matrix<typename Layer::Scalar, Eigen::Dynamic, Eigen::Dynamic>> weight) {
@@ -192,7 +203,7 @@ SavedWeight<typename Layer::Scalar> initialize_pissa(
   const Eigen::BDCSVD<Eigen::MatrixXd> svd(weight.template cast<double>(), Eigen::ComputeThinU | Eigen::ComputeThinV);
   const Eigen::VectorXd root = (svd.singularValues().head(rank) / static_cast<double>(layer.scaling())).cwiseSqrt();
   return detail::move_into_adapter<Layer, typename Layer::Scalar>(
-      layer, svd.matrixU().leftCols(rank) * root.asDiagonal(),
+      "initialize_pissa", layer, svd.matrixU().leftCols(rank) * root.asDiagonal(),
       root.asDiagonal() * svd.matrixV().leftCols(rank).transpose(), weight);
 }
 
@@ -200,7 +211,7 @@ SavedWeight<typename Layer::Scalar> initialize_pissa(
 ///
 /// Source   OLoRA, Büyükakyüz 2024, arXiv:2406.01775.
 /// Errors, layers, what is changed and what is returned as in initialize_pissa().
-/// Cost     one QR in double, some 4/3 · in · out · min(in, out) flop, and three copies of W.
+/// Cost     one QR in double, some 4/3 · in · out · min(in, out) flop, and some copies of W.
 template <class Layer>
 SavedWeight<typename Layer::Scalar> initialize_olora(
     Layer& layer, Eigen::Ref<Eigen::Matrix<typename Layer::Scalar, Eigen::Dynamic, Eigen::Dynamic>> weight) {
@@ -210,7 +221,7 @@ SavedWeight<typename Layer::Scalar> initialize_olora(
   const Eigen::MatrixXd Q = qr.householderQ() * Eigen::MatrixXd::Identity(weight.rows(), rank);
   Eigen::MatrixXd R = qr.matrixQR().topRows(rank);
   for (Index j = 0; j < rank; ++j) R.col(j).tail(rank - 1 - j).setZero();  // Householder vectors
-  return detail::move_into_adapter<Layer, typename Layer::Scalar>(layer, Q, R, weight);
+  return detail::move_into_adapter<Layer, typename Layer::Scalar>("initialize_olora", layer, Q, R, weight);
 }
 
 /// Gate rows from clusters of what the gate reads: G_i = strength · (c_i − c̄) / v with v the mean of ‖c_i − c̄‖², so that at
@@ -228,10 +239,16 @@ void initialize_gate(Layer& layer, const Eigen::MatrixBase<Derived>& centroids, 
   const Eigen::MatrixXd c = centroids.template cast<double>();
   const Eigen::MatrixXd from_centre = c.colwise() - c.rowwise().mean();
   const double spread = from_centre.squaredNorm() / static_cast<double>(c.cols());
-  expects(std::isfinite(spread) && std::isfinite(strength), "initialize_gate: centroids or strength ", strength,
+  const double square = c.squaredNorm() / static_cast<double>(c.cols());
+  expects(std::isfinite(square) && std::isfinite(strength), "initialize_gate: centroids or strength ", strength,
           " are not finite");
-  expects(spread > 0, "initialize_gate: the centroids are all the same");
-  gate = (strength / spread * from_centre.transpose()).template cast<typename Layer::Scalar>();
+  constexpr double rounding = 1e-24;  // of a mean in double, squared, with room
+  expects(spread > rounding * square, "initialize_gate: the centroids are all the same");
+  using Scalar = typename Layer::Scalar;
+  const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> rows =
+      (strength / spread * from_centre.transpose()).template cast<Scalar>();
+  expects(rows.allFinite(), "initialize_gate: the centroids are too close together");
+  gate = rows;
 }
 
 /// For the first steps only one head, drawn anew at every step, receives gradient: heads that begin alike part.
@@ -248,7 +265,9 @@ class HeadWarmup {
   }
 
   /// The head that learns at this step (0, 1, …); −1 where all do.
+  /// @throws std::invalid_argument  where step < 0.
   Index head(Index step) const {
+    expects(step >= 0, "HeadWarmup: step is ", step, ", expected >= 0");
     if (step >= steps_) return -1;
     return static_cast<Index>(random_.below(static_cast<std::uint64_t>(heads_), static_cast<std::uint64_t>(step)));
   }

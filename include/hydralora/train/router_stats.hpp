@@ -148,7 +148,7 @@ double delta_norm(const Layer& layer, const Eigen::VectorXd& weights = {}) {
   };
   const Eigen::MatrixXd A = dense(layer.down_stack(), shape.a_rows), B = dense(layer.up_stack(), shape.up_rows());
   const Eigen::MatrixXd gram_A = A.transpose() * A, gram_B = B.transpose() * B;
-  const double even = shape.weight_rows == 0 ? 1 : 1 / static_cast<double>(heads);
+  const double even = shape.gated() || shape.takes_weights ? 1 / static_cast<double>(heads) : 1;
   double sum = 0;
   for (Index i = 0; i < heads; ++i) {
     for (Index j = 0; j < heads; ++j) {
@@ -157,7 +157,7 @@ double delta_norm(const Layer& layer, const Eigen::VectorXd& weights = {}) {
       sum += both * gram_B.block(i * rank, j * rank, rank, rank).cwiseProduct(gram_A.block(a_i, a_j, rank, rank)).sum();
     }
   }
-  return std::abs(static_cast<double>(layer.scaling())) * std::sqrt(std::max(0.0, sum));
+  return std::abs(static_cast<double>(layer.scaling())) * std::sqrt(sum < 0 ? 0 : sum);  // a NaN stays one
 }
 
 }  // namespace HYDRALORA_BUILD
