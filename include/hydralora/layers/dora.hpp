@@ -82,7 +82,7 @@ class DoRALinear {
   /// @param x  (in_features × tokens), read.
   /// @param y  (out_features × tokens), ADDED to. Must not overlap x.
   /// @throws std::invalid_argument  on a shape mismatch or overlap; y and the cache are then untouched.
-  /// A row of W + s B A that is zero has no direction and gives NaN.
+  /// A row of W + s B A that is zero has no direction and gives NaN. Numerics as DenseLinear's.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
     const Index out = base.out_features(), tokens = x.tokens();
     check_forward(x, y);
