@@ -55,26 +55,43 @@ inline Eigen::MatrixXd tsne_neighbours(const Eigen::MatrixXd& points, double per
   return (p + p.transpose()) / (2 * static_cast<double>(samples));
 }
 
-/// The gradient of KL(P ‖ Q) in the coordinates, equation (5), and the divergence for `exaggeration` · P.
-inline double tsne_gradient(const Eigen::MatrixXd& p, double exaggeration, const Eigen::MatrixXd& y,
-                            Eigen::MatrixXd& gradient) {
+/// 1 / (1 + ‖y_i − y_j‖²), 0 on the diagonal: Q before it is scaled to sum 1.
+inline Eigen::MatrixXd tsne_weights(const Eigen::MatrixXd& y) {
   const Index samples = y.cols();
-  Eigen::MatrixXd weights(samples, samples);  // 1 / (1 + ‖y_i − y_j‖²)
+  Eigen::MatrixXd weights(samples, samples);
   parallel_for(samples, 8 * samples * samples, [&](Index i) {
     weights.col(i) = 1 / (1 + (y.colwise() - y.col(i)).colwise().squaredNorm().transpose().array());
     weights(i, i) = 0;
   });
+  return weights;
+}
+
+/// The gradient of KL(exaggeration · P ‖ Q) in the coordinates, equation (5).
+inline void tsne_gradient(const Eigen::MatrixXd& p, double exaggeration, const Eigen::MatrixXd& y,
+                          Eigen::MatrixXd& gradient) {
+  const Index samples = y.cols();
+  const Eigen::MatrixXd weights = tsne_weights(y);
   const double sum = weights.sum();
-  Eigen::VectorXd divergence(samples);
   gradient.resize(y.rows(), samples);
-  parallel_for(samples, 40 * samples * samples, [&](Index i) {
+  parallel_for(samples, 10 * samples * samples, [&](Index i) {
     gradient.col(i).setZero();
-    divergence[i] = 0;
     for (Index j = 0; j < samples; ++j) {
       if (j == i) continue;
       const double q = weights(j, i) / sum;
       gradient.col(i) += 4 * (exaggeration * p(j, i) - q) * weights(j, i) * (y.col(i) - y.col(j));
-      if (p(j, i) > 0) divergence[i] += p(j, i) * std::log(p(j, i) / q);
+    }
+  });
+}
+
+/// KL(P ‖ Q) in nats.
+inline double tsne_divergence(const Eigen::MatrixXd& p, const Eigen::MatrixXd& y) {
+  const Index samples = y.cols();
+  const Eigen::MatrixXd weights = tsne_weights(y);
+  const double sum = weights.sum();
+  Eigen::VectorXd divergence = Eigen::VectorXd::Zero(samples);
+  parallel_for(samples, 30 * samples * samples, [&](Index i) {
+    for (Index j = 0; j < samples; ++j) {
+      if (p(j, i) > 0) divergence[i] += p(j, i) * std::log(p(j, i) / (weights(j, i) / sum));
     }
   });
   return divergence.sum();
@@ -90,7 +107,7 @@ inline double tsne_gradient(const Eigen::MatrixXd& p, double exaggeration, const
 /// @param points  (features × samples), a column is a sample: flattened matrices, activations.
 /// @throws std::invalid_argument  on fewer than 4 samples, numbers that are not finite, a perplexity outside
 ///                  [1, samples − 1), iterations < 1.
-/// Cost     40 · samples² flop per iteration, three samples × samples matrices: for up to some thousand points.
+/// Cost     some 20 · samples² flop per iteration, three samples × samples matrices: for up to some thousand points.
 /// Numerics the same bits for the same seed on any number of threads.
 inline TsneResult tsne(const Eigen::MatrixXd& points, const TsneConfig& config = {}) {
   const Index samples = points.cols();
@@ -121,7 +138,7 @@ inline TsneResult tsne(const Eigen::MatrixXd& points, const TsneConfig& config =
     const Eigen::VectorXd centre = result.coordinates.rowwise().mean();
     result.coordinates.colwise() -= centre;
   }
-  result.divergence = detail::tsne_gradient(p, 1, result.coordinates, gradient);
+  result.divergence = detail::tsne_divergence(p, result.coordinates);
   return result;
 }
 
