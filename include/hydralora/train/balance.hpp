@@ -51,8 +51,8 @@ struct BalanceLosses {
 /// @param gradient  (heads × tokens), ADDED to: that of the pooled logits over the temperature.
 /// @param mask      m, (1 × tokens): 1 for a token that counts, 0 for padding; empty = all count. Read.
 /// @throws std::invalid_argument  on a shape mismatch, a layer without a learned gate, a cache without what a weight needs,
-///                  a mask with an entry that is negative or
-///                  not finite, or overlaps the gradient, weights that are not finite; the gradient is then untouched.
+///                  a mask that overlaps the gradient or has an entry that is negative or not finite, weights that are not
+///                  finite; the gradient is then untouched.
 /// Cost     some ten flop per weight; summed in double, token after token. Where no token counts, all are 0.
 template <class Layer>
 BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const typename Layer::Cache& cache,
@@ -106,12 +106,13 @@ BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const 
   ScratchFrame scratch;
   const Tokens<Scalar> dweights = scratch.take_tokens<Scalar>(heads, tokens);
   const Tokens<Scalar> dprobabilities = scratch.take_tokens<Scalar>(heads, tokens);
-  for (Index t = 0; t < tokens; ++t) {
-    for (Index i = 0; i < heads; ++i) {
-      const double d_importance =
-          heads > 1 ? 2 / mean * ((importance[i] - mean) / mean / (n - 1) - losses.importance / n) : 0;
+  for (Index i = 0; i < heads; ++i) {
+    const double d_importance =
+        heads > 1 ? 2 / mean * ((importance[i] - mean) / mean / (n - 1) - losses.importance / n) : 0;
+    const double d_load = n * votes[i] / (counted * counted);
+    for (Index t = 0; t < tokens; ++t) {
       dweights(i, t) = static_cast<Scalar>(w.importance * d_importance * counts(t));
-      dprobabilities(i, t) = static_cast<Scalar>(w.load * n * votes[i] / (counted * counted) * counts(t));
+      dprobabilities(i, t) = static_cast<Scalar>(w.load * d_load * counts(t));
     }
   }
   const bool through_pi = layer.config().gate.selection == GateSelection::one_hot;
