@@ -14,8 +14,10 @@
 #include <hydralora/train/initialize.hpp>
 #include <iomanip>
 #include <iostream>
+#include <map>
 #include <sstream>
 #include <string>
+#include <tuple>
 
 namespace {
 
@@ -176,11 +178,15 @@ std::string cells(const Row& row) {
 void study(Index seeds, Index steps) {
   Training how;
   how.steps = steps;
+  // LoRAs that rows have in common, by clusters, norm, heads and seed.
+  std::map<std::tuple<Index, double, Index, Index>, Outcome> baselines;
   const auto over_seeds = [&](const Task& task, const std::function<Outcome(const World&)>& method, Index heads) {
     Row row;
     for (Index seed = 0; seed < seeds; ++seed) {
       const World world(task, static_cast<std::uint64_t>(seed));
-      const Outcome one = method(world), base = lora(equal_rank(heads), world, how);
+      const auto [found, is_new] = baselines.try_emplace({task.clusters, task.norm, heads, seed});
+      if (is_new) found->second = lora(equal_rank(heads), world, how);
+      const Outcome one = method(world), base = found->second;
       row.loss.push_back(one.loss);
       row.ratio.push_back(one.loss / base.loss);
       row.rand_index.push_back(one.rand_index);
