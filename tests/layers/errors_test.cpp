@@ -60,6 +60,11 @@ TEST_CASE("configs that make no sense are refused before anything is allocated")
   check_config<LoRA<float>>(LoRAConfig{8, 6, 2});
   check_config<SplitLoRA<float>>(SplitLoRAConfig{8, 6, 2});
   check_config<HydraLoRA<float>>(HydraLoRAConfig{8, 6, 2});
+  check_config<ALoRA<float>>(ALoRAConfig{8, 6, 2});
+  ALoRAConfig summed{8, 6, 2};
+  summed.routing = Routing::uniform;
+  CHECK(message_of([&] { ALoRA<float> layer(summed); }) ==
+        "ALoRA: Routing::uniform would be one LoRA with A = A_1 + ... + A_N");
 }
 
 TEST_CASE("a call with the wrong shapes, overlaps, cache or gradients throws and leaves everything untouched") {
@@ -87,7 +92,7 @@ TEST_CASE("a call with the wrong shapes, overlaps, cache or gradients throws and
       contains(message_of([&] { layer.forward(x, x.topRows(6), options); }), "x 8x5 and y 6x5 overlap");
       CHECK(cache.tokens() == 0);
       CHECK(same_bits(y, y0));
-      if (kind == Kind::split_given) {
+      if (takes_weights(kind)) {
         contains(message_of([&] { layer.forward(x, y); }), "weights are 0x0, expected 3x5 (heads x tokens)");
         const Matrix<float> few = weights.topRows(2);
         CallOptions<float> wrong;
@@ -116,7 +121,7 @@ TEST_CASE("a call with the wrong shapes, overlaps, cache or gradients throws and
       CallOptions<float> wrong_gradient;
       wrong_gradient.weights_gradient = dweights;
       contains(message_of([&] { layer.backward(x, dy, cache, g, dx, wrong_gradient); }), "weights_gradient are 4x5");
-      if (kind == Kind::split_given) {
+      if (takes_weights(kind)) {
         wrong_gradient.weights_gradient = dy.topRows(3);
         contains(message_of([&] { layer.backward(x, dy, cache, g, wrong_gradient); }),
                  "weights_gradient 3x5 overlaps x or dy");
@@ -146,8 +151,10 @@ TEST_CASE("a call with the wrong shapes, overlaps, cache or gradients throws and
         more.heads = 4;
         typename Layer::Gradients more_g(more);
         contains(message_of([&] { layer.backward(x, dy, cache, more_g, dx); }), "heads 4");
-        contains(message_of([&] { typename Layer::Gradients(layer.config()).B(3); }), "head 3 of 3 heads");
-        if constexpr (std::is_same_v<typename Layer::Config, SplitLoRAConfig>) {
+        if constexpr (!std::is_same_v<typename Layer::Config, ALoRAConfig>) {
+          contains(message_of([&] { typename Layer::Gradients(layer.config()).B(3); }), "head 3 of 3 heads");
+        }
+        if constexpr (!std::is_same_v<typename Layer::Config, HydraLoRAConfig>) {
           contains(message_of([&] { typename Layer::Gradients(layer.config()).A(3); }), "head 3 of 3 heads");
           contains(message_of([&] { static_cast<void>(layer.A(-1)); }), "head -1 of 3 heads");
         }

@@ -66,6 +66,12 @@ SplitLoRA<double> routed_layer(const SplitLoRA<double>*, const LayerShape& s, co
   return SplitLoRA<double>(SplitLoRAConfig{s.in, s.out, s.rank, 3.0, false, 0, s.heads, Routing::learned, gate});
 }
 
+ALoRA<double> routed_layer(const ALoRA<double>*, const LayerShape& s, const GateConfig& gate) {
+  return ALoRA<double>(ALoRAConfig{s.in, s.out, s.rank, 3.0, false, 0, s.heads, Routing::learned, gate});
+}
+
+template <class Layer>
+constexpr bool shares_B = std::is_same_v<typename Layer::Config, ALoRAConfig>;
 template <class Layer>
 constexpr bool is_hydra = std::is_same_v<typename Layer::Config, HydraLoRAConfig>;
 
@@ -86,7 +92,11 @@ struct TextbookLoss {
       } else {
         A.push_back(layer.A(i).template cast<Scalar>());
       }
-      B.push_back(layer.B(i).template cast<Scalar>());
+      if constexpr (!shares_B<Layer>) {
+        B.push_back(layer.B(i).template cast<Scalar>());
+      } else if (i == 0) {
+        B.push_back(layer.B().template cast<Scalar>());
+      }
     }
   }
 
@@ -97,9 +107,10 @@ struct TextbookLoss {
     gate.route(x, h);
     Matrix<Scalar> y = Matrix<Scalar>::Zero(B[0].rows(), x.cols());
     for (Index t = 0; t < x.cols(); ++t) {
-      for (std::size_t i = 0; i < B.size(); ++i) {
+      for (std::size_t i = 0; i < std::max(A.size(), B.size()); ++i) {
         const Index own = A.size() == 1 ? 0 : static_cast<Index>(i) * rank;
-        y.col(t) += scaling * gate.weights(static_cast<Index>(i), t) * (B[i] * h.col(t).segment(own, rank));
+        const Matrix<Scalar>& up = B.size() == 1 ? B[0] : B[i];
+        y.col(t) += scaling * gate.weights(static_cast<Index>(i), t) * (up * h.col(t).segment(own, rank));
       }
     }
     return y;
@@ -180,7 +191,11 @@ void check_gate(const LayerShape& s, const GateConfig& config, std::uint64_t see
   } else {
     check_some("A", g.A(s.heads - 1), book.A.back());
   }
-  check_some("B", g.B(s.heads - 1), book.B.back());
+  if constexpr (shares_B<Layer>) {
+    check_some("B", g.B(), book.B[0]);
+  } else {
+    check_some("B", g.B(s.heads - 1), book.B.back());
+  }
   check_some("x", dx, xc);
 }
 
@@ -201,6 +216,7 @@ TEST_CASE("gradients of every gate, input, granularity and balance loss by compl
       CAPTURE(static_cast<int>(gate.granularity));
       check_gate<HydraLoRA<double>>(s, gate, index);
       check_gate<SplitLoRA<double>>(s, gate, index + 1000);
+      check_gate<ALoRA<double>>(s, gate, index + 2000);
     });
   }
 }

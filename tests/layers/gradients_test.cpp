@@ -52,12 +52,15 @@ double complex_step(Complex& entry, const Textbook<Complex>& book, const Matrix<
 template <class Gradients, class Function>
 void for_each_tensor(Gradients& g, Textbook<Complex>& book, Function&& f) {
   constexpr bool hydra = std::is_same_v<typename Gradients::Config, HydraLoRAConfig>;
+  constexpr bool shared_b = std::is_same_v<typename Gradients::Config, ALoRAConfig>;
   constexpr bool lora = std::is_same_v<typename Gradients::Config, LoRAConfig>;
   if constexpr (lora) {
     f("A", g.A(), book.A[0]);
     f("B", g.B(), book.B[0]);
   } else {
-    for (Index i = 0; i < g.config().heads; ++i) f("B", g.B(i), book.B[static_cast<std::size_t>(i)]);
+    if constexpr (!shared_b) {
+      for (Index i = 0; i < g.config().heads; ++i) f("B", g.B(i), book.B[static_cast<std::size_t>(i)]);
+    }
     if (book.gate.size() > 0) f("gate", g.gate(), book.gate);
     if constexpr (!hydra) {
       for (Index i = 0; i < g.config().heads; ++i) f("A", g.A(i), book.A[static_cast<std::size_t>(i)]);
@@ -129,6 +132,13 @@ void check_layer(const Layer& layer, Kind kind, const LayerShape& s, std::uint64
       double sum = 0;
       for (auto& a : book.A) sum += complex_step(a(i, j), book, xc, mask, dy);
       agrees("shared A", g.A()(i, j), sum);
+    });
+  }
+  if constexpr (std::is_same_v<typename Layer::Config, ALoRAConfig>) {
+    for_some_entries(s.out, s.rank, seed, [&](Index i, Index j) {
+      double sum = 0;
+      for (auto& b : book.B) sum += complex_step(b(i, j), book, xc, mask, dy);
+      agrees("shared B", g.B()(i, j), sum);
     });
   }
   for_some_entries(s.in, s.tokens, seed,

@@ -91,16 +91,21 @@ TEST_CASE_TEMPLATE("one head is LoRA, bit for bit at initialisation and in every
   HydraLoRA<Scalar> hydra(HydraLoRAConfig{19, 23, 5, 16, false, 0, 1}, 4);
   SplitLoRA<Scalar> split(SplitLoRAConfig{19, 23, 5, 16, false, 0, 1}, 4);
   CHECK(same_bits<Scalar>(hydra.A(), lora.A()));
+  ALoRA<Scalar> shared_b(ALoRAConfig{19, 23, 5, 16, false, 0, 1}, 4);
   CHECK(same_bits<Scalar>(split.A(0), lora.A()));
+  CHECK(same_bits<Scalar>(shared_b.A(0), lora.A()));
   LoRA<Scalar> trained = lora;
   trained.B() = random_matrix<Scalar>(23, 5, 8);
   hydra.B(0) = trained.B();
   split.B(0) = trained.B();
+  shared_b.B() = trained.B();
   const Matrix<Scalar> x = random_matrix<Scalar>(19, 9, 5), dy = random_matrix<Scalar>(23, 9, 6);
   const auto l = train_call<Scalar>(trained, x, dy, {}), h = train_call<Scalar>(hydra, x, dy, {}),
-             p = train_call<Scalar>(split, x, dy, {});
+             p = train_call<Scalar>(split, x, dy, {}), a = train_call<Scalar>(shared_b, x, dy, {});
   CHECK(same_bits(h.y, l.y));
   CHECK(same_bits(h.dx, l.dx));
+  CHECK(same_bits(a.y, l.y));
+  CHECK(same_bits(a.dx, l.dx));
   CHECK(same_bits(p.y, l.y));
   CHECK(same_bits(p.parameters, l.parameters));
   typename HydraLoRA<Scalar>::Gradients g(
@@ -146,7 +151,8 @@ TEST_CASE_TEMPLATE("equal heads make the gate irrelevant: HydraLoRA is LoRA", Sc
 }
 
 TEST_CASE("adjoint: where the layer is linear, <J v, u> = <v, J^T u>") {
-  for (const Kind kind : {Kind::lora, Kind::split_uniform, Kind::split_given}) {  // a learned gate is not linear in x
+  for (const Kind kind : {Kind::lora, Kind::split_uniform, Kind::split_given,
+                          Kind::shared_b_given}) {  // a learned gate is not linear in x
     CAPTURE(name(kind));
     const LayerShape s{29, 17, 4, 3, 8};
     with_layer<double>(kind, s, 0.25, 5, [&](const auto& layer) {

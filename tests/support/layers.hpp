@@ -9,9 +9,9 @@
 
 namespace support {
 
-enum class Kind { lora, split_uniform, split_learned, split_given, hydra };
-inline constexpr Kind all_kinds[] = {Kind::lora, Kind::split_uniform, Kind::split_learned, Kind::split_given,
-                                     Kind::hydra};
+enum class Kind { lora, split_uniform, split_learned, split_given, hydra, shared_b, shared_b_given };
+inline constexpr Kind all_kinds[] = {Kind::lora,  Kind::split_uniform, Kind::split_learned, Kind::split_given,
+                                     Kind::hydra, Kind::shared_b,      Kind::shared_b_given};
 
 inline const char* name(Kind kind) {
   switch (kind) {
@@ -25,6 +25,10 @@ inline const char* name(Kind kind) {
       return "SplitLoRA given";
     case Kind::hydra:
       return "HydraLoRA";
+    case Kind::shared_b:
+      return "ALoRA";
+    case Kind::shared_b_given:
+      return "ALoRA given";
   }
   return "";
 }
@@ -40,6 +44,9 @@ void with_layer(Kind kind, const LayerShape& s, double dropout, std::uint64_t se
   const auto split = [&](Routing routing) {
     run(SplitLoRA<Scalar>(SplitLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing}, seed));
   };
+  const auto shared_b = [&](Routing routing) {
+    run(ALoRA<Scalar>(ALoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing}, seed));
+  };
   switch (kind) {
     case Kind::lora:
       return run(LoRA<Scalar>(LoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout}, seed));
@@ -51,13 +58,19 @@ void with_layer(Kind kind, const LayerShape& s, double dropout, std::uint64_t se
       return split(Routing::given);
     case Kind::hydra:
       return run(HydraLoRA<Scalar>(HydraLoRAConfig{s.in, s.out, s.rank, 3.0, true, dropout, s.heads}, seed));
+    case Kind::shared_b:
+      return shared_b(Routing::learned);
+    case Kind::shared_b_given:
+      return shared_b(Routing::given);
   }
 }
+
+inline bool takes_weights(Kind kind) { return kind == Kind::split_given || kind == Kind::shared_b_given; }
 
 /// Random weights where the kind wants them from the caller, else an empty matrix.
 template <class Scalar>
 Matrix<Scalar> given_weights(Kind kind, const LayerShape& s, std::uint64_t seed) {
-  if (kind != Kind::split_given) return {};
+  if (!takes_weights(kind)) return {};
   return random_matrix<Scalar>(s.heads, s.tokens, seed);
 }
 

@@ -14,7 +14,7 @@ namespace support {
 
 template <class Scalar>
 struct Textbook {
-  std::vector<Matrix<Scalar>> A;  // one per head; HydraLoRA repeats its only one
+  std::vector<Matrix<Scalar>> A;  // one per head; HydraLoRA repeats its only A, ALoRA its only B
   std::vector<Matrix<Scalar>> B;
   Matrix<Scalar> gate;     // heads × in, or empty
   Matrix<Scalar> weights;  // heads × tokens where the caller gives them
@@ -79,6 +79,17 @@ Textbook<To> textbook(const hydralora::HydraLoRA<From>& layer, const Matrix<From
   for (Index i = 0; i < layer.config().heads; ++i) {
     book.A.push_back(layer.A().template cast<To>());
     book.B.push_back(layer.B(i).template cast<To>());
+  }
+  return book;
+}
+
+template <class To, class From>
+Textbook<To> textbook(const hydralora::ALoRA<From>& layer, const Matrix<From>& weights = {}) {
+  Textbook<To> book{
+      {}, {}, layer.gate().template cast<To>(), weights.template cast<To>(), hydralora::scaling_of(layer.config())};
+  for (Index i = 0; i < layer.config().heads; ++i) {
+    book.A.push_back(layer.A(i).template cast<To>());
+    book.B.push_back(layer.B().template cast<To>());
   }
   return book;
 }

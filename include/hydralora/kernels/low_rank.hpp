@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The three skinny products. They are all the heavy work of LoRA, SplitLoRA and HydraLoRA, forward and backward:
+// The three skinny products. They are all the heavy work of LoRA, SplitLoRA, HydraLoRA and ALoRA, forward and backward:
 //
 //   contract     P  = S X              [h; ℓ] = [A; G] x            V = Bᵀ dy
 //   expand       Y += scale · Sᵀ P     y += s · B u                 dx += [A; G]ᵀ [dh; dℓ]

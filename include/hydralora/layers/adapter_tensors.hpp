@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The tensors that LoRA, SplitLoRA and HydraLoRA have in common: one flat buffer with two stacks of rows,
+// The tensors that LoRA, SplitLoRA, HydraLoRA and ALoRA have in common: one flat buffer with two stacks of rows,
 //
 //   down  [A; gate]        what a token is projected on
 //   up    [B_1 … B_N]      what comes back out
@@ -56,6 +56,7 @@ struct AdapterShape {
   Index a_rows;                ///< rows of A, or of A_1 … A_N: what reaches B
   Index gate_rows;             ///< rows of the gate, 0 without one
   Index weight_rows;           ///< head weights kept per token for backward
+  Index up_heads = heads;      ///< how many B there are: 1 where they share one
   Index gate_columns = 0;      ///< of a gate that reads A x and so has a matrix of its own, gate_columns = a_rows
   Index probability_rows = 0;  ///< of the gate, kept per token where the weights are something else
   Index partition_rows = 0;    ///< 1 where the gate's log partition is kept
@@ -64,7 +65,7 @@ struct AdapterShape {
   std::uint32_t gate = 0;      ///< which gate it is, for comparing: a cache of one means nothing to another
 
   Index down_rows() const { return a_rows + gate_rows; }
-  Index up_rows() const { return heads * rank; }
+  Index up_rows() const { return up_heads * rank; }
   Index kept_rows() const { return a_rows + weight_rows + probability_rows + partition_rows; }
   /// Numbers of the gate's own matrix, between the stacks.
   Index gate_size() const { return heads * gate_columns; }
@@ -76,10 +77,11 @@ struct AdapterShape {
   bool gated() const { return gate_rows > 0 || gate_columns > 0; }
 
   friend bool operator==(const AdapterShape& a, const AdapterShape& b) {
-    return a.in == b.in && a.out == b.out && a.rank == b.rank && a.heads == b.heads && a.a_rows == b.a_rows &&
-           a.gate_rows == b.gate_rows && a.weight_rows == b.weight_rows && a.gate_columns == b.gate_columns &&
-           a.probability_rows == b.probability_rows && a.partition_rows == b.partition_rows && a.pooled == b.pooled &&
-           a.takes_weights == b.takes_weights && a.gate == b.gate;
+    return a.in == b.in && a.out == b.out && a.rank == b.rank && a.heads == b.heads && a.up_heads == b.up_heads &&
+           a.a_rows == b.a_rows && a.gate_rows == b.gate_rows && a.weight_rows == b.weight_rows &&
+           a.gate_columns == b.gate_columns && a.probability_rows == b.probability_rows &&
+           a.partition_rows == b.partition_rows && a.pooled == b.pooled && a.takes_weights == b.takes_weights &&
+           a.gate == b.gate;
   }
   friend std::ostream& operator<<(std::ostream& stream, const AdapterShape& s) {
     stream << s.layer << ' ' << s.in << "->" << s.out << " rank " << s.rank << " heads " << s.heads << " (";
@@ -92,7 +94,7 @@ struct AdapterShape {
 
 namespace detail {
 
-/// Refuses what makes no sense in any of the three configs, before anything is allocated.
+/// Refuses what makes no sense in any of the configs, before anything is allocated.
 template <class Config>
 AdapterShape checked_shape(const Config& config) {
   const AdapterShape s = shape_of(config);
@@ -194,6 +196,10 @@ class AdapterTensors {
   MatrixMap<Scalar> down_matrix(Index first, Index rows) { return map<MatrixMap<Scalar>>(data(), first, rows); }
   ConstMatrixMap<Scalar> down_matrix(Index first, Index rows) const {
     return map<ConstMatrixMap<Scalar>>(data(), first, rows);
+  }
+  MatrixMap<Scalar> head_rows(Index head) { return expects_head(head), down_matrix(head * shape_.rank, shape_.rank); }
+  ConstMatrixMap<Scalar> head_rows(Index head) const {
+    return expects_head(head), down_matrix(head * shape_.rank, shape_.rank);
   }
   MatrixMap<Scalar> head_matrix(Index head) { return head_map<MatrixMap<Scalar>>(data(), head); }
   ConstMatrixMap<Scalar> head_matrix(Index head) const { return head_map<ConstMatrixMap<Scalar>>(data(), head); }

@@ -34,8 +34,8 @@ enum class Routing {
 
 /// What the gate's matrix G is applied to.
 enum class GateInput {
-  x,              ///< the layer's input: G is heads × in_features. As released
-  projection,     ///< A x: G is heads × rank (SplitLoRA: heads × heads · rank). As the paper's eq. (4) writes it
+  x,           ///< the layer's input: G is heads × in_features. As released
+  projection,  ///< A x: G is heads × rank (SplitLoRA and ALoRA: heads × heads · rank). As the paper's eq. (4) writes it
   rms_projection  ///< √(mean of (A x)² + 1e-6) over a segment's tokens: G as above. Pooled only
 };
 

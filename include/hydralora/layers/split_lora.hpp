@@ -51,13 +51,9 @@ class SplitLoRATensors : public detail::AdapterTensors<Scalar, SplitLoRAConfig> 
   using Base = detail::AdapterTensors<Scalar, SplitLoRAConfig>;
 
  public:
-  auto A(Index head) {
-    return this->expects_head(head), this->down_matrix(head * this->shape().rank, this->shape().rank);
-  }
-  auto A(Index head) const {
-    return this->expects_head(head), this->down_matrix(head * this->shape().rank, this->shape().rank);
-  }
-  auto B(Index head) { return this->head_matrix(head); }  ///< out_features × rank; A(head) is rank × in_features
+  auto A(Index head) { return this->head_rows(head); }  ///< rank × in_features
+  auto A(Index head) const { return this->head_rows(head); }
+  auto B(Index head) { return this->head_matrix(head); }  ///< out_features × rank
   auto B(Index head) const { return this->head_matrix(head); }
   /// heads × in_features with Routing::learned (where it reads A x, heads × heads · rank), else 0 × in_features.
   auto gate() { return this->gate_matrix(); }

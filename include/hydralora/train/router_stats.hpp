@@ -129,7 +129,7 @@ Eigen::MatrixXd head_cosine(const Layer& layer) {
 /// ‖ΔW‖ (Frobenius) of a layer without forming ΔW, for an adapter that loads but does nothing must be noticeable:
 /// ‖s Σ_i ω_i B_i A_i‖² = s² Σ_ij ω_i ω_j ⟨B_iᵀ B_j, A_i A_jᵀ⟩, from the two Gram matrices of the stacks.
 ///
-/// @param layer    a LoRA, SplitLoRA or HydraLoRA.
+/// @param layer    a LoRA, SplitLoRA, HydraLoRA or ALoRA.
 /// @param weights  ω of the heads, e.g. RouterStats::usage(); empty = 1 each without a router, 1/N each with one.
 /// @throws std::invalid_argument  on another number of weights.
 /// Cost     2 · (heads · rank)² · (in + out) flop, in double. Where heads undo each other the result has lost digits.
@@ -153,8 +153,9 @@ double delta_norm(const Layer& layer, const Eigen::VectorXd& weights = {}) {
   for (Index i = 0; i < heads; ++i) {
     for (Index j = 0; j < heads; ++j) {
       const Index a_i = shape.a_rows == rank ? 0 : i * rank, a_j = shape.a_rows == rank ? 0 : j * rank;
+      const Index b_i = shape.up_heads == 1 ? 0 : i * rank, b_j = shape.up_heads == 1 ? 0 : j * rank;
       const double both = weights.size() == 0 ? even * even : weights[i] * weights[j];
-      sum += both * gram_B.block(i * rank, j * rank, rank, rank).cwiseProduct(gram_A.block(a_i, a_j, rank, rank)).sum();
+      sum += both * gram_B.block(b_i, b_j, rank, rank).cwiseProduct(gram_A.block(a_i, a_j, rank, rank)).sum();
     }
   }
   return std::abs(static_cast<double>(layer.scaling())) * std::sqrt(sum < 0 ? 0 : sum);  // a NaN stays one
