@@ -266,25 +266,34 @@ Eigen::MatrixXd ngram_features(const std::vector<std::string_view>& texts, Index
   return features;
 }
 
-const std::array<Task, 4>& tasks() {
+const std::array<Task, 8>& tasks() {
   using Byte = unsigned char;
   static constexpr auto within = [](Byte c, Byte first, Byte last) { return c >= first && c <= last; };
-  static constexpr std::array<Task, 4> table = {{
+  static constexpr auto shift = [](Byte c, int by) {
+    for (const Byte first : {Byte{'a'}, Byte{'A'}}) {
+      if (within(c, first, static_cast<Byte>(first + 25))) return static_cast<Byte>(first + (c - first + by) % 26);
+    }
+    return c;
+  };
+  static constexpr std::array<Task, 8> table = {{
       {"plain", 1, [](Byte c) { return c; }},
       {"upper", 2, [](Byte c) { return within(c, 'a', 'z') ? static_cast<Byte>(c - 'a' + 'A') : c; }},
-      {"rot13", 3,
-       [](Byte c) {
-         for (const Byte first : {Byte{'a'}, Byte{'A'}}) {
-           if (within(c, first, static_cast<Byte>(first + 25))) return static_cast<Byte>(first + (c - first + 13) % 26);
-         }
-         return c;
-       }},
+      {"rot13", 3, [](Byte c) { return shift(c, 13); }},
       {"mirror", 4,
        [](Byte c) {
          if (within(c, 'a', 'z')) return static_cast<Byte>('a' + 'z' - c);
          if (within(c, 'A', 'Z')) return static_cast<Byte>('A' + 'Z' - c);
          if (within(c, '0', '9')) return static_cast<Byte>('0' + '9' - c);
          return c;
+       }},
+      {"rot6", 5, [](Byte c) { return shift(c, 6); }},
+      {"rot20", 6, [](Byte c) { return shift(c, 20); }},
+      {"swap", 7, [](Byte c) { return within(c, 'a', 'z') || within(c, 'A', 'Z') ? static_cast<Byte>(c ^ 0x20) : c; }},
+      {"vowels", 8,
+       [](Byte c) {
+         constexpr std::string_view vowels = "aeiouaAEIOUA";
+         const std::size_t at = vowels.find(static_cast<char>(c));
+         return at == std::string_view::npos ? c : static_cast<Byte>(vowels[at + 1]);
        }},
   }};
   return table;

@@ -88,7 +88,8 @@ struct Task {
   unsigned char (*apply)(unsigned char);
 };
 
-/// plain (as it is), upper (a-z to A-Z), rot13 (letters by 13), mirror (a↔z, A↔Z, 0↔9). Other bytes stay.
-const std::array<Task, 4>& tasks();
+/// plain (as it is), upper (a-z to A-Z), rot13 (letters by 13), mirror (a↔z, A↔Z, 0↔9); for mixtures of more tasks also
+/// rot6, rot20, swap (of case), vowels (each the next of aeiou). Other bytes stay.
+const std::array<Task, 8>& tasks();
 
 }  // namespace finetune

@@ -7,24 +7,42 @@
 
 namespace finetune {
 
-void Mixture::fill(const Part& part, std::uint32_t position, Index column, Batch& batch) const {
-  batch.contexts(0, column) = part.task.marker;
+void Mixture::start(Index count, Batch& batch) const {
+  const auto size = static_cast<std::size_t>(count);
+  batch.contexts.resize(context_, count);
+  batch.targets.resize(size);
+  batch.parts.resize(size);
+  batch.segments.clear();
+  for (Index t = 0; t < count; t += layout_.run) batch.segments.push_back(std::min(layout_.run, count - t));
+}
+
+void Mixture::fill(std::size_t part, std::uint32_t position, Index column, Batch& batch) const {
+  const Part& from = parts_[part];
+  batch.contexts(0, column) = from.task.marker;
   for (Index i = 1; i < context_; ++i) {
     batch.contexts(i, column) =
-        static_cast<unsigned char>((*part.text)[position - static_cast<std::size_t>(context_ - i)]);
+        static_cast<unsigned char>((*from.text)[position - static_cast<std::size_t>(context_ - i)]);
   }
-  batch.targets[static_cast<std::size_t>(column)] = part.task.apply(static_cast<unsigned char>((*part.text)[position]));
+  const auto t = static_cast<std::size_t>(column);
+  batch.parts[t] = static_cast<Index>(part);
+  batch.targets[t] = from.rewrite(static_cast<unsigned char>((*from.text)[position]));
 }
 
 void Mixture::sample(std::uint64_t step, Index count, Batch& batch) const {
   const hydralora::CounterRandom random(seed_, stream_);
-  batch.contexts.resize(context_, count);
-  batch.targets.resize(static_cast<std::size_t>(count));
+  start(count, batch);
+  std::size_t part = 0, position = 0;
   for (Index t = 0; t < count; ++t) {
     const auto column = static_cast<std::uint64_t>(t);
-    const Part& part = parts_[random.below(parts_.size(), 2 * column, step)];
-    const auto& positions = part.split->train;
-    fill(part, positions[random.below(positions.size(), 2 * column + 1, step)], t, batch);
+    const bool new_run = t % layout_.run == 0;
+    if (new_run) part = random.below(parts_.size(), 2 * column, step);
+    const auto& positions = parts_[part].split->train;
+    if (new_run || !layout_.consecutive) {
+      position = random.below(positions.size(), 2 * column + 1, step);
+    } else {
+      position = (position + 1) % positions.size();
+    }
+    fill(part, positions[position], t, batch);
   }
 }
 
@@ -32,10 +50,14 @@ Batch Mixture::held_out(std::size_t part, const std::vector<std::uint32_t> Split
   const auto& positions = parts_[part].split->*which;
   const auto size = static_cast<Index>(positions.size());
   Batch batch;
-  batch.contexts.resize(context_, std::min(count, size));
-  batch.targets.resize(static_cast<std::size_t>(batch.contexts.cols()));
-  for (Index t = 0; t < batch.contexts.cols(); ++t) {
-    fill(parts_[part], positions[static_cast<std::size_t>(t * size / batch.contexts.cols())], t, batch);
+  start(std::min(count, size), batch);
+  // Example k of `examples` evenly spread ones; the members of a run are neighbours, or as far apart as they can be.
+  const Index examples = batch.contexts.cols(), runs = (examples + layout_.run - 1) / layout_.run;
+  for (Index t = 0; t < examples; ++t) {
+    const Index run = t / layout_.run, member = t % layout_.run;
+    const Index first = layout_.consecutive ? run * size / runs : (member * runs + run) * size / (runs * layout_.run);
+    const Index position = layout_.consecutive ? std::min(first + member, size - 1) : first;
+    fill(part, positions[static_cast<std::size_t>(position)], t, batch);
   }
   return batch;
 }

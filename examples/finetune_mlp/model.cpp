@@ -91,13 +91,13 @@ double Mlp::loss(const Batch& batch, std::array<Matrix, 3>* inputs) const {
   Matrix x, h1, h2, logits;
   embed(batch, x);
   start(0, tokens, h1);
-  layers_[0]->infer(x, h1);
+  layers_[0]->infer(x, h1, batch);
   h1 = h1.cwiseMax(0);
   start(1, tokens, h2);
-  layers_[1]->infer(h1, h2);
+  layers_[1]->infer(h1, h2, batch);
   h2 = h1 + h2.cwiseMax(0);
   start(2, tokens, logits);
-  layers_[2]->infer(h2, logits);
+  layers_[2]->infer(h2, logits, batch);
   if (inputs != nullptr) *inputs = {std::move(x), std::move(h1), std::move(h2)};
   return cross_entropy(batch.targets, logits);
 }
@@ -106,14 +106,14 @@ double Mlp::train(const Batch& batch, std::uint64_t step) {
   const Index tokens = batch.contexts.cols();
   embed(batch, x_);
   start(0, tokens, h1_);
-  layers_[0]->forward(x_, h1_, step);
+  layers_[0]->forward(x_, h1_, batch, step);
   h1_ = h1_.cwiseMax(0);
   start(1, tokens, a2_);
-  layers_[1]->forward(h1_, a2_, step);
+  layers_[1]->forward(h1_, a2_, batch, step);
   a2_ = a2_.cwiseMax(0);
   h2_ = h1_ + a2_;
   start(2, tokens, logits_);
-  layers_[2]->forward(h2_, logits_, step);
+  layers_[2]->forward(h2_, logits_, batch, step);
   const double loss = cross_entropy(batch.targets, logits_);  // logits_ now holds their gradient
 
   for (auto& layer : layers_) layer->zero_gradients();

@@ -28,19 +28,27 @@ using Group = hydralora::ParameterGroup<float>;
 
 inline constexpr Index byte_values = 256;
 
-/// y += W x, trainable one way or another. Gradients are kept inside, ADDED to by backward().
+/// What an adapter adds to W: A with every head's rows below each other, B with every head's columns beside each other.
+struct Factors {
+  Matrix A, B;
+};
+
+/// y += W x, trainable one way or another. Gradients are kept inside, ADDED to by backward(). The batch is where x is from.
 class Linear {
  public:
   virtual ~Linear() = default;
   virtual const Matrix& weight() const = 0;
-  virtual void infer(ConstTokens<float> x, Tokens<float> y) const = 0;
-  virtual void forward(ConstTokens<float> x, Tokens<float> y, std::uint64_t step) = 0;
+  virtual void infer(ConstTokens<float> x, Tokens<float> y, const Batch& batch) const = 0;
+  virtual void forward(ConstTokens<float> x, Tokens<float> y, const Batch& batch, std::uint64_t step) = 0;
   /// dx += …; nullptr where no dx is wanted.
   virtual void backward(ConstTokens<float> x, ConstTokens<float> dy, const Tokens<float>* dx) = 0;
   virtual std::vector<Group> groups(double learning_rate) = 0;
   virtual void zero_gradients() = 0;
   /// The heads' weights of a batch, where this layer routes (heads × tokens), else an empty matrix.
-  virtual Matrix routing(ConstTokens<float> x) const = 0;
+  virtual Matrix routing(ConstTokens<float>, const Batch&) const { return {}; }
+  /// The mean cosine between two of its heads' B, where it has several; else 0.
+  virtual double head_likeness() const { return 0; }
+  virtual Factors factors() const { return {}; }
 };
 
 /// W itself is trained: pretraining, and full fine-tuning.
@@ -49,54 +57,15 @@ class TrainedLinear final : public Linear {
   explicit TrainedLinear(Matrix weight)
       : base_(std::move(weight)), gradient_(Matrix::Zero(base_.out_features(), base_.in_features())) {}
   const Matrix& weight() const override { return base_.weight(); }
-  void infer(ConstTokens<float> x, Tokens<float> y) const override { base_.add_forward(x, y); }
-  void forward(ConstTokens<float> x, Tokens<float> y, std::uint64_t) override { base_.add_forward(x, y); }
+  void infer(ConstTokens<float> x, Tokens<float> y, const Batch&) const override { base_.add_forward(x, y); }
+  void forward(ConstTokens<float> x, Tokens<float> y, const Batch&, std::uint64_t) override { base_.add_forward(x, y); }
   void backward(ConstTokens<float> x, ConstTokens<float> dy, const Tokens<float>* dx) override;
   std::vector<Group> groups(double learning_rate) override;
   void zero_gradients() override { gradient_.setZero(); }
-  Matrix routing(ConstTokens<float>) const override { return {}; }
 
  private:
   hydralora::DenseLinear<float> base_;
   Matrix gradient_;
-};
-
-/// W is frozen and an adapter is trained on it: LoRA, SplitLoRA or HydraLoRA, all the same here.
-template <class Adapter>
-class TrainedAdapter final : public Linear {
- public:
-  TrainedAdapter(const Matrix& frozen, Adapter adapter)
-      : layer_(hydralora::DenseLinear<float>(frozen), std::move(adapter)), gradients_(layer_.adapter.config()) {}
-
-  const Matrix& weight() const override { return layer_.base.weight(); }
-  void infer(ConstTokens<float> x, Tokens<float> y) const override { layer_.forward(x, y); }
-  void forward(ConstTokens<float> x, Tokens<float> y, std::uint64_t step) override {
-    hydralora::CallOptions<float> options;
-    options.step = step;
-    layer_.forward(x, y, cache_, options);
-  }
-  void backward(ConstTokens<float> x, ConstTokens<float> dy, const Tokens<float>* dx) override {
-    if (dx != nullptr) {
-      layer_.backward(x, dy, cache_, gradients_, *dx);
-    } else {
-      layer_.backward(x, dy, cache_, gradients_);
-    }
-  }
-  std::vector<Group> groups(double learning_rate) override {
-    return {Group{layer_.adapter.parameters(), gradients_.parameters(), learning_rate}};
-  }
-  void zero_gradients() override { gradients_.set_zero(); }
-  Matrix routing(ConstTokens<float> x) const override {
-    Matrix y = Matrix::Zero(layer_.base.out_features(), x.tokens());
-    typename Adapter::Cache cache;
-    layer_.adapter.forward(x, y, cache);
-    return cache.weights().matrix();
-  }
-
- private:
-  hydralora::AdaptedLinear<hydralora::DenseLinear<float>, Adapter> layer_;
-  typename Adapter::Cache cache_;
-  typename Adapter::Gradients gradients_;
 };
 
 /// Everything pretraining learns.

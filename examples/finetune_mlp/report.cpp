@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <fstream>
@@ -34,8 +35,15 @@ void ProgressLine::operator()(const std::string& name, Index step, Index steps, 
                               double tokens_per_second) {
   if (!terminal_ || (step != steps && step % 10 != 1)) return;
   const double left = static_cast<double>((steps - step) * tokens_per_step) / std::max(1.0, tokens_per_second);
-  std::fprintf(stderr, "\r\033[K%-16s step %ld/%ld  %.3f bits/byte  %.0f tokens/s  %.0f s left", name.c_str(),
-               static_cast<long>(step), static_cast<long>(steps), bits, tokens_per_second, left);
+  std::array<char, 160> text;
+  std::snprintf(text.data(), text.size(), "%-16s step %ld/%ld  %.3f bits/byte  %.0f tokens/s  %.0f s left",
+                name.c_str(), static_cast<long>(step), static_cast<long>(steps), bits, tokens_per_second, left);
+  show(text.data());
+}
+
+void ProgressLine::show(const std::string& text) {
+  if (!terminal_) return;
+  std::fprintf(stderr, "\r\033[K%s", text.c_str());
   shown_ = true;
 }
 
@@ -73,7 +81,7 @@ void print_routing(std::ostream& out, const Mixture& mixture, const Result& resu
     }
     text << std::setw(width + 2) << "entropy" << '\n';
     for (std::size_t part = 0; part < mixture.parts().size(); ++part) {
-      const Routing& routing = result.routing[layer][part];
+      const PartRouting& routing = result.routing[layer][part];
       text << std::left << std::setw(name_width) << ("  " + mixture.parts()[part].name) << std::right;
       for (const double usage : as_vector(routing.usage)) text << std::setw(width) << usage;
       text << std::setw(width + 2) << routing.normalized_entropy << '\n';
@@ -105,7 +113,7 @@ std::string results_json(nlohmann::ordered_json about, const Mixture& mixture, c
     }
     for (std::size_t layer = 0; layer < r.routing.size(); ++layer) {
       for (std::size_t part = 0; part < r.routing[layer].size(); ++part) {
-        const Routing& routing = r.routing[layer][part];
+        const PartRouting& routing = r.routing[layer][part];
         entry["routing"]["layer " + std::to_string(layer + 1)][mixture.parts()[part].name] = {
             {"usage", as_vector(routing.usage)},
             {"top1_share", as_vector(routing.top1_share)},

@@ -21,6 +21,7 @@ class ProgressLine {
   ~ProgressLine() { clear(); }
   void operator()(const std::string& name, Index step, Index steps, Index tokens_per_step, double bits,
                   double tokens_per_second);
+  void show(const std::string& text);
   void clear();
 
  private:

@@ -45,6 +45,19 @@ cmp narrow1/curves.csv narrow2/curves.csv || fail "hidden 64: other bits on 2 th
 "$program" "${small[@]}" --base text=law.txt --seed 1 --out other >/dev/null
 cmp -s tasks1/curves.csv other/curves.csv && fail "another seed gives the same bits"
 
+# The study, small: complete, and the same bits on any number of threads.
+study=(--study --seeds 2 --pretraining-steps 4 --steps 4 --hidden 16 --batch 32 --evaluation-examples 64)
+for threads in 1 2; do
+  "$program" "${study[@]}" --base text=c.txt --domain law=law.txt --domain c=c.txt --threads $threads --out study$threads >/dev/null
+done
+cmp study1/study.md study2/study.md || fail "study: other results on 2 threads"
+for heading in 'Every method' 'Gates and starts' 'Gates that tokens share' 'Number of heads' 'Hidden groups' 'When routing pays' 'Are A alike'; do
+  grep -q "^## $heading" study1/study.md || fail "study: no section $heading"
+done
+grep -qi 'nan\|inf' study1/study.md study1/*.csv && fail "study: a figure is not finite"
+[ "$(wc -l <study1/when.csv)" -eq 28 ] || fail "study: when.csv has $(wc -l <study1/when.csv) lines"
+[ "$(wc -l <study1/likeness.csv)" -eq 9 ] || fail "study: likeness.csv has $(wc -l <study1/likeness.csv) lines"
+
 # Names that are not UTF-8, and long ones: the run completes and the columns stay apart.
 odd=$'caf\xe9.txt'
 cp law.txt "$odd"
@@ -91,6 +104,8 @@ mistake '--max-bytes' --base law=law.txt --max-bytes 100
 mistake '--rank' --base law=law.txt --rank 0
 mistake '--steps' --base law=law.txt --steps many
 mistake '--unknown' --unknown
+mistake '--seeds' --study --seeds 0
+mistake 'nowhere.txt: No such file' --study --base law=nowhere.txt --domain a=law.txt
 mistake 'one.txt' --base law=law.txt --out one.txt/results
 [ "$(cat one.txt)" = x ] || fail "--out over a file changed it"
 if [ "$(id -u)" -eq 0 ]; then  # root may read and write everything: ask as nobody

@@ -6,6 +6,8 @@
 #include <sstream>
 #include <utility>
 
+#include "trained_adapter.hpp"
+
 namespace finetune {
 namespace {
 
@@ -15,17 +17,20 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 double bits(double nats) { return nats / std::log(2.0); }
 
-/// The adapter of a method for a weight of this shape. alpha = 2 · rank, so that every method has the same scaling.
+/// The adapter of a method for a weight of this shape.
 template <class Config>
 Config adapter_config(const Method& method, Index in, Index out, double dropout) {
   Config config;
   config.in_features = in;
   config.out_features = out;
   config.rank = method.rank;
-  config.alpha = 2 * static_cast<double>(method.rank);
+  config.alpha = method.scaling * static_cast<double>(method.rank);
   config.dropout = dropout;
-  if constexpr (!std::is_same_v<Config, LoRAConfig>) config.heads = method.heads;
-  if constexpr (std::is_same_v<Config, SplitLoRAConfig>) config.routing = hydralora::Routing::learned;
+  if constexpr (!std::is_same_v<Config, LoRAConfig>) {
+    config.heads = method.heads;
+    config.routing = method.routing;
+    config.gate = method.gate;
+  }
   return config;
 }
 
@@ -34,11 +39,15 @@ template <class Function>
 void with_adapter_config(const Method& method, Index in, Index out, double dropout, Function&& f) {
   switch (method.kind) {
     case Method::Kind::lora:
+    case Method::Kind::lora_fa:
+    case Method::Kind::dora:
       return f(adapter_config<LoRAConfig>(method, in, out, dropout));
     case Method::Kind::split:
       return f(adapter_config<SplitLoRAConfig>(method, in, out, dropout));
     case Method::Kind::hydra:
       return f(adapter_config<HydraLoRAConfig>(method, in, out, dropout));
+    case Method::Kind::a_lora:
+      return f(adapter_config<ALoRAConfig>(method, in, out, dropout));
     case Method::Kind::full:
       break;
   }
@@ -51,21 +60,59 @@ SplitLoRA<float> make_adapter(const SplitLoRAConfig& config, std::uint64_t seed)
 HydraLoRA<float> make_adapter(const HydraLoRAConfig& config, std::uint64_t seed) {
   return HydraLoRA<float>(config, seed);
 }
+ALoRA<float> make_adapter(const ALoRAConfig& config, std::uint64_t seed) { return ALoRA<float>(config, seed); }
 
-std::unique_ptr<Linear> make_layer(const Method& method, const Matrix& weight, double dropout, std::uint64_t seed) {
+/// @param inputs  what the layer sees, for a gate that starts from its clusters.
+template <class Adapter>
+void start_adapter(Adapter& adapter, Method::Start start, std::uint64_t seed, const Matrix& inputs) {
+  if constexpr (std::is_same_v<Adapter, HydraLoRA<float>>) {
+    if (start == Method::Start::gaussian) initialize_gaussian(adapter, seed, 0.01);
+    if (start == Method::Start::orthogonal) initialize_orthogonal(adapter, seed);
+    if (start == Method::Start::clusters) {
+      KMeansConfig config;
+      config.clusters = adapter.shape().heads;
+      config.seed = seed;
+      initialize_gate(adapter, kmeans(inputs, config).centroids);
+    }
+  }
+}
+
+std::unique_ptr<Linear> make_layer(const Method& method, const Matrix& weight, double dropout, std::uint64_t seed,
+                                   const Matrix& inputs) {
   if (method.kind == Method::Kind::full) return std::make_unique<TrainedLinear>(weight);
   std::unique_ptr<Linear> layer;
   with_adapter_config(method, weight.cols(), weight.rows(), dropout, [&](const auto& config) {
+    if constexpr (std::is_same_v<decltype(config), const LoRAConfig&>) {
+      if (method.kind == Method::Kind::dora) {
+        layer = std::make_unique<TrainedDoRA>(weight, config, seed);
+        return;
+      }
+    }
     auto adapter = make_adapter(config, seed);
-    layer = std::make_unique<TrainedAdapter<decltype(adapter)>>(weight, std::move(adapter));
+    start_adapter(adapter, method.start, seed, inputs);
+    AdapterTraining how;
+    how.frozen_A = method.kind == Method::Kind::lora_fa;
+    how.balance = method.balance;
+    how.warmup = method.warmup;
+    how.warmup_seed = seed;
+    layer = std::make_unique<TrainedAdapter<decltype(adapter)>>(weight, std::move(adapter), how);
   });
   return layer;
 }
 
-Mlp make_model(const Weights& base, const Method& method, const Settings& settings) {
+Mlp make_model(const Weights& base, const Method& method, const Mixture& mixture, const Settings& settings) {
+  std::array<Matrix, 3> inputs;
+  if (method.start == Method::Start::clusters) {
+    Method nothing = method;
+    nothing.start = Method::Start::kaiming;
+    Batch batch;
+    mixture.sample(static_cast<std::uint64_t>(settings.steps), settings.batch, batch);  // a step that is never trained
+    make_model(base, nothing, mixture, settings).loss(batch, &inputs);
+  }
   Mlp::Layers layers;
   for (std::size_t i = 0; i < layers.size(); ++i) {
-    layers[i] = make_layer(method, base.weight[i], settings.dropout, settings.seed * layers.size() + i);
+    const std::uint64_t seed = (settings.seed + settings.adapter_seed) * layers.size() + i;
+    layers[i] = make_layer(method, base.weight[i], settings.dropout, seed, inputs[i]);
   }
   return Mlp(base, std::move(layers), method.kind == Method::Kind::full);
 }
@@ -126,13 +173,17 @@ void measure(const Mlp& model, const Mixture& mixture, const Settings& settings,
     const Batch batch = mixture.held_out(part, &Split::test, settings.evaluation_examples);
     result.bits_per_byte.push_back(bits(model.loss(batch, &inputs)));
     for (std::size_t layer = 0; layer < inputs.size(); ++layer) {
-      const Matrix weights = model.layer(layer).routing(inputs[layer]);
+      const Matrix weights = model.layer(layer).routing(inputs[layer], batch);
       if (weights.rows() == 0) break;  // this method does not route
       RouterStats stats(weights.rows());
       stats.add(weights);
       result.routing.resize(inputs.size());
       result.routing[layer].push_back({stats.usage(), stats.top1_share(), stats.normalized_entropy()});
     }
+  }
+  for (std::size_t layer = 0; layer < result.factors.size(); ++layer) {
+    result.head_likeness[layer] = model.layer(layer).head_likeness();
+    result.factors[layer] = model.layer(layer).factors();
   }
   result.mean = mean(result.bits_per_byte);
   result.validation = mean(evaluate(model, mixture, &Split::validation, settings.evaluation_examples));
@@ -149,10 +200,24 @@ Index trainable_parameters(const Method& method, const Settings& settings) {
   Index count = method.kind == Method::Kind::full ? settings.embedding * byte_values : 0;
   for (const hydralora::Shape& w : weights) {
     if (method.kind == Method::Kind::full) count += w.rows * w.cols + w.rows;
-    with_adapter_config(method, w.cols, w.rows, 0,
-                        [&](const auto& config) { count += shape_of(config).parameter_count(); });
+    with_adapter_config(method, w.cols, w.rows, 0, [&](const auto& config) {
+      const AdapterShape shape = shape_of(config);
+      const Index trained =
+          method.kind == Method::Kind::lora_fa ? shape.up_rows() * shape.up_stride() : shape.parameter_count();
+      count += trained + (method.kind == Method::Kind::dora ? w.rows : 0);
+    });
   }
   return count;
+}
+
+Method at_budget(Method method, Index parameters, const Settings& settings) {
+  Index best = parameters;
+  for (Method candidate = method;; ++candidate.rank) {
+    const Index distance = std::abs(trainable_parameters(candidate, settings) - parameters);
+    if (distance >= best && candidate.rank > method.rank) return method;
+    best = distance;
+    method = candidate;
+  }
 }
 
 std::vector<Method> methods(const Settings& settings, bool tasks) {
@@ -161,24 +226,11 @@ std::vector<Method> methods(const Settings& settings, bool tasks) {
   const double full_rate = tasks ? 4e-3 : 8e-3, lora_same_rank = 16e-3, all_others = 8e-3;
   const Method hydra{Method::Kind::hydra, "HydraLoRA", settings.rank, settings.heads, all_others};
   const Index budget = trainable_parameters(hydra, settings);
-  /// The rank at which the method comes closest to HydraLoRA's parameters.
-  const auto at_budget = [&](Method method) {
-    Index best = budget;
-    for (Index rank = 1; rank <= settings.rank * settings.heads + 1; ++rank) {
-      Method candidate = method;
-      candidate.rank = rank;
-      const Index distance = std::abs(trainable_parameters(candidate, settings) - budget);
-      if (distance >= best) break;
-      best = distance;
-      method.rank = rank;
-    }
-    return method;
-  };
   std::vector<Method> all = {
       {Method::Kind::full, full.name, 0, 0, full_rate},
       {Method::Kind::lora, "LoRA same rank", settings.rank, 1, lora_same_rank},
-      at_budget({Method::Kind::lora, "LoRA same size", 1, 1, all_others}),
-      at_budget({Method::Kind::split, "SplitLoRA", 1, settings.heads, all_others}),
+      at_budget({Method::Kind::lora, "LoRA same size", 1, 1, all_others}, budget, settings),
+      at_budget({Method::Kind::split, "SplitLoRA", 1, settings.heads, all_others}, budget, settings),
       hydra,
   };
   if (settings.learning_rate > 0) {
@@ -191,7 +243,7 @@ Weights pretrain(const Mixture& mixture, const Settings& settings, const Progres
   const Weights start = initial_weights(settings.context, settings.embedding, settings.hidden, settings.seed);
   result.name = "pretraining";
   result.parameters = start.parameter_count();
-  Mlp model = make_model(start, full, settings);
+  Mlp model = make_model(start, full, mixture, settings);
   run_steps(model, mixture, settings, settings.pretraining_steps, settings.pretraining_learning_rate, progress, result);
   measure(model, mixture, settings, result);
   return model.weights();
@@ -199,7 +251,7 @@ Weights pretrain(const Mixture& mixture, const Settings& settings, const Progres
 
 Result finetune(const Weights& base, const Mixture& mixture, const Method& method, const Settings& settings,
                 const Progress& progress) {
-  Mlp model = make_model(base, method, settings);
+  Mlp model = make_model(base, method, mixture, settings);
   Result result;
   result.name = method.name;
   result.parameters = trainable_parameters(method, settings);
@@ -211,7 +263,7 @@ Result finetune(const Weights& base, const Mixture& mixture, const Method& metho
 Result measure_base(const Weights& base, const Mixture& mixture, const Settings& settings) {
   Result result;
   result.name = "base frozen";
-  measure(make_model(base, full, settings), mixture, settings, result);
+  measure(make_model(base, full, mixture, settings), mixture, settings, result);
   return result;
 }
 

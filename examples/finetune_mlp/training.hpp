@@ -27,23 +27,39 @@ struct Settings {
   double pretraining_learning_rate = 4e-3;
   double learning_rate = 0;  ///< of every method where positive, instead of its default
   std::uint64_t seed = 0;
+  std::uint64_t adapter_seed = 0;    ///< added to the seed where adapters are initialised
   Index evaluation_examples = 4096;  ///< held-out examples per part
   Index curve_points = 8;            ///< times the validation loss is taken on the way
 };
 
 /// A way to fine-tune: full, or an adapter of this kind, rank and number of heads on every layer.
 struct Method {
-  enum class Kind { full, lora, split, hydra };
+  enum class Kind { full, lora, lora_fa, dora, split, hydra, a_lora };
+  enum class Start {
+    kaiming,
+    gaussian,
+    orthogonal,
+    clusters
+  };  ///< gaussian: B too, deviation 0.01; clusters: the gate
   Kind kind;
   std::string name;
   Index rank;
   Index heads;
   double learning_rate;
+  hydralora::Routing routing = hydralora::Routing::learned;  ///< given: one head for each part, told to the router
+  hydralora::GateConfig gate = {};
+  double scaling = 2;  ///< alpha / rank, the same for all, so that their learning rates mean the same
+  Start start = Start::kaiming;
+  double balance = 0;  ///< weight of the Switch load
+  Index warmup = 0;    ///< steps of HeadWarmup
 };
 
 /// Full fine-tuning, LoRA at HydraLoRA's rank, LoRA and routed SplitLoRA at about HydraLoRA's parameter count,
 /// HydraLoRA.
 std::vector<Method> methods(const Settings& settings, bool tasks);
+
+/// The method at the rank at which it trains closest to `parameters` numbers.
+Method at_budget(Method method, Index parameters, const Settings& settings);
 
 /// Numbers that a method trains in this model.
 Index trainable_parameters(const Method& method, const Settings& settings);
@@ -61,7 +77,7 @@ struct CurvePoint {
 };
 
 /// How one layer routes the held-out text of one part.
-struct Routing {
+struct PartRouting {
   Eigen::VectorXd usage;
   Eigen::VectorXd top1_share;
   double normalized_entropy;
@@ -76,7 +92,9 @@ struct Result {
   double mean = 0;
   double validation = 0;  ///< at the end, mean over the parts
   std::vector<CurvePoint> curve;
-  std::vector<std::vector<Routing>> routing;  ///< [layer][part], where the method routes
+  std::vector<std::vector<PartRouting>> routing;  ///< [layer][part], where the method routes
+  std::array<double, 3> head_likeness = {};       ///< mean cosine between the heads' B, by layer
+  std::array<Factors, 3> factors;                 ///< by layer, where an adapter was trained
 };
 
 /// Called after every step: what is trained, step, steps, tokens per step, loss in bits per byte, tokens per second.

@@ -309,11 +309,15 @@ TEST_CASE("corpus: n-gram features") {
 }
 
 TEST_CASE("corpus: tasks") {
-  const auto& [plain, upper, rot13, mirror] = tasks();
+  const auto& [plain, upper, rot13, mirror, rot6, rot20, swap, vowels] = tasks();
   const std::string text = "Hello, amnz AMNZ 0459! @[`{/: \xc3\xa9\n";
   CHECK(apply(plain, text) == text);
   CHECK(apply(upper, text) == "HELLO, AMNZ AMNZ 0459! @[`{/: \xc3\xa9\n");
   CHECK(apply(rot13, text) == "Uryyb, nzam NZAM 0459! @[`{/: \xc3\xa9\n");
+  CHECK(apply(rot6, text) == "Nkrru, gstf GSTF 0459! @[`{/: \xc3\xa9\n");
+  CHECK(apply(rot20, apply(rot6, text)) == text);
+  CHECK(apply(swap, text) == "hELLO, AMNZ amnz 0459! @[`{/: \xc3\xa9\n");
+  CHECK(apply(vowels, text + "aeiouAEIOU") == "Hillu, emnz EMNZ 0459! @[`{/: \xc3\xa9\neiouaEIOUA");
   CHECK(apply(mirror, text) == "Svool, znma ZNMA 9540! @[`{/: \xc3\xa9\n");
   std::set<int> markers;
   std::set<std::string> names;
@@ -324,12 +328,17 @@ TEST_CASE("corpus: tasks") {
     for (int value = 0; value < 256; ++value) {
       const auto byte = static_cast<unsigned char>(value);
       const unsigned char once = task.apply(byte), twice = task.apply(once);
-      CHECK(twice == (std::string(task.name) == "upper" ? once : byte));  // upper repeats itself, the others undo
-      if (!std::isalnum(value)) CHECK(once == byte);                      // so markers pass, too
+      const std::string name = task.name;
+      if (name == "upper") CHECK(twice == once);
+      if (name == "plain" || name == "rot13" || name == "mirror" || name == "swap") CHECK(twice == byte);
+      if (!std::isalnum(value)) CHECK(once == byte);  // so markers pass, too
     }
   }
-  CHECK(markers == std::set<int>{1, 2, 3, 4});
-  CHECK(names == std::set<std::string>{"plain", "upper", "rot13", "mirror"});
+  CHECK(markers == std::set<int>{1, 2, 3, 4, 5, 6, 7, 8});
+  CHECK(names.size() == 8);
+  for (std::size_t i = 0; i < tasks().size(); ++i) {  // no two are the same
+    for (std::size_t j = 0; j < i; ++j) CHECK(apply(tasks()[i], "Aeiou xyz") != apply(tasks()[j], "Aeiou xyz"));
+  }
 }
 
 TEST_CASE("corpus: the text of this machine") {

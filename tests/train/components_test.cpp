@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "hydralora/train/components.hpp"
+#include "hydralora/train/dbscan.hpp"
 #include "support/errors.hpp"
 
 #include <doctest/doctest.h>
@@ -382,6 +383,9 @@ TEST_CASE("TF-IDF gives the published numbers of scikit-learn's documentation") 
   expected << 0.85151335, 1, 1, 1, 0.55422893, 0.63035731, 0, 0, 0, 0, 0.83236428, 0, 0.52433293, 0, 0, 0, 0,
       0.77630514;
   CHECK((weights - expected).cwiseAbs().maxCoeff() < 1e-8);
+  for (const double scale : {1e200, 1e-200}) {
+    CHECK((Eigen::MatrixXd(tf_idf((scale * counts).sparseView())) - expected).cwiseAbs().maxCoeff() < 1e-8);
+  }
   counts.col(2).setZero();
   CHECK(Eigen::MatrixXd(tf_idf(counts.sparseView())).col(2).isZero(0));
   Eigen::SparseMatrix<double> stored = counts.sparseView();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // How many heads a corpus asks for: TF-IDF features of its texts, k-means, and the elbow of the error or the largest
-// silhouette over the number of clusters; or DBSCAN, which finds the number itself.
+// silhouette over the number of clusters. dbscan.hpp has an alternative that finds the number itself.
 //
 // HydraLoRA (arXiv:2404.19245, appendix B) runs k-means on TF-IDF features of the training texts and keeps only the number
 // of clusters, which becomes the number of heads. initialize_gate() (initialize.hpp) can start the gate from the clusters.
@@ -319,55 +319,6 @@ inline double adjusted_rand_index(const std::vector<Index>& a, const std::vector
   return most == by_chance ? 1 : (both - by_chance) / (most - by_chance);
 }
 
-struct DbscanResult {
-  std::vector<Index> labels;  ///< cluster of every sample, in the order in which the clusters begin; −1 = noise
-  Index clusters = 0;
-};
-
-/// Clusters of any shape as regions that are dense: a sample with at least min_samples samples (itself among them) within
-/// `radius` is a core; cores within `radius` of each other, and what else is within `radius` of one, form a cluster. A
-/// sample near the cores of two clusters belongs to the one that begins first.
-///
-/// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters"; the paper of HydraLoRA
-///          names it as an alternative to k-means.
-/// @param points  (features × samples), a column is a sample.
-/// @throws std::invalid_argument  where radius is not above 0 and finite, min_samples < 1, or a number is not finite.
-/// Cost     up to 6 · features · samples² flop, no index.
-template <class Derived>
-DbscanResult dbscan(const Eigen::MatrixBase<Derived>& points, double radius, Index min_samples) {
-  expects(radius > 0 && std::isfinite(radius), "dbscan: radius is ", radius, ", expected finite and above 0");
-  expects(min_samples >= 1, "dbscan: min_samples is ", min_samples, ", expected >= 1");
-  const Eigen::MatrixXd copy = points.template cast<double>();
-  expects(copy.allFinite(), "dbscan: the points are not finite");
-  const Index samples = copy.cols();
-  const auto are_near = [&](Index i, Index j) { return (copy.col(i) - copy.col(j)).squaredNorm() <= radius * radius; };
-  std::vector<char> core(static_cast<std::size_t>(samples));
-  detail::for_each_sample(samples, 3 * copy.rows() * samples, [&](Index i) {
-    Index neighbours = 0;
-    for (Index j = 0; j < samples; ++j) neighbours += are_near(i, j) ? 1 : 0;
-    core[static_cast<std::size_t>(i)] = neighbours >= min_samples ? 1 : 0;
-  });
-  DbscanResult result{std::vector<Index>(static_cast<std::size_t>(samples), -1), 0};
-  std::vector<Index> front;
-  for (Index first = 0; first < samples; ++first) {
-    if (core[static_cast<std::size_t>(first)] == 0 || result.labels[static_cast<std::size_t>(first)] >= 0) continue;
-    result.labels[static_cast<std::size_t>(first)] = result.clusters;
-    front.assign(1, first);
-    while (!front.empty()) {
-      const Index i = front.back();
-      front.pop_back();
-      for (Index j = 0; j < samples; ++j) {
-        Index& label = result.labels[static_cast<std::size_t>(j)];
-        if (label >= 0 || !are_near(i, j)) continue;
-        label = result.clusters;
-        if (core[static_cast<std::size_t>(j)] != 0) front.push_back(j);
-      }
-    }
-    ++result.clusters;
-  }
-  return result;
-}
-
 /// TF-IDF weighting of word counts: count · (ln((1 + n) / (1 + documents with the word)) + 1), every document then scaled
 /// to length 1, so that the distance of two documents is that of their directions.
 ///
@@ -387,13 +338,12 @@ inline Eigen::SparseMatrix<double> tf_idf(Eigen::SparseMatrix<double> counts) {
   }
   const auto all = static_cast<double>(counts.cols());
   for (Index j = 0; j < counts.outerSize(); ++j) {
-    double squares = 0;
     for (Entry entry(counts, j); entry; ++entry) {
       entry.valueRef() *= std::log((1 + all) / (1 + documents[entry.row()])) + 1;
-      squares += entry.value() * entry.value();
     }
-    if (squares == 0) continue;
-    for (Entry entry(counts, j); entry; ++entry) entry.valueRef() /= std::sqrt(squares);
+    const double length = counts.col(j).blueNorm();  // squares of counts near 1e200 would overflow
+    if (length == 0) continue;
+    for (Entry entry(counts, j); entry; ++entry) entry.valueRef() /= length;
   }
   return counts;
 }

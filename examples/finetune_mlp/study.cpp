@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: MIT
+#include "study.hpp"
+
+#include <hydralora/train/similarity.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <optional>
+#include <sstream>
+
+#include "trainings.hpp"
+
+namespace finetune {
+namespace {
+
+using hydralora::GateGranularity;
+using hydralora::GateInput;
+using hydralora::GateSelection;
+
+double mean_bits(const Result& r) { return r.mean; }
+double first_part_bits(const Result& r) { return r.bits_per_byte.front(); }
+double mean_likeness(const Result& r) {
+  return (r.head_likeness[0] + r.head_likeness[1] + r.head_likeness[2]) / static_cast<double>(r.head_likeness.size());
+}
+double mean_entropy(const Result& r) {
+  double sum = 0, count = 0;
+  for (const auto& layer : r.routing) {
+    for (const PartRouting& part : layer) {
+      sum += part.normalized_entropy;
+      ++count;
+    }
+  }
+  return count == 0 ? 0 : sum / count;
+}
+
+Method hydra_method(const Settings& settings, Index rank, Index heads) {
+  const Method found = methods(settings, true).back();
+  Method method = found;
+  method.rank = rank;
+  method.heads = heads;
+  return method;
+}
+/// The LoRA with as many parameters.
+Method lora_like(const Method& other, const Settings& settings) {
+  const Method lora{Method::Kind::lora, "LoRA same size", 1, 1, other.learning_rate};
+  return at_budget(lora, trainable_parameters(other, settings), settings);
+}
+
+Scene tasks_scene() { return {}; }
+Scene domains_scene() {
+  Scene scene;
+  scene.kind = MixtureKind::domains;
+  return scene;
+}
+
+/// A piece of the page: what it needs is planned when it is made, and written when all has been run.
+using Section = std::function<void(std::ostream&)>;
+
+class Study {
+ public:
+  explicit Study(const StudyOptions& options)
+      : options_(options),
+        settings_(options.settings),
+        trainings_(settings_, options.texts, options.seeds),
+        hydra_(hydra_method(settings_, settings_.rank, settings_.heads)),
+        lora_(lora_like(hydra_, settings_)) {}
+
+  std::vector<std::pair<std::string, std::string>> run(const std::function<void(std::size_t, std::size_t)>& progress) {
+    std::vector<Section> sections = {about(),           all_methods(),   variants(), shared_gates(),
+                                     number_of_heads(), hidden_groups(), when(),     likeness()};
+    trainings_.run(progress);
+    std::ostringstream page;
+    for (const Section& section : sections) section(page);
+    return {{"study.md", page.str()}, {"when.csv", when_csv_}, {"likeness.csv", likeness_csv_}};
+  }
+
+ private:
+  using Row = Trainings::Row;
+
+  Section about() {
+    return [this](std::ostream& out) {
+      out << "# The study: small language models on real text\n\n"
+             "Printed by `finetune_mlp --study` ([examples/finetune_mlp](../../examples/finetune_mlp/study.cpp)); "
+             "nothing here is typed by hand. What it means: [evidence.md](../evidence.md).\n\n"
+             "Held-out bits per byte, lower is better, over "
+          << options_.seeds << " seeds (each its own split, pretraining, adapters and batches) with 95 % intervals. "
+          << "Differences are taken seed by seed. The model, the mixtures *tasks* and *domains* and the learning rates "
+             "are those of [finetune_mlp.md](../finetune_mlp.md): "
+          << settings_.steps << " steps of " << settings_.batch << " bytes. *LoRA same size* has the rank at which it "
+          << "trains as many numbers. *Forgets*: what the first task, the text as it is, loses against the frozen "
+             "base.\n";
+    };
+  }
+
+  Section all_methods() {
+    struct Line {
+      std::string name;
+      Index parameters;
+      Row tasks, domains;
+    };
+    std::vector<Line> lines = {
+        {"base frozen", 0, trainings_.plan(tasks_scene(), {}), trainings_.plan(domains_scene(), {})}};
+    const auto on_domains = study_methods(settings_, MixtureKind::domains);
+    std::size_t i = 0;
+    for (const Method& m : study_methods(settings_, MixtureKind::tasks)) {
+      lines.push_back({m.name, trainable_parameters(m, settings_), trainings_.plan(tasks_scene(), m),
+                       trainings_.plan(domains_scene(), on_domains[i++])});
+    }
+    const Row lora_tasks = trainings_.plan(tasks_scene(), lora_),
+              lora_domains = trainings_.plan(domains_scene(), lora_);
+    return [=](std::ostream& out) {
+      out << "\n## Every method\n\n| | trained | tasks | − LoRA same size | forgets | domains | − LoRA same size |\n"
+             "|---|---|---|---|---|---|---|\n";
+      for (const Line& line : lines) {
+        out << "| " << line.name << " | " << line.parameters << " | " << mean_of(line.tasks) << " | "
+            << versus(line.tasks, lora_tasks) << " | "
+            << trainings_.difference(line.tasks, lines[0].tasks, first_part_bits).text(3, true) << " | "
+            << mean_of(line.domains) << " | " << versus(line.domains, lora_domains) << " |\n";
+      }
+    };
+  }
+
+  Section variants() {
+    struct Line {
+      std::string name;
+      Row tasks, domains;
+      bool learned;
+    };
+    std::vector<Line> lines;
+    const auto add = [&](const std::string& name, auto&& change) {
+      Method m = hydra_;
+      change(m);
+      lines.push_back({name, trainings_.plan(tasks_scene(), m), trainings_.plan(domains_scene(), m),
+                       m.routing == hydralora::Routing::learned});
+    };
+    add("dense softmax of G x, per token", [](Method&) {});
+    add("no gate: heads summed", [](Method& m) { m.routing = hydralora::Routing::uniform; });
+    add("no gate: heads averaged", [](Method& m) {
+      m.routing = hydralora::Routing::uniform;
+      m.scaling /= static_cast<double>(m.heads);
+    });
+    add("told the part (one head each)", [](Method& m) { m.routing = hydralora::Routing::given; });
+    const auto top = [&](Index k) {
+      add("top-" + std::to_string(k), [k](Method& m) {
+        m.gate.selection = GateSelection::top_k;
+        m.gate.top_k = std::min(k, m.heads);
+      });
+    };
+    top(1);
+    top(2);
+    add("straight-through", [](Method& m) { m.gate.selection = GateSelection::one_hot; });
+    add("gate on A x", [](Method& m) { m.gate.input = GateInput::projection; });
+    add("load balance 0.001", [](Method& m) { m.balance = 1e-3; });
+    add("load balance 0.01", [](Method& m) { m.balance = 1e-2; });
+    add("load balance 0.1", [](Method& m) { m.balance = 1e-1; });
+    add("head warm-up, a tenth of the steps",
+        [this](Method& m) { m.warmup = std::max<Index>(1, settings_.steps / 10); });
+    if (settings_.rank % 2 == 0) add("orthogonal start", [](Method& m) { m.start = Method::Start::orthogonal; });
+    add("Gaussian start, B of 0.01", [](Method& m) { m.start = Method::Start::gaussian; });
+    add("gate from k-means of the layer's inputs", [](Method& m) { m.start = Method::Start::clusters; });
+    return [=](std::ostream& out) {
+      out << "\n## Gates and starts\n\nHydraLoRA, " << hydra_.heads << " heads of rank " << hydra_.rank
+          << ". Against its default; the gate's normalised entropy (1: every token gets all heads alike) and the mean "
+             "cosine between two heads' B, both over the layers.\n\n"
+             "| | tasks | − default | entropy | cosine | domains | − default | entropy | cosine |\n"
+             "|---|---|---|---|---|---|---|---|---|\n";
+      for (const Line& line : lines) {
+        out << "| " << line.name;
+        for (const auto& [row, first] :
+             {std::pair(line.tasks, lines[0].tasks), std::pair(line.domains, lines[0].domains)}) {
+          out << " | " << mean_of(row) << " | " << versus(row, first) << " | "
+              << (line.learned ? mean_of(row, mean_entropy, 2) : "–") << " | " << mean_of(row, mean_likeness, 2);
+        }
+        out << " |\n";
+      }
+    };
+  }
+
+  Section shared_gates() {
+    struct Line {
+      std::string name;
+      std::array<Row, 2> rows;
+    };
+    std::vector<Line> lines;
+    constexpr Index run = 16;
+    std::array<Scene, 2> scenes = {domains_scene(), domains_scene()};
+    scenes[0].layout = {run, false};
+    scenes[1].layout = {run, true};
+    const auto add = [&](const std::string& name, const Method& m) {
+      lines.push_back({name, {trainings_.plan(scenes[0], m), trainings_.plan(scenes[1], m)}});
+    };
+    const auto gated = [&](GateGranularity granularity, GateInput input) {
+      Method m = hydra_;
+      m.gate.granularity = granularity;
+      m.gate.input = input;
+      return m;
+    };
+    add("HydraLoRA, gate per token", hydra_);
+    add("causal gate", gated(GateGranularity::causal, GateInput::x));
+    add("segment gate", gated(GateGranularity::segment, GateInput::x));
+    add("causal gate on the RMS of A x", gated(GateGranularity::causal, GateInput::rms_projection));
+    add("segment gate on the RMS of A x", gated(GateGranularity::segment, GateInput::rms_projection));
+    add("LoRA same size", lora_);
+    return [=](std::ostream& out) {
+      out << "\n## Gates that tokens share\n\nDomains, in segments of " << run
+          << " tokens of one domain. *Apart*: bytes from anywhere in it, so that no token's input holds another's "
+             "answer. *In a row*: bytes that follow each other, so that a segment gate sees, in the inputs of later "
+             "tokens, what earlier ones have to predict.\n\n"
+             "| | apart | − per token | in a row | − per token |\n|---|---|---|---|---|\n";
+      for (const Line& line : lines) {
+        out << "| " << line.name;
+        for (std::size_t i = 0; i < 2; ++i)
+          out << " | " << mean_of(line.rows[i]) << " | " << versus(line.rows[i], lines[0].rows[i]);
+        out << " |\n";
+      }
+    };
+  }
+
+  Section number_of_heads() {
+    struct Line {
+      Method method;
+      Row tasks, domains;
+    };
+    std::vector<Line> lines;
+    const Index budget = trainable_parameters(hydra_, settings_);
+    for (const Index heads : {1, 2, 3, 4, 8}) {
+      const Method m = heads == 1 ? lora_ : at_budget(hydra_method(settings_, 1, heads), budget, settings_);
+      lines.push_back({m, trainings_.plan(tasks_scene(), m), trainings_.plan(domains_scene(), m)});
+    }
+    return [=](std::ostream& out) {
+      out << "\n## Number of heads, parameters equal\n\nOne head is LoRA.\n\n"
+             "| N | rank | trained | tasks | − LoRA | domains | − LoRA |\n|---|---|---|---|---|---|---|\n";
+      for (const Line& line : lines) {
+        out << "| " << line.method.heads << " | " << line.method.rank << " | "
+            << trainable_parameters(line.method, settings_) << " | " << mean_of(line.tasks) << " | "
+            << versus(line.tasks, lines[0].tasks) << " | " << mean_of(line.domains) << " | "
+            << versus(line.domains, lines[0].domains) << " |\n";
+      }
+    };
+  }
+
+  Section hidden_groups() {
+    struct Line {
+      std::string name;
+      Index elbow, silhouette;
+      Method method;
+      Row hydra, lora;
+    };
+    std::vector<Line> lines;
+    const auto add = [&](const std::string& name, const Scene& scene) {
+      const Eigen::MatrixXd features = chunk_features(trainings_.parts(scene, settings_.seed), settings_.seed);
+      hydralora::KMeansConfig config;
+      config.seed = settings_.seed;
+      const Index elbow = hydralora::elbow(hydralora::sse_curve(features, most_heads_from_data, config));
+      const std::vector<double> silhouettes = hydralora::silhouette_curve(features, most_heads_from_data, config);
+      const auto best = std::max_element(silhouettes.begin(), silhouettes.end()) - silhouettes.begin();
+      const Method m = hydra_method(settings_, settings_.rank, elbow);
+      lines.push_back({name, elbow, 1 + static_cast<Index>(best), m, trainings_.plan(scene, m),
+                       trainings_.plan(scene, lora_like(m, settings_))});
+    };
+    add("all domains", domains_scene());
+    for (std::size_t i = 1; i < trainings_.domains().size(); ++i) {
+      Scene one = domains_scene();
+      one.only = trainings_.domains()[i].name;
+      add("only " + one.only, one);
+    }
+    return [=](std::ostream& out) {
+      out << "\n## Hidden groups: N from the data, no labels\n\nk-means on byte n-grams of the training text; the "
+             "elbow "
+             "is used. Against a LoRA of that HydraLoRA's size.\n\n"
+             "| text | N by elbow | by silhouette | HydraLoRA | − LoRA same size |\n|---|---|---|---|---|\n";
+      for (const Line& line : lines) {
+        out << "| " << line.name << " | " << line.elbow << " | " << line.silhouette << " | " << mean_of(line.hydra)
+            << " | " << versus(line.hydra, line.lora) << " |\n";
+      }
+    };
+  }
+
+  Section when() {
+    struct Line {
+      std::string factor, value;
+      Row hydra, lora, base;
+      bool tasks;
+    };
+    std::vector<Line> lines;
+    const auto add = [&](const std::string& factor, const std::string& value, const Scene& scene, const Method& m) {
+      lines.push_back({factor, value, trainings_.plan(scene, m), trainings_.plan(scene, lora_like(m, settings_)),
+                       trainings_.plan(scene, {}), scene.kind == MixtureKind::tasks});
+    };
+    for (const std::size_t count : {1, 2, 4, 8}) {
+      Scene scene;
+      scene.tasks = count;
+      add("tasks", std::to_string(count), scene, hydra_);
+    }
+    Scene eight;
+    eight.tasks = 8;
+    add("tasks", "8, and 8 heads", eight, hydra_method(settings_, settings_.rank, 8));
+    for (const int letters : {1, 5, 13, 26}) {
+      Scene scene;
+      scene.letters = letters;
+      std::ostringstream share;
+      share << letters << " letters, " << std::fixed << std::setprecision(0) << 100 * conflict(scene)
+            << " % of the bytes";
+      add("conflict", share.str(), scene, hydra_);
+    }
+    Scene untold;
+    untold.instruction = false;
+    add("input tells the task", "no", untold, hydra_);
+    add("input tells the task", "yes", tasks_scene(), hydra_);
+    for (const Scene& kind : {tasks_scene(), domains_scene()}) {
+      const std::string in = kind.kind == MixtureKind::tasks ? ", tasks" : ", domains";
+      for (const Index rank : {2, 4, 8, 16})
+        add("rank" + in, std::to_string(rank), kind, hydra_method(settings_, rank, settings_.heads));
+      for (const double pretraining : {0.1, 0.3, 1.0, 3.0}) {
+        Scene scene = kind;
+        scene.pretraining = pretraining;
+        std::ostringstream steps;
+        steps << std::lround(pretraining * static_cast<double>(settings_.pretraining_steps)) << " steps";
+        add("pretraining" + in, steps.str(), scene, hydra_);
+      }
+    }
+    return [=](std::ostream& out) {
+      out << "\n## When routing pays\n\nHydraLoRA against a LoRA of its size, one thing changed at a time from "
+          << hydra_.heads << " heads of rank " << hydra_.rank << ", four tasks told by the input, all letters, "
+          << settings_.pretraining_steps << " pretraining steps. *Forgets less*: the same difference on the first task "
+          << "alone, the text as it is.\n\n![HydraLoRA against LoRA](when.svg)\n\n"
+             "| | | base | LoRA | HydraLoRA | HydraLoRA − LoRA | forgets less |\n|---|---|---|---|---|---|---|\n";
+      std::ostringstream csv;
+      csv << "factor,value,difference,half_width\n";
+      for (const Line& line : lines) {
+        const MeanInterval difference = trainings_.difference(line.hydra, line.lora, mean_bits);
+        out << "| " << line.factor << " | " << line.value << " | " << mean_of(line.base) << " | " << mean_of(line.lora)
+            << " | " << mean_of(line.hydra) << " | " << difference.text(3, true) << " | "
+            << (line.tasks ? trainings_.difference(line.hydra, line.lora, first_part_bits).text(3, true) : "")
+            << " |\n";
+        std::string value = line.value;
+        std::replace(value.begin(), value.end(), ',', ' ');
+        std::string factor = line.factor;
+        std::replace(factor.begin(), factor.end(), ',', ' ');
+        csv << factor << ',' << value << ',' << difference.mean << ',' << difference.half_width << '\n';
+      }
+      when_csv_ = csv.str();
+    };
+  }
+
+  /// Are the A of LoRAs that were trained apart more alike than their B?
+  Section likeness() {
+    Method lora = lora_;
+    lora.rank = settings_.rank;
+    std::vector<Row> rows;  // [domain][adapter seed]
+    for (std::size_t i = 1; i < trainings_.domains().size(); ++i) {
+      Scene one = domains_scene();
+      one.only = trainings_.domains()[i].name;
+      rows.push_back(trainings_.plan_starts(one, lora));
+    }
+    return [=](std::ostream& out) {
+      out << "\n## Are A alike and B different?\n\nA LoRA of rank " << settings_.rank
+          << " on every domain by itself, from one base, with the same and with different seeds for its start. Mean "
+             "cosine of the principal angles between the row spaces of two A, and between the column spaces of two B, "
+             "over the layers and all such pairs. Two random spaces of these sizes: "
+          << std::fixed << std::setprecision(2) << random_cosine(true) << " and " << random_cosine(false)
+          << ".\n\n| pairs | A | B |\n|---|---|---|\n";
+      const std::size_t seeds = rows.front().size();
+      const auto pairs = [&](const char* name, auto&& wanted) {
+        std::vector<double> a, b;
+        for (std::size_t i = 0; i < rows.size() * seeds; ++i) {
+          for (std::size_t j = i + 1; j < rows.size() * seeds; ++j) {
+            if (!wanted(i / seeds == j / seeds, i % seeds == j % seeds)) continue;
+            for (std::size_t layer = 0; layer < 3; ++layer) {
+              const Factors& one = trainings_.result(rows[i / seeds][i % seeds]).factors[layer];
+              const Factors& other = trainings_.result(rows[j / seeds][j % seeds]).factors[layer];
+              a.push_back(hydralora::principal_cosines(one.A.transpose(), other.A.transpose()).mean());
+              b.push_back(hydralora::principal_cosines(one.B, other.B).mean());
+            }
+          }
+        }
+        if (a.empty()) return;
+        out << "| " << name << " | " << std::setprecision(2) << MeanInterval(a).mean << " | " << MeanInterval(b).mean
+            << " |\n";
+      };
+      pairs("different domains, same start", [](bool domain, bool start) { return !domain && start; });
+      pairs("different domains, different starts", [](bool domain, bool start) { return !domain && !start; });
+      pairs("same domain, different starts", [](bool domain, bool start) { return domain && !start; });
+      out << "\nThe picture, A and B of the second layer in the plane by t-SNE, one point per LoRA:\n\n"
+             "![A and B by t-SNE](likeness.svg)\n";
+      write_likeness(rows);
+    };
+  }
+
+  void write_likeness(const std::vector<Row>& rows) {
+    constexpr std::size_t layer = 1;
+    std::ostringstream csv;
+    csv << "matrix,domain,start,x,y\n";
+    for (const bool A : {true, false}) {
+      std::vector<Eigen::VectorXd> points;
+      for (const Row& row : rows) {
+        for (const std::size_t run : row) {
+          const Factors& f = trainings_.result(run).factors[layer];
+          const Eigen::MatrixXd m = (A ? f.A : f.B).cast<double>();
+          points.push_back(Eigen::Map<const Eigen::VectorXd>(m.data(), m.size()));
+        }
+      }
+      Eigen::MatrixXd all(points[0].size(), static_cast<Index>(points.size()));
+      for (std::size_t i = 0; i < points.size(); ++i) all.col(static_cast<Index>(i)) = points[i];
+      if (all.cols() < 4) continue;
+      hydralora::TsneConfig config;
+      config.perplexity = std::min(4.0, static_cast<double>(all.cols() - 1) / 2);
+      const Eigen::MatrixXd at = hydralora::tsne(all, config).coordinates;
+      for (std::size_t i = 0; i < points.size(); ++i) {
+        const std::size_t seeds = rows.front().size();
+        csv << (A ? 'A' : 'B') << ',' << trainings_.domains()[1 + i / seeds].name << ',' << i % seeds << ','
+            << at(0, static_cast<Index>(i)) << ',' << at(1, static_cast<Index>(i)) << '\n';
+      }
+    }
+    likeness_csv_ = csv.str();
+  }
+
+  /// The mean cosine of the principal angles of two random spaces as large as A's or B's, over the layers.
+  double random_cosine(bool A) const {
+    const Index in = settings_.context * settings_.embedding;
+    const std::array<Index, 3> features = A ? std::array<Index, 3>{in, settings_.hidden, settings_.hidden}
+                                            : std::array<Index, 3>{settings_.hidden, settings_.hidden, byte_values};
+    double sum = 0;
+    for (const Index n : features) {
+      const hydralora::CounterRandom random(settings_.seed, 110);
+      const auto draw = [&](std::uint64_t which) {
+        return Eigen::MatrixXd::NullaryExpr(n, settings_.rank,
+                                            [&random, which](Index i, Index j) {
+                                              return random.normal(static_cast<std::uint64_t>(i),
+                                                                   static_cast<std::uint64_t>(j), which);
+                                            })
+            .eval();
+      };
+      sum += hydralora::principal_cosines(draw(0), draw(1)).mean() / 3;
+    }
+    return sum;
+  }
+
+  /// The share of bytes on which not all tasks of a scene agree.
+  double conflict(const Scene& scene) {
+    const std::vector<Part> parts = trainings_.parts(scene, settings_.seed);
+    const std::string& text = *parts[0].text;
+    const auto differ = [&](char c) {
+      const auto byte = static_cast<unsigned char>(c);
+      return std::any_of(parts.begin(), parts.end(),
+                         [&](const Part& p) { return p.rewrite(byte) != parts[0].rewrite(byte); });
+    };
+    return static_cast<double>(std::count_if(text.begin(), text.end(), differ)) / static_cast<double>(text.size());
+  }
+
+  std::string mean_of(const Row& row) const { return mean_of(row, mean_bits, 3); }
+  template <class Function>
+  std::string mean_of(const Row& row, Function&& f, int digits) const {
+    return MeanInterval(trainings_.values(row, f)).text(digits);
+  }
+  std::string versus(const Row& row, const Row& other) const {
+    return &row == &other || row == other ? "" : trainings_.difference(row, other, mean_bits).text(3, true);
+  }
+
+  StudyOptions options_;
+  Settings settings_;
+  Trainings trainings_;
+  Method hydra_, lora_;
+  std::string when_csv_, likeness_csv_;
+};
+
+}  // namespace
+
+std::vector<Method> study_methods(const Settings& settings, MixtureKind kind) {
+  std::vector<Method> all = methods(settings, kind == MixtureKind::tasks);
+  const Method hydra = all.back();
+  const Index budget = trainable_parameters(hydra, settings);
+  const auto add = [&](Method::Kind its_kind, const char* name, double rate) {
+    Method m{its_kind, name, 1, settings.heads, settings.learning_rate > 0 ? settings.learning_rate : rate};
+    if (its_kind == Method::Kind::split) m.routing = hydralora::Routing::uniform;
+    all.push_back(at_budget(m, budget, settings));
+  };
+  // Rates from the same search as those of methods().
+  const bool tasks = kind == MixtureKind::tasks;
+  add(Method::Kind::split, "SplitLoRA summed", tasks ? 8e-3 : 16e-3);
+  add(Method::Kind::a_lora, "ALoRA", 8e-3);
+  add(Method::Kind::dora, "DoRA", tasks ? 8e-3 : 16e-3);
+  add(Method::Kind::lora_fa, "LoRA-FA", 16e-3);
+  return all;
+}
+
+std::vector<std::pair<std::string, std::string>> run_study(
+    const StudyOptions& options, const std::function<void(std::size_t, std::size_t)>& progress) {
+  return Study(options).run(progress);
+}
+
+}  // namespace finetune

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+//
+// Many trainings that differ in one thing or another: planned first, each once however many tables show it, then run side
+// by side, one to a thread, then read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../mean_interval.hpp"
+#include "experiment.hpp"
+#include "training.hpp"
+
+namespace finetune {
+
+/// What is learned, and on which base.
+struct Scene {
+  MixtureKind kind = MixtureKind::tasks;
+  std::size_t tasks = default_tasks;
+  int letters = 26;         ///< a task rewrites so many of the alphabet's letters
+  bool instruction = true;  ///< without one, nothing in the input says which task it is
+  std::string only;         ///< one domain, by its name, instead of all
+  Layout layout = {};
+  double pretraining = 1;  ///< of the usual pretraining steps
+};
+
+class Trainings {
+ public:
+  /// One method (none: the base as it is) on one scene with every seed.
+  using Row = std::vector<std::size_t>;
+
+  /// Seeds from settings.seed on.
+  Trainings(const Settings& settings, const TextOptions& texts, Index seeds);
+
+  /// [0] is what the base of the domains learns.
+  const std::vector<Domain>& domains() const { return domains_; }
+  std::vector<Part> parts(const Scene& scene, std::uint64_t seed);
+
+  Row plan(const Scene& scene, const std::optional<Method>& method);
+  /// The same data and base for all, adapters that start from different seeds.
+  Row plan_starts(const Scene& scene, const Method& method);
+
+  /// @param progress  called after every training with how many are done, of how many. Not concurrently.
+  void run(const std::function<void(std::size_t, std::size_t)>& progress);
+
+  const Result& result(std::size_t training) const { return results_[training]; }
+
+  template <class Function>
+  std::vector<double> values(const Row& row, Function&& f) const {
+    std::vector<double> all;
+    for (const std::size_t training : row) all.push_back(f(results_[training]));
+    return all;
+  }
+  /// Seed by seed: a − b.
+  template <class Function>
+  MeanInterval difference(const Row& a, const Row& b, Function&& f) const {
+    std::vector<double> all = values(a, f);
+    const std::vector<double> others = values(b, f);
+    for (std::size_t i = 0; i < all.size(); ++i) all[i] -= others[i];
+    return MeanInterval(all);
+  }
+
+ private:
+  struct Planned {
+    Scene scene;
+    std::optional<Method> method;
+    std::uint64_t seed, start;
+  };
+
+  std::size_t plan_one(const Planned& one);
+  const Corpus& corpus(MixtureKind kind, std::uint64_t seed);
+  Settings settings_of(std::uint64_t seed) const;
+
+  Settings settings_;
+  Index seeds_;
+  std::vector<Domain> tasks_, domains_;
+  std::map<std::pair<MixtureKind, std::uint64_t>, std::unique_ptr<Corpus>> corpora_;
+  std::vector<Planned> planned_;
+  std::vector<Result> results_;
+};
+
+}  // namespace finetune
