@@ -71,6 +71,7 @@ struct GateConfig {
 
   bool reads_projection() const { return input != GateInput::x; }
   bool pools() const { return granularity != GateGranularity::token; }
+  bool straight_through() const { return selection == GateSelection::one_hot; }
 
   friend bool operator==(const GateConfig& a, const GateConfig& b) {
     return a.input == b.input && a.selection == b.selection && a.granularity == b.granularity &&
@@ -261,8 +262,7 @@ void gate_backward(const GateConfig& gate, const GateTensors<Scalar, ConstTokens
                    Segments segments, ConstTokens<Scalar> extra, Tokens<Scalar> dweights, Stack<Scalar> dmatrix,
                    Tokens<Scalar> dh) {
   // Where heads are left out their ω is 0, and the softmax over the others has the same derivative as that over all.
-  const bool through_pi = gate.selection == GateSelection::one_hot;
-  kernels::softmax_backward(through_pi ? kept.probabilities : kept.weights, dweights);
+  kernels::softmax_backward(gate.straight_through() ? kept.probabilities : kept.weights, dweights);
   const Tokens<Scalar> dlogits = dweights;
   if (extra.tokens() > 0) dlogits.matrix() += extra.matrix();
   if (gate.temperature != 1) dlogits.matrix() /= Scalar(static_cast<real_t<Scalar>>(gate.temperature));

@@ -71,7 +71,6 @@ class SlicedForward {
     const SerialScope serial;
     CallOptions<Scalar> options = options_;
     if (options.weights.tokens() > 0) options.weights = options.weights.slice(tokens.begin, tokens.count);
-    options.segments = {};  // they change nothing in a gate that goes token by token
     layer_.forward_step(x_.slice(tokens.begin, tokens.count), y_.slice(tokens.begin, tokens.count),
                         kept_.slice(tokens.begin, tokens.count), dropout_.from(tokens.begin), options);
   }

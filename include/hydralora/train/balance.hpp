@@ -115,8 +115,7 @@ BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const 
       dprobabilities(i, t) = static_cast<Scalar>(w.load * d_load * counts(t));
     }
   }
-  const bool through_pi = layer.config().gate.selection == GateSelection::one_hot;
-  kernels::softmax_backward(through_pi ? probabilities : weights, dweights);
+  kernels::softmax_backward(layer.config().gate.straight_through() ? probabilities : weights, dweights);
   kernels::softmax_backward(probabilities, dprobabilities);
   gradient.matrix() += dweights.matrix() + dprobabilities.matrix();
   if (w.z == 0) return losses;
