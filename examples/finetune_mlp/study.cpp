@@ -54,6 +54,12 @@ Scene domains_scene() {
   return scene;
 }
 
+Scene only(const std::string& domain) {
+  Scene scene = domains_scene();
+  scene.only = domain;
+  return scene;
+}
+
 /// A piece of the page: what it needs is planned when it is made, and written when all has been run.
 using Section = std::function<void(std::ostream&)>;
 
@@ -261,8 +267,7 @@ class Study {
     };
     add("all domains", domains_scene());
     for (std::size_t i = 1; i < trainings_.domains().size(); ++i) {
-      Scene one = domains_scene();
-      one.only = trainings_.domains()[i].name;
+      const Scene one = only(trainings_.domains()[i].name);
       add("only " + one.only, one);
     }
     return [=](std::ostream& out) {
@@ -308,6 +313,10 @@ class Study {
     untold.instruction = false;
     add("input tells the task", "no", untold, hydra_);
     add("input tells the task", "yes", tasks_scene(), hydra_);
+    Method told = hydra_;
+    told.routing = hydralora::Routing::given;
+    add("router", "told the task, one head each", tasks_scene(), told);
+    add("router", "told the domain, one head each", domains_scene(), told);
     for (const Scene& kind : {tasks_scene(), domains_scene()}) {
       const std::string in = kind.kind == MixtureKind::tasks ? ", tasks" : ", domains";
       for (const Index rank : {2, 4, 8, 16})
@@ -346,46 +355,74 @@ class Study {
 
   /// Are the A of LoRAs that were trained apart more alike than their B?
   Section likeness() {
-    Method lora = lora_;
-    lora.rank = settings_.rank;
-    std::vector<Row> rows;  // [domain][adapter seed]
-    for (std::size_t i = 1; i < trainings_.domains().size(); ++i) {
-      Scene one = domains_scene();
-      one.only = trainings_.domains()[i].name;
-      rows.push_back(trainings_.plan_starts(one, lora));
+    struct Rate {
+      double learning_rate;
+      std::vector<Row> rows;  // [domain][start]
+    };
+    std::vector<Rate> rates;
+    for (const double slower : {1.0, 8.0}) {
+      Method lora = lora_;
+      lora.rank = settings_.rank;
+      lora.learning_rate /= slower;
+      rates.push_back({lora.learning_rate, {}});
+      for (std::size_t i = 1; i < trainings_.domains().size(); ++i) {
+        rates.back().rows.push_back(trainings_.plan_starts(only(trainings_.domains()[i].name), lora));
+      }
     }
     return [=](std::ostream& out) {
       out << "\n## Are A alike and B different?\n\nA LoRA of rank " << settings_.rank
-          << " on every domain by itself, from one base, with the same and with different seeds for its start. Mean "
-             "cosine of the principal angles between the row spaces of two A, and between the column spaces of two B, "
-             "over the layers and all such pairs. Two random spaces of these sizes: "
+          << " on every domain by itself, from one base, with the same and with different seeds for its start; at the "
+             "learning rate of the other tables, and at an eighth of it. *Entries*: the cosine between the numbers of "
+             "two "
+             "matrices, which is what a picture of them sees. *Spaces*: the mean cosine of the principal angles "
+             "between "
+             "the row spaces of two A and the column spaces of two B, which no change of basis changes; two random "
+             "spaces "
+             "of these sizes have "
           << std::fixed << std::setprecision(2) << random_cosine(true) << " and " << random_cosine(false)
-          << ".\n\n| pairs | A | B |\n|---|---|---|\n";
-      const std::size_t seeds = rows.front().size();
-      const auto pairs = [&](const char* name, auto&& wanted) {
-        std::vector<double> a, b;
-        for (std::size_t i = 0; i < rows.size() * seeds; ++i) {
-          for (std::size_t j = i + 1; j < rows.size() * seeds; ++j) {
-            if (!wanted(i / seeds == j / seeds, i % seeds == j % seeds)) continue;
-            for (std::size_t layer = 0; layer < 3; ++layer) {
-              const Factors& one = trainings_.result(rows[i / seeds][i % seeds]).factors[layer];
-              const Factors& other = trainings_.result(rows[j / seeds][j % seeds]).factors[layer];
-              a.push_back(hydralora::principal_cosines(one.A.transpose(), other.A.transpose()).mean());
-              b.push_back(hydralora::principal_cosines(one.B, other.B).mean());
-            }
-          }
-        }
-        if (a.empty()) return;
-        out << "| " << name << " | " << std::setprecision(2) << MeanInterval(a).mean << " | " << MeanInterval(b).mean
-            << " |\n";
-      };
-      pairs("different domains, same start", [](bool domain, bool start) { return !domain && start; });
-      pairs("different domains, different starts", [](bool domain, bool start) { return !domain && !start; });
-      pairs("same domain, different starts", [](bool domain, bool start) { return domain && !start; });
-      out << "\nThe picture, A and B of the second layer in the plane by t-SNE, one point per LoRA:\n\n"
-             "![A and B by t-SNE](likeness.svg)\n";
-      write_likeness(rows);
+          << ". Means over the layers and all such pairs.\n\n"
+             "| learning rate | pairs | A, entries | B, entries | A, spaces | B, spaces |\n|---|---|---|---|---|---|\n";
+      for (const Rate& rate : rates) {
+        write_pairs(out, rate.learning_rate, rate.rows, "different domains, same start",
+                    [](bool domain, bool start) { return !domain && start; });
+        write_pairs(out, rate.learning_rate, rate.rows, "different domains, different starts",
+                    [](bool domain, bool start) { return !domain && !start; });
+        write_pairs(out, rate.learning_rate, rate.rows, "same domain, different starts",
+                    [](bool domain, bool start) { return domain && !start; });
+      }
+      out << "\nThe picture, A and B of the second layer in the plane by t-SNE at the higher rate, one number per "
+             "LoRA: "
+             "that of its start:\n\n![A and B by t-SNE](likeness.svg)\n";
+      write_likeness(rates[0].rows);
     };
+  }
+
+  /// One line of the table: the mean over the pairs of LoRAs for which wanted(same domain, same start).
+  template <class Wanted>
+  void write_pairs(std::ostream& out, double learning_rate, const std::vector<Row>& rows, const char* name,
+                   Wanted&& wanted) const {
+    const std::size_t starts = rows.front().size();
+    std::array<std::vector<double>, 4> values;
+    const auto cosine = [](const Matrix& a, const Matrix& b) {
+      return static_cast<double>(a.cwiseProduct(b).sum() / (a.norm() * b.norm()));
+    };
+    for (std::size_t i = 0; i < rows.size() * starts; ++i) {
+      for (std::size_t j = i + 1; j < rows.size() * starts; ++j) {
+        if (!wanted(i / starts == j / starts, i % starts == j % starts)) continue;
+        for (std::size_t layer = 0; layer < 3; ++layer) {
+          const Factors& one = trainings_.result(rows[i / starts][i % starts]).factors[layer];
+          const Factors& other = trainings_.result(rows[j / starts][j % starts]).factors[layer];
+          values[0].push_back(cosine(one.A, other.A));
+          values[1].push_back(cosine(one.B, other.B));
+          values[2].push_back(hydralora::principal_cosines(one.A.transpose(), other.A.transpose()).mean());
+          values[3].push_back(hydralora::principal_cosines(one.B, other.B).mean());
+        }
+      }
+    }
+    if (values[0].empty()) return;
+    out << "| " << std::defaultfloat << learning_rate << std::fixed << " | " << name;
+    for (const auto& v : values) out << " | " << MeanInterval(v).mean;
+    out << " |\n";
   }
 
   void write_likeness(const std::vector<Row>& rows) {

@@ -55,7 +55,7 @@ for heading in 'Every method' 'Gates and starts' 'Gates that tokens share' 'Numb
   grep -q "^## $heading" study1/study.md || fail "study: no section $heading"
 done
 grep -qi 'nan\|inf' study1/study.md study1/*.csv && fail "study: a figure is not finite"
-[ "$(wc -l <study1/when.csv)" -eq 28 ] || fail "study: when.csv has $(wc -l <study1/when.csv) lines"
+[ "$(wc -l <study1/when.csv)" -eq 30 ] || fail "study: when.csv has $(wc -l <study1/when.csv) lines"
 [ "$(wc -l <study1/likeness.csv)" -eq 9 ] || fail "study: likeness.csv has $(wc -l <study1/likeness.csv) lines"
 
 # Names that are not UTF-8, and long ones: the run completes and the columns stay apart.
