@@ -7,11 +7,11 @@
 namespace support {
 
 /// What std::invalid_argument says when f runs; "nothing thrown" where it does not come.
-template <class Function>
+template <class Error = std::invalid_argument, class Function = void>
 std::string message_of(Function&& f) {
   try {
     f();
-  } catch (const std::invalid_argument& error) {
+  } catch (const Error& error) {
     return error.what();
   }
   return "nothing thrown";

@@ -81,6 +81,13 @@ Compile this file without it."
 #define HYDRALORA_HAS_SSE2 0
 #endif
 
+// Files by descriptor: memory maps, and saving that outlives a power failure (io/file.hpp).
+#if defined(__unix__) || defined(__APPLE__)
+#define HYDRALORA_HAS_POSIX 1
+#else
+#define HYDRALORA_HAS_POSIX 0
+#endif
+
 #if defined(__GNUC__)
 #define HYDRALORA_HAS_PREFETCH 1
 #else

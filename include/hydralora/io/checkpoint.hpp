@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+//
+// A training run on disk: stopped at any time and gone on with later, it ends with the same bits.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/io/safetensors.hpp"
+#include "hydralora/train/adamw.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+namespace detail {
+
+inline std::string parameters_name(std::size_t group) { return "parameters." + std::to_string(group); }
+constexpr const char* moments_name = "optimizer.moments";
+constexpr const char* steps_name = "optimizer.steps";
+
+}  // namespace detail
+
+/// Saves what an optimiser trains and what it remembers: the parameters of every group, the moments, the steps. All other
+/// state of a run is in its program: batches and dropout are functions of seed and step.
+///
+/// @param notes  text to find again: the seed, the data, the settings.
+/// @throws FileError  where it cannot be written; what was at `path` is then still there (write_file_atomically()).
+template <class Scalar>
+void save_checkpoint(const std::filesystem::path& path, const AdamW<Scalar>& optimizer,
+                     const std::map<std::string, std::string>& notes = {}) {
+  SafetensorsWriter file;
+  file.metadata = notes;
+  for (std::size_t g = 0; g < optimizer.groups().size(); ++g) {
+    file.add(detail::parameters_name(g), optimizer.groups()[g].parameters, {}, true);
+  }
+  file.add(detail::moments_name, optimizer.state(), {}, true);
+  std::vector<unsigned char> steps(sizeof(std::int64_t));
+  detail::to_little_endian(static_cast<std::uint64_t>(optimizer.steps()), steps.data());
+  file.add_bytes(detail::steps_name, DType::I64, {1}, std::move(steps));
+  file.save(path);
+}
+
+/// Puts a run back where save_checkpoint() found it.
+///
+/// @param optimizer  made anew over parameters of the same sizes; they, the moments and the steps are OVERWRITTEN.
+/// @param finite_only  refuse numbers that are not finite: a run that had diverged.
+/// @return  the notes.
+/// @throws FileError  a broken file, other groups, sizes or number types, other tensors besides; nothing is then changed.
+/// Memory   as much again as is read, so that nothing is half there.
+template <class Scalar>
+std::map<std::string, std::string> load_checkpoint(const std::filesystem::path& path, AdamW<Scalar>& optimizer,
+                                                   bool finite_only = true) {
+  using Vector = typename AdamW<Scalar>::Vector;
+  const SafetensorsFile file(path);
+  std::vector<ParameterGroup<Scalar>> groups = optimizer.groups();
+  const auto read = [&](const std::string& name, Index size) {
+    const DType stored = file.entry(name, {size}).type, expected = sizeof(Scalar) == 4 ? DType::F32 : DType::F64;
+    if (stored != expected) {
+      throw FileError(path, "tensor " + in_quotes(name) + " holds " + info_of(stored).name + ", the run has " +
+                                info_of(expected).name);
+    }
+    Vector numbers(size);
+    file.read(name, numbers, finite_only);
+    return numbers;
+  };
+  std::vector<Vector> parameters;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    parameters.push_back(read(detail::parameters_name(g), groups[g].parameters.size()));
+  }
+  const Vector moments = read(detail::moments_name, optimizer.state().size());
+  if (file.entry(detail::steps_name, {1}).type != DType::I64) {
+    throw FileError(path, "tensor " + in_quotes(detail::steps_name) + " is no I64");
+  }
+  const auto steps = detail::from_little_endian<std::uint64_t>(file.bytes(detail::steps_name).data());
+  if (steps > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
+    throw FileError(path, "tensor " + in_quotes(detail::steps_name) + " is negative");
+  }
+  if (file.tensors().size() != groups.size() + 2) {
+    throw FileError(path, "has " + std::to_string(file.tensors().size()) + " tensors, a run with " +
+                              std::to_string(groups.size()) + " parameter groups has " +
+                              std::to_string(groups.size() + 2));
+  }
+  for (std::size_t g = 0; g < groups.size(); ++g) groups[g].parameters = parameters[g];
+  optimizer.state() = moments;
+  optimizer.set_steps(static_cast<std::int64_t>(steps));
+  return file.metadata();
+}
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+//
+// The number types that adapter files hold, and their bytes: little-endian in the file, whatever this machine is.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "hydralora/core/config.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// What the numbers of a tensor are stored as, named as in the file.
+enum class DType { BOOL, U8, I8, F8_E5M2, F8_E4M3, I16, U16, F16, BF16, I32, U32, F32, I64, U64, F64 };
+
+/// Name in the file, and bytes of one number.
+struct DTypeInfo {
+  const char* name;
+  Index bytes;
+};
+inline const DTypeInfo& info_of(DType type) {
+  static constexpr std::array<DTypeInfo, 15> table = {{{"BOOL", 1},
+                                                       {"U8", 1},
+                                                       {"I8", 1},
+                                                       {"F8_E5M2", 1},
+                                                       {"F8_E4M3", 1},
+                                                       {"I16", 2},
+                                                       {"U16", 2},
+                                                       {"F16", 2},
+                                                       {"BF16", 2},
+                                                       {"I32", 4},
+                                                       {"U32", 4},
+                                                       {"F32", 4},
+                                                       {"I64", 8},
+                                                       {"U64", 8},
+                                                       {"F64", 8}}};
+  return table[static_cast<std::size_t>(type)];
+}
+
+namespace detail {
+
+/// The little-endian integer in these bytes, and back, whatever this machine is.
+template <class Unsigned>
+Unsigned from_little_endian(const unsigned char* bytes) {
+  Unsigned value = 0;
+  for (std::size_t i = 0; i < sizeof(Unsigned); ++i) {
+    value = static_cast<Unsigned>(value | static_cast<Unsigned>(static_cast<Unsigned>(bytes[i]) << (8 * i)));
+  }
+  return value;
+}
+template <class Unsigned>
+void to_little_endian(Unsigned value, unsigned char* bytes) {
+  for (std::size_t i = 0; i < sizeof(Unsigned); ++i) {
+    bytes[i] = static_cast<unsigned char>(static_cast<std::uint64_t>(value) >> (8 * i));
+  }
+}
+template <class To, class From>
+To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(static_cast<void*>(&to), &from, sizeof(to));
+  return to;
+}
+
+inline bool is_floating(DType type) {
+  return type == DType::F16 || type == DType::BF16 || type == DType::F32 || type == DType::F64;
+}
+
+/// A number of a floating type.
+template <class Scalar>
+Scalar decode(DType type, const unsigned char* bytes) {
+  switch (type) {
+    case DType::F16:
+      return static_cast<Scalar>(static_cast<float>(bits_as<Eigen::half>(from_little_endian<std::uint16_t>(bytes))));
+    case DType::BF16:
+      return static_cast<Scalar>(
+          static_cast<float>(bits_as<Eigen::bfloat16>(from_little_endian<std::uint16_t>(bytes))));
+    case DType::F32:
+      return static_cast<Scalar>(bits_as<float>(from_little_endian<std::uint32_t>(bytes)));
+    default:
+      return static_cast<Scalar>(bits_as<double>(from_little_endian<std::uint64_t>(bytes)));
+  }
+}
+/// Rounded to the nearest, ties to even.
+template <class Scalar>
+void encode(DType type, Scalar value, unsigned char* bytes) {
+  switch (type) {
+    case DType::F16:
+      return to_little_endian(bits_as<std::uint16_t>(Eigen::half(static_cast<float>(value))), bytes);
+    case DType::BF16:
+      return to_little_endian(bits_as<std::uint16_t>(Eigen::bfloat16(static_cast<float>(value))), bytes);
+    case DType::F32:
+      return to_little_endian(bits_as<std::uint32_t>(static_cast<float>(value)), bytes);
+    default:
+      return to_little_endian(bits_as<std::uint64_t>(static_cast<double>(value)), bytes);
+  }
+}
+
+}  // namespace detail
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT
+//
+// adapter_config.json: the settings that this library acts on, and the refusal of those that it cannot act on.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "hydralora/core/config.hpp"
+#include "hydralora/io/file.hpp"
+#include "hydralora/io/safetensors_header.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace detail {
+
+/// A JSON object from a file that is not trusted: small, not deep, no key twice.
+inline nlohmann::json read_json_object(const std::filesystem::path& path) {
+  constexpr std::uint64_t most_bytes = std::uint64_t{1} << 20U;
+  constexpr int most_depth = 8;
+  const InputFile file(path);
+  if (file.size() > most_bytes) {
+    throw FileError(path, "has " + std::to_string(file.size()) + " bytes, more than 1 MiB are refused");
+  }
+  std::string text(static_cast<std::size_t>(file.size()), '\0');
+  file.read(0, text.data(), text.size());
+  std::vector<std::set<std::string>> keys;
+  const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
+    using Event = nlohmann::json::parse_event_t;
+    if (depth > most_depth) throw FileError(path, "is nested deeper than " + std::to_string(most_depth));
+    if (event == Event::object_start) keys.emplace_back();
+    if (event == Event::object_end) keys.pop_back();
+    if (event == Event::key && !keys.back().insert(value.get<std::string>()).second) {
+      throw FileError(path, in_quotes(value.get<std::string>()) + " is there twice");
+    }
+    return true;
+  };
+  nlohmann::json json;
+  try {
+    json = nlohmann::json::parse(text, check);
+  } catch (const nlohmann::json::parse_error& error) {
+    throw FileError(path, "is no JSON at byte " + std::to_string(error.byte));
+  } catch (const nlohmann::json::out_of_range&) {
+    throw FileError(path, "is no JSON: it has a number beyond those of double");
+  }
+  if (!json.is_object()) throw FileError(path, "is no JSON object");
+  return json;
+}
+
+/// The settings of adapter_config.json that this library acts on.
+class PeftConfig {
+ public:
+  explicit PeftConfig(const std::filesystem::path& path) : path_(path), json_(read_json_object(path)) {
+    if (text("peft_type", "LORA") != "LORA") refuse("peft_type is " + in_quotes(text("peft_type", "")) + ", not LORA");
+    rank = integer("r");
+    alpha = number("lora_alpha");
+    dropout = json_.contains("lora_dropout") ? number("lora_dropout") : 0;
+    if (!(dropout >= 0 && dropout < 1)) refuse("lora_dropout is " + std::to_string(dropout) + ", expected in [0, 1)");
+    rank_stabilized = truth("use_rslora");
+    heads = json_.contains("lora_nums") ? integer("lora_nums") : 1;
+    for (const auto& [key, value] : object("rank_pattern")) rank_pattern[pattern(key)] = integer(key, value);
+    for (const auto& [key, value] : object("alpha_pattern")) alpha_pattern[pattern(key)] = number(key, value);
+    check_unsupported();
+    if (!reasons_.empty()) throw FileError(path_, reasons_);
+  }
+
+  Index rank = 0, heads = 1;
+  double alpha = 0, dropout = 0;
+  bool rank_stabilized = false;
+  std::map<std::string, Index> rank_pattern;
+  std::map<std::string, double> alpha_pattern;
+
+  /// The value of the longest key that is the module's name or what it ends with behind a dot, else the general one.
+  template <class Value>
+  static Value for_module(const std::map<std::string, Value>& pattern, const std::string& module, Value otherwise) {
+    std::size_t longest = 0;
+    for (const auto& [key, value] : pattern) {
+      if (key.size() <= longest || module.size() < key.size()) continue;
+      const std::size_t rest = module.size() - key.size();
+      if (module.compare(rest, key.size(), key) != 0 || (rest > 0 && module[rest - 1] != '.')) continue;
+      longest = key.size();
+      otherwise = value;
+    }
+    return otherwise;
+  }
+
+ private:
+  void refuse(const std::string& reason) { reasons_ += (reasons_.empty() ? "" : "; ") + reason; }
+
+  /// What changes the numbers of a forward pass, or says that the base was changed, and is not built here.
+  void check_unsupported() {
+    for (const char* key : {"use_dora", "lora_bias", "use_qalora", "alora_invocation_tokens", "modules_to_save",
+                            "layer_replication", "trainable_token_indices", "target_parameters", "megatron_config"}) {
+      if (json_.contains(key) && !is_nothing(json_[key])) refuse(std::string(key) + " is not supported");
+    }
+    if (text("bias", "none") != "none") refuse("bias " + in_quotes(text("bias", "none")) + " is not supported");
+    const std::string start = text_or_truth("init_lora_weights");
+    for (const char* changed : {"pissa", "olora", "loftq", "corda"}) {
+      if (start.rfind(changed, 0) == 0) {
+        refuse("init_lora_weights " + in_quotes(start) + " changed the base: convert it to a plain LoRA first");
+      }
+    }
+    static const std::set<std::string> known = {
+        "peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "lora_nums", "rank_pattern", "alpha_pattern",
+        "bias", "init_lora_weights", "use_dora", "lora_bias", "use_qalora", "alora_invocation_tokens",
+        "modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters", "megatron_config",
+        // which modules, of which model, and how to go on training: nothing that a forward pass depends on
+        "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "target_modules",
+        "exclude_modules", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "megatron_core", "loftq_config",
+        "eva_config", "corda_config", "runtime_config", "peft_version", "qalora_group_size", "merge_weights",
+        "enable_lora", "blc_alpha", "blc_weight", "ensure_weight_tying", "arrow_config"};
+    for (const auto& [key, value] : json_.items()) {
+      if (known.count(key) == 0 && !is_nothing(value)) refuse("does not know " + in_quotes(key));
+    }
+  }
+
+  static bool is_nothing(const nlohmann::json& value) {
+    return value.is_null() || value == false || ((value.is_array() || value.is_object()) && value.empty()) ||
+           value == "";
+  }
+  std::string text(const char* key, const char* otherwise) {
+    if (!json_.contains(key) || json_[key].is_null()) return otherwise;
+    if (json_[key].is_string()) return json_[key].get<std::string>();
+    refuse(std::string(key) + " is no text");
+    return otherwise;
+  }
+  std::string text_or_truth(const char* key) {
+    return json_.contains(key) && json_[key].is_string() ? json_[key].get<std::string>() : "";
+  }
+  bool truth(const char* key) {
+    if (!json_.contains(key) || json_[key].is_null()) return false;
+    if (!json_[key].is_boolean()) refuse(std::string(key) + " is neither true nor false");
+    return json_[key] == true;
+  }
+  Index integer(const std::string& key) { return integer(key, json_.value(key, nlohmann::json())); }
+  Index integer(const std::string& key, const nlohmann::json& value) {
+    constexpr std::uint64_t most = std::uint64_t{1} << 31U;
+    if (value.is_number_unsigned() && value.get<std::uint64_t>() >= 1 && value.get<std::uint64_t>() < most) {
+      return static_cast<Index>(value.get<std::uint64_t>());
+    }
+    refuse(in_quotes(key) + " is no whole number from 1 on");
+    return 1;
+  }
+  double number(const std::string& key) { return number(key, json_.value(key, nlohmann::json())); }
+  double number(const std::string& key, const nlohmann::json& value) {
+    if (value.is_number() && std::isfinite(value.get<double>())) return value.get<double>();
+    refuse(in_quotes(key) + " is no finite number");
+    return 0;
+  }
+  nlohmann::json::object_t object(const char* key) {
+    if (!json_.contains(key) || json_[key].is_null()) return {};
+    if (json_[key].is_object()) return json_[key].get<nlohmann::json::object_t>();
+    refuse(std::string(key) + " is no object");
+    return {};
+  }
+  /// Trainers take keys as regular expressions; here they are names, or the ends of names.
+  std::string pattern(const std::string& key) {
+    if (key.empty() || key.find_first_of("\\^$|()[]{}*+?") != std::string::npos) {
+      refuse("the pattern " + in_quotes(key) + " is no plain name");
+    }
+    return key;
+  }
+
+  std::filesystem::path path_;
+  nlohmann::json json_;
+  std::string reasons_;
+};
+
+}  // namespace detail
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

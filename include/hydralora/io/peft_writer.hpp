@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT
+//
+// Layers into an adapter directory that PEFT, HydraLoRA's trainer or this library reads.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/io/peft_directory.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// Gathers the layers of a model and saves them as one adapter directory:
+///
+///   PeftWriter adapter;
+///   adapter.add("model.layers.0.mlp.up_proj", layer);
+///   adapter.save("my_adapter");
+///
+/// The scaling is written as lora_alpha / r with use_rslora false, whatever the layer's config says: there are tools that
+/// read lora_alpha and never use_rslora, and all of them read the right scaling then.
+class PeftWriter {
+ public:
+  std::string base_model;  ///< base_model_name_or_path
+  std::string task_type = "CAUSAL_LM";
+
+  /// A copy of the parameters, rounded to `type` (by default those of the layer).
+  /// @throws std::invalid_argument  a name that is empty, taken or no UTF-8; a gate or weights that no directory can say;
+  ///                       heads or dropout other than those of the layers before it.
+  template <class Layer>
+  void add(const std::string& module, const Layer& layer, std::optional<DType> type = {}) {
+    using Config = typename Layer::Config;
+    const Config& config = layer.config();
+    expects(!module.empty() && module.find_first_of("/\\") == std::string::npos, "PeftWriter: ", in_quotes(module),
+            " is no module's name");
+    if constexpr (!std::is_same_v<Config, LoRAConfig>) {
+      static_assert(std::is_same_v<Config, SplitLoRAConfig> || std::is_same_v<Config, HydraLoRAConfig>,
+                    "hydralora: directories hold LoRA, SplitLoRA and HydraLoRA.");
+      const bool summed = std::is_same_v<Config, SplitLoRAConfig> && config.routing == Routing::uniform;
+      GateConfig plain;
+      plain.keep_log_partition = config.gate.keep_log_partition;
+      expects(summed || (config.routing == Routing::learned && config.gate == plain), "PeftWriter: ", in_quotes(module),
+              ": a directory can only say a dense softmax gate on x, token by token");
+    }
+    const Settings settings{layer.shape().rank, scaling_of(config) * static_cast<double>(layer.shape().rank)};
+    const Index heads = std::is_same_v<Config, LoRAConfig> ? 0 : layer.shape().heads;
+    expects(modules_.empty() || (heads == heads_ && config.dropout == dropout_), "PeftWriter: ", in_quotes(module),
+            " has ", heads, " heads and dropout ", config.dropout, ", the modules before it ", heads_, " and ",
+            dropout_, ": a directory has one setting for all");
+    expects(modules_.count(module) == 0, "PeftWriter: ", in_quotes(module), " is there already");
+    detail::for_each_tensor(layer, [&](const char* part, Index head, const auto& matrix) {
+      weights_.add(detail::tensor_name(module, part, head), matrix, type);
+    });
+    modules_[module] = settings;
+    heads_ = heads;
+    dropout_ = config.dropout;
+  }
+
+  /// Creates the folder where it is missing, and replaces the two files, each whole or not at all, the weights first.
+  /// @throws FileError  where they cannot be written.
+  /// @throws std::invalid_argument  where nothing was added, or a name is no UTF-8; nothing is then written.
+  void save(const std::filesystem::path& folder) const {
+    expects(!modules_.empty(), "PeftWriter: there is nothing to save");
+    const std::string weights = weights_.content(), config = config_text();
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    if (error) throw FileError(folder, "cannot create the folder: " + error.message());
+    write_file_atomically(folder / detail::weights_name, weights.data(), weights.size());
+    write_file_atomically(folder / detail::config_name, config.data(), config.size());
+  }
+
+ private:
+  struct Settings {
+    Index rank = 0;
+    double alpha = 0;
+  };
+
+  std::string config_text() const {
+    const Settings& first = modules_.begin()->second;
+    nlohmann::ordered_json json = {{"peft_type", "LORA"},
+                                   {"task_type", task_type},
+                                   {"base_model_name_or_path", base_model},
+                                   {"r", first.rank},
+                                   {"lora_alpha", number(first.alpha)},
+                                   {"lora_dropout", dropout_},
+                                   {"use_rslora", false},
+                                   {"use_dora", false},
+                                   {"bias", "none"},
+                                   {"fan_in_fan_out", false},
+                                   {"inference_mode", true},
+                                   {"init_lora_weights", true},
+                                   {"modules_to_save", nullptr},
+                                   {"rank_pattern", nlohmann::ordered_json::object()},
+                                   {"alpha_pattern", nlohmann::ordered_json::object()},
+                                   {"target_modules", nlohmann::ordered_json::array()}};
+    if (heads_ > 0) json["lora_nums"] = heads_;
+    // A key stands for every module whose name ends with it, and readers take the first that fits: longer names first, and
+    // all of them.
+    std::vector<std::pair<std::string, Settings>> modules(modules_.begin(), modules_.end());
+    std::stable_sort(modules.begin(), modules.end(),
+                     [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
+    const auto differ = [&](auto member) {
+      return std::any_of(modules.begin(), modules.end(),
+                         [&](const auto& one) { return one.second.*member != first.*member; });
+    };
+    for (const auto& [name, settings] : modules) {
+      if (differ(&Settings::rank)) json["rank_pattern"][name] = settings.rank;
+      if (differ(&Settings::alpha)) json["alpha_pattern"][name] = number(settings.alpha);
+    }
+    for (const auto& [name, settings] : modules_) json["target_modules"].push_back(name);
+    return json.dump(2) + '\n';
+  }
+
+  /// Whole numbers as such: there are readers that want an integer.
+  static nlohmann::ordered_json number(double value) {
+    constexpr double most = 1e15;
+    if (value == std::floor(value) && std::abs(value) < most) return static_cast<std::int64_t>(value);
+    return value;
+  }
+
+  SafetensorsWriter weights_;
+  std::map<std::string, Settings> modules_;
+  Index heads_ = 0;
+  double dropout_ = 0;
+};
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

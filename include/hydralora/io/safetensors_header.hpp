@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: MIT
+//
+// The header of a safetensors file: JSON that names tensors with their type, shape and place, taken from a file that is
+// not trusted.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "hydralora/io/dtype.hpp"
+#include "hydralora/io/file.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// A tensor as the header describes it, all of it checked against the file.
+struct TensorEntry {
+  DType type = DType::F32;
+  std::vector<Index> shape;
+  std::uint64_t offset = 0;  ///< of its first byte, from the start of the file
+  std::uint64_t bytes = 0;
+
+  Index elements() const { return static_cast<Index>(bytes) / info_of(type).bytes; }
+};
+
+/// Text for names that come out of files: quoted, short, printable.
+inline std::string in_quotes(const std::string& text) {
+  constexpr std::size_t most = 120;
+  std::string result = "'";
+  for (const char c : text.substr(0, most)) {
+    result += static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) == 0x7f ? '?' : c;
+  }
+  return result + (text.size() > most ? "...'" : "'");
+}
+
+inline std::string shape_text(const std::vector<Index>& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+namespace detail {
+
+constexpr std::uint64_t most_header_bytes = std::uint64_t{16} << 20U;
+constexpr std::size_t most_dimensions = 8;
+
+/// Takes the header's JSON piece by piece, so that nothing is kept but what a header may hold. Every event that a header
+/// cannot have ends the parse with the reason.
+class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  SafetensorsHeader(const std::filesystem::path& path, std::uint64_t data_bytes)
+      : path_(path), data_bytes_(data_bytes) {}
+
+  std::map<std::string, TensorEntry> tensors;  // offsets relative to the data until checked
+  std::map<std::string, std::string> metadata;
+
+  bool start_object(std::size_t) override {
+    if (place_ == Place::start) return enter(Place::file);
+    if (place_ == Place::file_value) return enter(is_metadata_ ? Place::metadata : Place::tensor);
+    refuse("an object where none belongs");
+  }
+  bool key(string_t& text) override {
+    if (place_ == Place::file) {
+      is_metadata_ = text == "__metadata__";
+      if (is_metadata_ ? has_metadata_ : tensors.count(text) > 0) refuse(in_quotes(text) + " is there twice");
+      if (is_metadata_) {
+        has_metadata_ = true;
+      } else {
+        current_ = &tensors[text];
+        name_ = text;
+        has_type_ = has_shape_ = has_offsets_ = false;
+      }
+      return enter(Place::file_value);
+    }
+    if (place_ == Place::metadata) {
+      const auto [found, is_new] = metadata.try_emplace(text);
+      if (!is_new) refuse("__metadata__: " + in_quotes(text) + " is there twice");
+      metadata_value_ = &found->second;
+      return enter(Place::metadata_value);
+    }
+    for (const auto& [field, place, seen] :
+         {std::tuple{"dtype", Place::type, &has_type_}, std::tuple{"shape", Place::shape_value, &has_shape_},
+          std::tuple{"data_offsets", Place::offsets_value, &has_offsets_}}) {
+      if (text != field) continue;
+      if (*seen) refuse_tensor(in_quotes(text) + " is there twice");
+      *seen = true;
+      return enter(place);
+    }
+    refuse_tensor("knows no " + in_quotes(text) + ", expected dtype, shape and data_offsets");
+  }
+  bool end_object() override {
+    if (place_ == Place::file) return enter(Place::end);
+    if (place_ == Place::tensor && !(has_type_ && has_shape_ && has_offsets_)) {
+      refuse_tensor("lacks its dtype, shape or data_offsets");
+    }
+    return enter(Place::file);
+  }
+  bool start_array(std::size_t) override {
+    if (place_ == Place::shape_value) return enter(Place::shape);
+    if (place_ == Place::offsets_value) return offsets_.clear(), enter(Place::offsets);
+    refuse("an array where none belongs");
+  }
+  bool end_array() override {
+    if (place_ == Place::offsets) {
+      if (offsets_.size() != 2)
+        refuse_tensor("data_offsets has " + std::to_string(offsets_.size()) + " numbers, not 2");
+      if (offsets_[0] > offsets_[1] || offsets_[1] > data_bytes_) {
+        refuse_tensor("data_offsets [" + std::to_string(offsets_[0]) + ", " + std::to_string(offsets_[1]) +
+                      "] do not lie in the " + std::to_string(data_bytes_) + " bytes behind the header");
+      }
+      current_->offset = offsets_[0];
+      current_->bytes = offsets_[1] - offsets_[0];
+    }
+    return enter(Place::tensor);
+  }
+  bool number_unsigned(number_unsigned_t value) override {
+    if (place_ == Place::shape) {
+      if (current_->shape.size() == most_dimensions) {
+        refuse_tensor("has more than " + std::to_string(most_dimensions) + " dimensions");
+      }
+      if (value > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) {
+        refuse_tensor("has a dimension of " + std::to_string(value));
+      }
+      current_->shape.push_back(static_cast<Index>(value));
+      return true;
+    }
+    if (place_ == Place::offsets) {
+      if (offsets_.size() == 2) refuse_tensor("data_offsets has more than 2 numbers");
+      offsets_.push_back(value);
+      return true;
+    }
+    refuse("a number where none belongs");
+  }
+  bool string(string_t& text) override {
+    if (place_ == Place::metadata_value) {
+      *metadata_value_ = text;
+      return enter(Place::metadata);
+    }
+    if (place_ != Place::type) refuse("a string where none belongs");
+    for (int i = 0; i <= static_cast<int>(DType::F64); ++i) {
+      if (text != info_of(static_cast<DType>(i)).name) continue;
+      current_->type = static_cast<DType>(i);
+      return enter(Place::tensor);
+    }
+    refuse_tensor("has the unknown dtype " + in_quotes(text));
+  }
+  bool null() override { refuse("null where none belongs"); }
+  bool boolean(bool) override { refuse("true or false where none belongs"); }
+  bool number_integer(number_integer_t value) override { refuse("the negative number " + std::to_string(value)); }
+  bool number_float(number_float_t, const string_t& text) override {
+    refuse("the number " + in_quotes(text) + ", which is no integer below 2^64");
+  }
+  bool binary(binary_t&) override { refuse("binary data"); }
+  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
+    refuse("is no JSON at byte " + std::to_string(position));
+  }
+
+ private:
+  enum class Place {
+    start,
+    file,
+    file_value,
+    metadata,
+    metadata_value,
+    tensor,
+    type,
+    shape_value,
+    shape,
+    offsets_value,
+    offsets,
+    end
+  };
+
+  bool enter(Place place) {
+    place_ = place;
+    return true;
+  }
+  [[noreturn]] void refuse(const std::string& reason) const { throw FileError(path_, "header: " + reason); }
+  [[noreturn]] void refuse_tensor(const std::string& reason) const {
+    throw FileError(path_, "tensor " + in_quotes(name_) + ": " + reason);
+  }
+
+  const std::filesystem::path& path_;
+  std::uint64_t data_bytes_;
+  Place place_ = Place::start;
+  bool is_metadata_ = false, has_metadata_ = false;
+  bool has_type_ = false, has_shape_ = false, has_offsets_ = false;
+  TensorEntry* current_ = nullptr;
+  std::string* metadata_value_ = nullptr;
+  std::string name_;
+  std::vector<std::uint64_t> offsets_;
+};
+
+}  // namespace detail
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

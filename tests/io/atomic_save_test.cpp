@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: MIT
+//
+// Saving that is interrupted: at every system call it makes, in the middle of writes, by errors and by kill -9. The file is
+// then the old one or the new one, whole.
+//
+// The calls are made to fail by this program's own open(), write(), fsync(), rename() and close(), which the linker prefers
+// to the C library's.
+#include <dlfcn.h>
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdarg>
+#include <string>
+
+#include "hydralora/core/random.hpp"
+#include "hydralora/io/file.hpp"
+#include "support/errors.hpp"
+#include "support/files.hpp"
+
+namespace {
+
+enum class Fault { none, kill_before, kill_after, error };
+
+/// What happens to the next calls of this process.
+struct Plan {
+  Fault fault = Fault::none;
+  int at = -1;                                 ///< the call it happens to
+  int calls = 0;                               ///< so far
+  std::size_t most_at_once = ~std::size_t{0};  ///< bytes that one write() takes
+  int error = ENOSPC;
+} plan;
+
+/// Counts a call. @return  true where it is to fail.
+bool before_call() {
+  const bool here = plan.calls++ == plan.at;
+  if (here && plan.fault == Fault::kill_before) kill(getpid(), SIGKILL);
+  if (here && plan.fault == Fault::error) errno = plan.error;
+  return here && plan.fault == Fault::error;
+}
+void after_call() {
+  if (plan.calls - 1 == plan.at && plan.fault == Fault::kill_after) kill(getpid(), SIGKILL);
+}
+
+template <class Function>
+Function* real(const char* name) {
+  return reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name));
+}
+
+}  // namespace
+
+extern "C" {
+
+int open(const char* path, int flags, ...) {
+  va_list list;
+  va_start(list, flags);
+  const unsigned mode = (flags & O_CREAT) != 0 ? va_arg(list, unsigned) : 0;
+  va_end(list);
+  if (before_call()) return -1;
+  static const auto call = real<int(const char*, int, ...)>("open");
+  const int result = call(path, flags, mode);
+  after_call();
+  return result;
+}
+ssize_t write(int fd, const void* bytes, std::size_t count) {
+  if (fd <= 2) return real<ssize_t(int, const void*, std::size_t)>("write")(fd, bytes, count);  // doctest's own
+  if (before_call()) return -1;
+  static const auto call = real<ssize_t(int, const void*, std::size_t)>("write");
+  const ssize_t result = call(fd, bytes, std::min(count, plan.most_at_once));
+  after_call();
+  return result;
+}
+int fsync(int fd) {
+  if (before_call()) return -1;
+  static const auto call = real<int(int)>("fsync");
+  const int result = call(fd);
+  after_call();
+  return result;
+}
+int rename(const char* from, const char* to) noexcept {
+  if (before_call()) return -1;
+  static const auto call = real<int(const char*, const char*)>("rename");
+  const int result = call(from, to);
+  after_call();
+  return result;
+}
+int close(int fd) {
+  static const auto call = real<int(int)>("close");
+  const bool fails = before_call();
+  const int result = call(fd);
+  if (fails) {
+    errno = plan.error;
+    return -1;
+  }
+  after_call();
+  return result;
+}
+
+}  // extern "C"
+
+using namespace hydralora;
+using namespace support;
+
+namespace {
+
+void save(const std::filesystem::path& path, const std::string& content) {
+  write_file_atomically(path, content.data(), content.size());
+}
+
+std::string content_of(std::uint64_t which, std::size_t size) {
+  const CounterRandom random(which, 61);
+  std::string content(size, '\0');
+  for (std::size_t i = 0; i < size; ++i) content[i] = static_cast<char>(random.below(256, i));
+  return content;
+}
+
+/// Runs f in a child. @return  its status as wait() gives it.
+template <class Function>
+int in_child(Function&& f) {
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    f();
+    _exit(0);
+  }
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  return status;
+}
+
+Index files_in(const std::filesystem::path& folder) {
+  return std::distance(std::filesystem::directory_iterator(folder), std::filesystem::directory_iterator());
+}
+
+}  // namespace
+
+TEST_CASE("atomic save: killed before and after every call, the file is the old or the new one") {
+  const TemporaryFolder folder;
+  const std::string old_content = content_of(1, 5000), new_content = content_of(2, 7000);
+  Index kills = 0, kept = 0, replaced = 0;
+  for (const bool there_before : {true, false}) {
+    for (const Fault fault : {Fault::kill_before, Fault::kill_after}) {
+      for (int at = 0;; ++at) {
+        CAPTURE(at);
+        std::filesystem::remove(folder("f"));
+        if (there_before) write_file(folder("f"), old_content);
+        const int status = in_child([&] {
+          plan = {fault, at, 0, 97, ENOSPC};
+          save(folder("f"), new_content);
+        });
+        if (WIFEXITED(status)) {
+          CHECK(file_content(folder("f")) == new_content);
+          break;
+        }
+        REQUIRE(WTERMSIG(status) == SIGKILL);
+        ++kills;
+        if (!std::filesystem::exists(folder("f"))) {
+          CHECK_FALSE(there_before);
+          continue;
+        }
+        const std::string found = file_content(folder("f"));
+        const bool is_whole = (there_before && found == old_content) || found == new_content;
+        CHECK(is_whole);
+        kept += found == old_content ? 1 : 0;
+        replaced += found == new_content ? 1 : 0;
+      }
+    }
+  }
+  MESSAGE(kills << " kill points, " << kept << " left the old file, " << replaced << " the new one");
+  CHECK(kills >= 200);
+  CHECK(kept > 0);
+  CHECK(replaced > 0);
+  // What was left behind by the killed is no obstacle.
+  save(folder("f"), old_content);
+  CHECK(file_content(folder("f")) == old_content);
+}
+
+TEST_CASE("atomic save: every call that fails is reported, the old file stays and nothing is left behind") {
+  const TemporaryFolder folder;
+  const std::string old_content = content_of(1, 500), new_content = content_of(2, 700);
+  Index failures = 0;
+  for (const int error : {ENOSPC, EIO, EACCES}) {
+    for (int at = 0;; ++at) {
+      CAPTURE(at);
+      write_file(folder("f"), old_content);
+      plan = {Fault::error, at, 0, 97, error};
+      const std::string message = message_of<FileError>([&] { save(folder("f"), new_content); });
+      const int calls = plan.calls;
+      plan = {};
+      if (calls <= at) {
+        CHECK(message == "nothing thrown");
+        break;
+      }
+      const bool after_rename = file_content(folder("f")) == new_content;
+      CHECK((after_rename || file_content(folder("f")) == old_content));
+      CHECK(files_in(folder.path()) == 1);
+      if (message == "nothing thrown") {  // the folder's descriptor: all is written by then
+        CHECK(after_rename);
+      } else {
+        ++failures;
+        CHECK(message.find(std::generic_category().message(error)) != std::string::npos);
+      }
+    }
+  }
+  CHECK(failures >= 3 * 10);
+}
+
+TEST_CASE("atomic save: a signal in the middle of a call is no failure") {
+  const TemporaryFolder folder;
+  const std::string content = content_of(2, 700);
+  for (int at = 0; at < 9; ++at) {  // open and the writes
+    plan = {Fault::error, at, 0, 97, EINTR};
+    CHECK(message_of<FileError>([&] { save(folder("f"), content); }) == "nothing thrown");
+    plan = {};
+    CHECK(file_content(folder("f")) == content);
+    CHECK(files_in(folder.path()) == 1);
+  }
+}
+
+TEST_CASE("atomic save: kill -9 at any time") {
+  const TemporaryFolder folder;
+  const std::string a = content_of(1, 300000), b = content_of(2, 200000);
+  save(folder("f"), a);
+  const CounterRandom random(7, 62);
+  for (std::uint64_t round = 0; round < 60; ++round) {
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      for (int i = 0;; ++i) save(folder("f"), i % 2 == 0 ? b : a);
+    }
+    usleep(static_cast<useconds_t>(random.below(8000, round)));
+    kill(child, SIGKILL);
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status));
+    const std::string found = file_content(folder("f"));
+    CHECK((found == a || found == b));
+  }
+}
+
+TEST_CASE("atomic save: links stay links, rights are those of a new file") {
+  const TemporaryFolder folder;
+  write_file(folder("target"), "old");
+  std::filesystem::create_symlink("target", folder("link"));
+  save(folder("link"), "new");
+  CHECK(std::filesystem::is_symlink(folder("link")));
+  CHECK(file_content(folder("target")) == "new");
+  const mode_t mask = umask(027);
+  save(folder("private"), "x");
+  umask(mask);
+  struct stat status {};
+  REQUIRE(stat(folder("private").c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0640);
+  CHECK(message_of<FileError>([&] { save(folder("no folder") / "f", "x"); }).find("cannot create: No such file") !=
+        std::string::npos);
+  std::filesystem::create_directory(folder("folder"));
+  CHECK(message_of<FileError>([&] { save(folder("folder"), "x"); }).find("cannot replace") != std::string::npos);
+  save(folder("empty"), "");
+  CHECK(file_content(folder("empty")).empty());
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(folder.path());
+  save("relative", "x");
+  std::filesystem::current_path(before);
+  CHECK(file_content(folder("relative")) == "x");
+}

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MIT
+#include "hydralora/io/peft.hpp"
+
+#include <doctest/doctest.h>
+
+#include <limits>
+#include <map>
+#include <string>
+
+#include "hydralora/core/random.hpp"
+#include "support/errors.hpp"
+#include "support/files.hpp"
+#include "support/shapes.hpp"
+
+using namespace hydralora;
+using namespace support;
+
+namespace {
+
+template <class Layer>
+Layer random_layer(const typename Layer::Config& config, std::uint64_t seed) {
+  Layer layer(config, seed);
+  detail::for_each_tensor(layer, [&](const char*, Index, auto matrix) {
+    matrix = random_matrix<typename Layer::Scalar>(matrix.rows(), matrix.cols(), ++seed);
+  });
+  return layer;
+}
+
+template <class Layer>
+Matrix<typename Layer::Scalar> output(const Layer& layer) {
+  using Scalar = typename Layer::Scalar;
+  const Matrix<Scalar> x = random_matrix<Scalar>(layer.shape().in, 9, 77);
+  Matrix<Scalar> y = Matrix<Scalar>::Zero(layer.shape().out, 9);
+  layer.forward(x, y);
+  return y;
+}
+
+constexpr const char* good_config =
+    R"({"peft_type":"LORA","r":2,"lora_alpha":16,"lora_dropout":0.0,"bias":"none","target_modules":["q"]})";
+
+/// A directory with a LoRA of rank 2, 5 -> 4, in module "q", and this configuration.
+void write_directory(const std::filesystem::path& folder, const std::string& config,
+                     const std::map<std::string, std::pair<Index, Index>>& tensors = {
+                         {"base_model.model.q.lora_A.weight", {2, 5}}, {"base_model.model.q.lora_B.weight", {4, 2}}}) {
+  std::filesystem::create_directories(folder);
+  SafetensorsWriter weights;
+  for (const auto& [name, shape] : tensors) weights.add(name, Eigen::MatrixXf::Ones(shape.first, shape.second));
+  weights.save(folder / "adapter_model.safetensors");
+  write_file(folder / "adapter_config.json", config);
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("peft: what is saved is loaded, bit for bit, whatever the kind and the padding", Scalar, float,
+                   double) {
+  const TemporaryFolder folder;
+  for (const Index out : {6, 1024}) {
+    for (const bool rank_stabilized : {false, true}) {
+      CAPTURE(out);
+      CAPTURE(rank_stabilized);
+      const auto check = [&](const auto& layer) {
+        using Layer = std::decay_t<decltype(layer)>;
+        PeftWriter writer;
+        writer.add("model.q", layer);
+        writer.save(folder("a"));
+        const PeftDirectory directory(folder("a"));
+        REQUIRE(directory.modules().size() == 1);
+        const AdapterModule& m = directory.modules()[0];
+        CHECK(m.name == "model.q");
+        CHECK(m.rank == layer.shape().rank);
+        CHECK(m.heads == layer.shape().heads);
+        CHECK(m.in_features == layer.shape().in);
+        CHECK(m.out_features == layer.shape().out);
+        CHECK(m.routed == layer.shape().gated());
+        CHECK(m.type == (sizeof(Scalar) == 4 ? DType::F32 : DType::F64));
+        const Layer loaded = directory.template load<Layer>("model.q");
+        CHECK(loaded.shape() == layer.shape());
+        CHECK(same_bits<Scalar>(loaded.parameters(), layer.parameters()));
+        CHECK(std::abs(scaling_of(loaded.config()) - scaling_of(layer.config())) <=
+              1e-15 * std::abs(scaling_of(layer.config())));
+        if (!rank_stabilized) CHECK(same_bits<Scalar>(output(loaded), output(layer)));
+        Layer into(loaded.config(), 5);
+        directory.load_into(into, "model.q");
+        CHECK(same_bits<Scalar>(into.parameters(), layer.parameters()));
+        // Saving what was loaded gives the same files.
+        PeftWriter again;
+        again.add("model.q", loaded);
+        again.save(folder("b"));
+        CHECK(file_content(folder("a") / "adapter_model.safetensors") ==
+              file_content(folder("b") / "adapter_model.safetensors"));
+        if (!rank_stabilized) {
+          CHECK(file_content(folder("a") / "adapter_config.json") == file_content(folder("b") / "adapter_config.json"));
+        }
+      };
+      check(random_layer<LoRA<Scalar>>({7, out, 3, 5, rank_stabilized, 0.25}, 1));
+      check(random_layer<HydraLoRA<Scalar>>({7, out, 3, 5, rank_stabilized, 0, 4}, 2));
+      check(random_layer<SplitLoRA<Scalar>>({7, out, 3, 5, rank_stabilized, 0, 12, Routing::learned}, 3));
+      check(random_layer<SplitLoRA<Scalar>>({7, out, 3, 5, rank_stabilized, 0, 2, Routing::uniform}, 4));
+      check(random_layer<HydraLoRA<Scalar>>({7, out, 3, 5, rank_stabilized, 0, 1}, 5));
+    }
+  }
+}
+
+TEST_CASE("peft: a directory of many modules with ranks and scalings of their own") {
+  const TemporaryFolder folder;
+  PeftWriter writer;
+  writer.base_model = "some/model";
+  std::map<std::string, LoRA<float>> layers;
+  Index rank = 1;
+  for (const char* name : {"q", "a.q", "b.a.q", "model.layers.0.mlp", "model.layers.10.mlp", "xq"}) {
+    LoRAConfig config{3 + rank, 9 - rank, rank, 4.0 * static_cast<double>(rank * rank)};
+    config.rank_stabilized = rank % 2 == 0;
+    layers.emplace(name, random_layer<LoRA<float>>(config, static_cast<std::uint64_t>(rank)));
+    writer.add(name, layers.at(name));
+    ++rank;
+  }
+  writer.save(folder("a"));
+  const PeftDirectory directory(folder("a"), FileAccess::mapped);
+  CHECK(directory.modules().size() == layers.size());
+  for (const AdapterModule& m : directory.modules()) {
+    CAPTURE(m.name);
+    const LoRA<float> loaded = directory.load<LoRA<float>>(m.name);
+    const LoRA<float>& saved = layers.at(m.name);
+    CHECK(same_bits<float>(loaded.parameters(), saved.parameters()));
+    CHECK(scaling_of(loaded.config()) == doctest::Approx(scaling_of(saved.config())).epsilon(1e-14));
+  }
+  // Numbers of another width, rounded on the way in and out.
+  PeftWriter half;
+  half.add("q", layers.at("q"), DType::BF16);
+  half.save(folder("half"));
+  const PeftDirectory rounded(folder("half"));
+  CHECK(rounded.module("q").type == DType::BF16);
+  const auto wide = rounded.load<LoRA<double>>("q");
+  CHECK(wide.A().isApprox(layers.at("q").A().cast<double>(), 1.0 / 256));
+}
+
+TEST_CASE("peft: what trainers write, in the shapes that they write it") {
+  const TemporaryFolder folder;
+  // PEFT with rank-stabilised scaling, patterns, and the keys of a current version.
+  write_directory(folder("peft"),
+                  R"({"alpha_pattern":{"k":8},"auto_mapping":null,"base_model_name_or_path":"m","bias":"none",
+                      "corda_config":null,"eva_config":null,"exclude_modules":null,"fan_in_fan_out":true,
+                      "inference_mode":true,"init_lora_weights":"gaussian","layer_replication":null,
+                      "layers_pattern":null,"layers_to_transform":null,"loftq_config":{},"lora_alpha":32,
+                      "lora_bias":false,"lora_dropout":0.05,"megatron_config":null,"megatron_core":"megatron.core",
+                      "modules_to_save":null,"peft_type":"LORA","qalora_group_size":16,"r":4,"rank_pattern":{"q":2},
+                      "revision":null,"target_modules":["q","k"],"target_parameters":null,"task_type":"CAUSAL_LM",
+                      "trainable_token_indices":null,"use_dora":false,"use_qalora":false,"use_rslora":true})",
+                  {{"base_model.model.x.q.lora_A.weight", {2, 5}},
+                   {"base_model.model.x.q.lora_B.weight", {4, 2}},
+                   {"base_model.model.x.k.lora_A.weight", {4, 5}},
+                   {"base_model.model.x.k.lora_B.weight", {3, 4}}});
+  const PeftDirectory peft(folder("peft"));
+  REQUIRE(peft.modules().size() == 2);
+  CHECK(scaling_of(peft.load<LoRA<float>>("x.q").config()) == doctest::Approx(32 / std::sqrt(2.0)));
+  CHECK(scaling_of(peft.load<LoRA<float>>("x.k").config()) == doctest::Approx(8 / std::sqrt(4.0)));
+  CHECK(peft.module("x.q").dropout == 0.05);
+
+  // HydraLoRA's trainer: peft_type LORA as well, told by its tensors.
+  std::map<std::string, std::pair<Index, Index>> hydra = {{"base_model.model.q.lora_A.weight", {2, 5}},
+                                                          {"base_model.model.q.lora_route.weight", {12, 5}}};
+  std::map<std::string, std::pair<Index, Index>> mixture = {{"base_model.model.q.lora_route.weight", {12, 5}}};
+  for (int i = 0; i < 12; ++i) {
+    const std::string head = std::to_string(i);
+    hydra["base_model.model.q.lora_B" + head + ".weight"] = {4, 2};
+    mixture["base_model.model.q.lora_A" + head + ".weight"] = {2, 5};
+    mixture["base_model.model.q.lora_B" + head + ".weight"] = {4, 2};
+  }
+  const std::string config = R"({"peft_type":"LORA","r":2,"lora_alpha":16,"lora_nums":12,"merge_weights":false})";
+  write_directory(folder("hydra"), config, hydra);
+  CHECK(PeftDirectory(folder("hydra")).module("q").kind == AdapterKind::hydra_lora);
+  CHECK(PeftDirectory(folder("hydra")).load<HydraLoRA<float>>("q").shape().heads == 12);
+  write_directory(folder("mixture"), config, mixture);
+  CHECK(PeftDirectory(folder("mixture")).module("q").kind == AdapterKind::split_lora);
+  CHECK(PeftDirectory(folder("mixture")).load<SplitLoRA<float>>("q").config().routing == Routing::learned);
+}
+
+TEST_CASE("peft: what cannot be done as the trainer did it is refused, all of it at once") {
+  const TemporaryFolder folder;
+  const auto refused = [&](const std::string& config, const std::string& reason) {
+    CAPTURE(config);
+    write_directory(folder("a"), config);
+    const std::string message = message_of<FileError>([&] { PeftDirectory directory(folder("a")); });
+    CAPTURE(message);
+    CHECK(message.find(reason) != std::string::npos);
+    CHECK(message.rfind((folder("a") / "adapter_").string(), 0) == 0);
+  };
+  const auto with = [](const std::string& more) {
+    return R"({"peft_type":"LORA","r":2,"lora_alpha":16,)" + more + "}";
+  };
+  write_directory(folder("a"), good_config);
+  CHECK(message_of<FileError>([&] { PeftDirectory directory(folder("a")); }) == "nothing thrown");
+  refused(with(R"("use_dora":true)"), "use_dora is not supported");
+  refused(with(R"("bias":"all")"), "bias 'all' is not supported");
+  refused(with(R"("lora_bias":true)"), "lora_bias is not supported");
+  refused(with(R"("modules_to_save":["head"])"), "modules_to_save is not supported");
+  refused(with(R"("layer_replication":[[0,1]])"), "layer_replication is not supported");
+  refused(with(R"("init_lora_weights":"pissa_niter_4")"), "changed the base");
+  refused(with(R"("init_lora_weights":"olora")"), "changed the base");
+  refused(with(R"("something_new":3)"), "does not know 'something_new'");
+  refused(with(R"("use_dora":true,"bias":"all","something_new":3)"),
+          "use_dora is not supported; bias 'all' is not supported; does not know 'something_new'");
+  refused(with(R"("rank_pattern":{"q.*":4})"), "the pattern 'q.*' is no plain name");
+  refused(with(R"("rank_pattern":{"q":0})"), "'q' is no whole number");
+  refused(with(R"("rank_pattern":3)"), "rank_pattern is no object");
+  refused(with(R"("lora_dropout":1)"), "lora_dropout is 1");
+  refused(with(R"("use_rslora":1)"), "use_rslora is neither true nor false");
+  refused(with(R"("r":2)"), "'r' is there twice");
+  refused(R"({"r":2.0,"lora_alpha":16})", "'r' is no whole number");
+  refused(R"({"r":-2,"lora_alpha":16})", "'r' is no whole number");
+  refused(R"({"r":99999999999,"lora_alpha":16})", "'r' is no whole number");
+  refused(R"({"lora_alpha":16})", "'r' is no whole number");
+  refused(R"({"r":2,"lora_alpha":1e999})", "is no JSON");
+  refused(R"({"r":2,"lora_alpha":"16"})", "'lora_alpha' is no finite number");
+  refused(R"({"r":2,"lora_alpha":16,"peft_type":"IA3"})", "peft_type is 'IA3', not LORA");
+  refused(R"({"r":2,"lora_alpha":16,"peft_type":7})", "peft_type is no text");
+  refused(R"({"r":3,"lora_alpha":16})", "module 'q': its lora_A has 2 rows, the settings say rank 3");
+  refused("[]", "is no JSON object");
+  refused("", "is no JSON at byte");
+  refused("{\"a\":" + std::string(10, '[') + std::string(10, ']') + "}", "is nested deeper than 8");
+  refused("{\"a\":" + std::string(100000, '[') + "}", "is nested deeper than 8");
+  refused(std::string((1U << 20U) + 1, ' '), "more than 1 MiB are refused");
+  std::filesystem::remove(folder("a") / "adapter_config.json");
+  CHECK(message_of<FileError>([&] { PeftDirectory directory(folder("a")); }).find("No such file") != std::string::npos);
+}
+
+TEST_CASE("peft: tensors that do not fit are refused with their names") {
+  const TemporaryFolder folder;
+  const std::string p = "base_model.model.q.";
+  const auto refused = [&](const std::map<std::string, std::pair<Index, Index>>& tensors, const std::string& reason,
+                           const std::string& config = good_config) {
+    write_directory(folder("a"), config, tensors);
+    const std::string message = message_of<FileError>([&] { PeftDirectory directory(folder("a")); });
+    CAPTURE(message);
+    CHECK(message.find(reason) != std::string::npos);
+  };
+  const std::string two = R"({"peft_type":"LORA","r":2,"lora_alpha":16,"lora_nums":2})";
+  refused({}, "holds no adapter");
+  refused({{p + "lora_A.weight", {2, 5}}}, "its 1 lora_A and 0 lora_B without lora_route");
+  refused({{p + "lora_A.weight", {2, 5}}, {p + "lora_B.weight", {4, 3}}}, "a shape is [4, 3], expected [4, 2]");
+  refused({{p + "lora_A.weight", {2, 0}}, {p + "lora_B.weight", {4, 2}}}, "it has no features");
+  refused({{p + "lora_A.weight", {2, 5}}, {p + "lora_B.weight", {4, 2}}, {p + "bias", {1, 1}}},
+          "has no use for tensor 'base_model.model.q.bias'");
+  refused({{"q.lora_A.weight", {2, 5}}}, "has no use for tensor 'q.lora_A.weight'");
+  refused({{p + "lora_embedding_A.weight", {2, 5}}, {p + "lora_A.bias", {2, 5}}},
+          "has no use for tensor 'base_model.model.q.lora_A.bias'; has no use for tensor "
+          "'base_model.model.q.lora_embedding_A.weight'");
+  refused({{p + "lora_A01.weight", {2, 5}}}, "has no use for");
+  refused({{p + "lora_A99999.weight", {2, 5}}}, "has no use for");
+  refused({{p + "lora_route0.weight", {2, 5}}}, "has no use for");
+  refused({{p + "lora_A.weight", {2, 5}},
+           {p + "lora_B0.weight", {4, 2}},
+           {p + "lora_B2.weight", {4, 2}},
+           {p + "lora_route.weight", {2, 5}}},
+          "its 1 lora_A and 2 lora_B with lora_route are no", two);
+  refused({{p + "lora_A.weight", {2, 5}},
+           {p + "lora_B0.weight", {4, 2}},
+           {p + "lora_B1.weight", {4, 2}},
+           {p + "lora_route.weight", {2, 4}}},
+          "lora_route has shape [2, 4], expected [2, 5]", two);
+  refused({{p + "lora_A.weight", {2, 5}},
+           {p + "lora_B0.weight", {4, 2}},
+           {p + "lora_B1.weight", {4, 2}},
+           {p + "lora_route.weight", {2, 5}}},
+          "it has 2 heads, the settings say lora_nums 1");
+  refused({{p + "lora_A.weight", {2, 5}}, {p + "lora_B.weight", {4, 2}}, {p + "lora_route.weight", {1, 5}}},
+          "are no LoRA");
+
+  SafetensorsWriter weights;
+  weights.add_bytes(p + "lora_A.weight", DType::I32, {2, 5}, std::vector<unsigned char>(40));
+  weights.add(p + "lora_B.weight", Eigen::VectorXf::Ones(8), {}, true);
+  weights.save(folder("a") / "adapter_model.safetensors");
+  const std::string message = message_of<FileError>([&] { PeftDirectory directory(folder("a")); });
+  CHECK(message.find("lora_A.weight' is I32 [2, 5], expected a floating-point matrix") != std::string::npos);
+  CHECK(message.find("lora_B.weight' is F32 [8], expected a floating-point matrix") != std::string::npos);
+}
+
+TEST_CASE("peft: a load that fails changes nothing") {
+  const TemporaryFolder folder;
+  LoRA<float> saved = random_layer<LoRA<float>>({5, 4, 2}, 1);
+  const LoRA<float> before = random_layer<LoRA<float>>({5, 4, 2}, 9);
+  saved.B()(3, 1) = std::numeric_limits<float>::infinity();  // the last number that is read
+  PeftWriter writer;
+  writer.add("q", saved);
+  writer.save(folder("a"));
+  const PeftDirectory directory(folder("a"));
+  LoRA<float> layer = before;
+  CHECK(message_of<FileError>([&] { directory.load_into(layer, "q"); }).find("is not finite at 7") !=
+        std::string::npos);
+  CHECK(same_bits<float>(layer.parameters(), before.parameters()));
+  directory.load_into(layer, "q", false);
+  CHECK(same_bits<float>(layer.parameters(), saved.parameters()));
+  LoRA<float> other_scaling(LoRAConfig{5, 4, 2, 17}), other_size(LoRAConfig{5, 4, 3, 24});
+  HydraLoRA<float> hydra(HydraLoRAConfig{5, 4, 2});
+  CHECK(message_of<FileError>([&] { directory.load_into(other_scaling, "q"); }).find("with scaling 8, the layer") !=
+        std::string::npos);
+  CHECK(message_of<FileError>([&] { directory.load_into(other_size, "q"); }).find("rank 3") != std::string::npos);
+  CHECK(message_of<FileError>([&] { directory.load_into(hydra, "q"); }).find("is a LoRA, not a HydraLoRA") !=
+        std::string::npos);
+  CHECK(message_of<FileError>([&] { directory.load_into(layer, "k"); }).find("has no module 'k'") != std::string::npos);
+}
+
+TEST_CASE("peft: a writer refuses what a directory cannot say") {
+  PeftWriter writer;
+  const LoRA<float> lora(LoRAConfig{5, 4, 2});
+  CHECK(message_of([&] { writer.save("nowhere"); }) == "PeftWriter: there is nothing to save");
+  writer.add("q", lora);
+  CHECK(message_of([&] { writer.add("q", lora); }) == "PeftWriter: 'q' is there already");
+  CHECK(message_of([&] { writer.add("", lora); }) == "PeftWriter: '' is no module's name");
+  CHECK(message_of([&] {
+          writer.add("k", HydraLoRA<float>(HydraLoRAConfig{5, 4, 2}));
+        }).find("one setting for all") != std::string::npos);
+  HydraLoRAConfig gated{5, 4, 2};
+  gated.gate.temperature = 2;
+  CHECK(message_of([&] { PeftWriter().add("k", HydraLoRA<float>(gated)); }).find("dense softmax gate") !=
+        std::string::npos);
+  HydraLoRAConfig given{5, 4, 2};
+  given.routing = Routing::given;
+  CHECK(message_of([&] { PeftWriter().add("k", HydraLoRA<float>(given)); }).find("dense softmax gate") !=
+        std::string::npos);
+  CHECK(message_of([&] { PeftWriter().add("k", SplitLoRA<float>(SplitLoRAConfig{5, 4, 2})); }) == "nothing thrown");
+}
