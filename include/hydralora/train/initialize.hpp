@@ -19,6 +19,7 @@
 #include "hydralora/core/random.hpp"
 #include "hydralora/layers/hydra_lora.hpp"
 #include "hydralora/layers/lora.hpp"
+#include "hydralora/layers/saved_weight.hpp"
 #include "hydralora/layers/split_lora.hpp"
 
 namespace hydralora {
@@ -122,27 +123,6 @@ void initialize_orthogonal(Layer& layer, std::uint64_t seed) {
         (detail::gaussian_matrix(shape.out, half, deviation, seed, 4, i) * even).template cast<Scalar>();
   }
 }
-
-/// The base weight as it was before an initialisation took a part of it into the adapter.
-template <class Scalar>
-class SavedWeight {
- public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
-
-  explicit SavedWeight(Matrix original) : original_(std::move(original)) {}
-
-  const Matrix& original() const { return original_; }
-  /// Puts it back, bit for bit.
-  /// @throws std::invalid_argument  where `weight` has another shape; it is then unchanged.
-  void restore(Eigen::Ref<Matrix> weight) const {
-    expects_shape("SavedWeight::restore", "the weight", Shape{weight.rows(), weight.cols()},
-                  Shape{original_.rows(), original_.cols()}, "out x in");
-    weight = original_;
-  }
-
- private:
-  Matrix original_;
-};
 
 namespace detail {
 

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT
+//
+// An adapter into the weight it stands on, and out again. Exact where ΔW is one matrix for all tokens: LoRA, the sum of a
+// SplitLoRA, constant weights of the heads. A routed layer has another ΔW for every token, and is refused; what it costs to
+// merge it all the same can be measured.
+#pragma once
+
+#include <cmath>
+#include <type_traits>
+#include <utility>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/core/tokens.hpp"
+#include "hydralora/layers/adapter_tensors.hpp"
+#include "hydralora/layers/gate.hpp"
+#include "hydralora/layers/saved_weight.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+namespace detail {
+
+/// s Σ_i ω_i B_i A_i in double, (out × in). Where A or B is shared, it is that of every i.
+template <class Layer>
+Eigen::MatrixXd weighted_delta(const Layer& layer, const Eigen::VectorXd& weights) {
+  const AdapterShape& shape = layer.shape();
+  const Index rank = shape.rank;
+  const auto rows = [](const auto& stack, Index first, Index count) {  // (count × features)
+    return Eigen::MatrixXd::NullaryExpr(
+        count, stack.features, [&stack, first](Index i, Index j) { return static_cast<double>(stack(first + i, j)); });
+  };
+  Eigen::MatrixXd delta = Eigen::MatrixXd::Zero(shape.out, shape.in);
+  const bool one_A = shape.a_rows == rank, one_B = shape.up_heads == 1;
+  for (Index i = 0; i < shape.heads; ++i) {
+    delta.noalias() += weights[i] * rows(layer.up_stack(), one_B ? 0 : i * rank, rank).transpose() *
+                       rows(layer.down_stack(), one_A ? 0 : i * rank, rank);
+  }
+  return static_cast<double>(layer.scaling()) * delta;
+}
+
+/// The weights with which a layer can be merged exactly, or the reason why it cannot.
+template <class Layer>
+Eigen::VectorXd constant_weights(const char* where, const Layer& layer, const Eigen::VectorXd& weights) {
+  const AdapterShape& shape = layer.shape();
+  expects(!shape.gated(), where, ": a routed ", shape.layer,
+          " has another delta W for every token: merge_approximately() says what that costs");
+  if (!shape.takes_weights) {
+    expects(weights.size() == 0, where, ": ", weights.size(), " weights for a ", shape.layer, " that takes none");
+    return Eigen::VectorXd::Ones(shape.heads);
+  }
+  expects(weights.size() == shape.heads, where, ": ", weights.size(), " weights, expected ", shape.heads,
+          " (heads): the constant ones with which every token is computed");
+  return weights;
+}
+
+/// W += delta in double, rounded to W, where all of it is finite.
+template <class Derived>
+SavedWeight<typename Derived::Scalar> add_to_weight(const char* where, const Eigen::MatrixXd& delta,
+                                                    Eigen::MatrixBase<Derived>& weight) {
+  using Scalar = typename Derived::Scalar;
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+  expects_shape(where, "the weight", Shape{weight.rows(), weight.cols()}, Shape{delta.rows(), delta.cols()},
+                "out x in");
+  const Matrix merged = (weight.template cast<double>() + delta).template cast<Scalar>();
+  expects(merged.template cast<double>().allFinite(), where,
+          ": the weight or what is added to it is not finite, or too large for the weight's numbers");
+  SavedWeight<Scalar> saved{Matrix(weight)};
+  weight = merged;
+  return saved;
+}
+
+}  // namespace detail
+
+/// ΔW = s Σ_i ω_i B_i A_i, (out × in), for a layer that has one ΔW for all tokens.
+///
+/// @param weights  ω, with Routing::given only.
+/// @throws std::invalid_argument  on a layer with a learned gate, or another number of weights.
+/// Cost     2 · heads · rank · in · out flop, in double.
+template <class Layer>
+Eigen::MatrixXd delta_weight(const Layer& layer, const Eigen::VectorXd& weights = {}) {
+  return detail::weighted_delta(layer, detail::constant_weights("delta_weight", layer, weights));
+}
+
+/// W += ΔW: the base then computes what base and adapter did, within the rounding of W's numbers.
+///
+/// @param weight   (out × in), CHANGED: an Eigen matrix, block or map of float, double, Eigen::half or Eigen::bfloat16. A
+///                 weight that is stored in × out goes in as W.transpose(), a row-major buffer as the transpose of its map.
+/// @param weights  ω, with Routing::given only: a task's one-hot weights, for instance.
+/// @return  the weight as it was; restore() takes the merge back, bit for bit.
+/// @throws std::invalid_argument  as delta_weight(), on another shape, or where the sum is not finite in W's numbers;
+///                 the weight is then unchanged.
+/// Cost     delta_weight(), and some copies of W.
+template <class Layer, class Derived>
+SavedWeight<typename Derived::Scalar> merge(const Layer& layer, Eigen::MatrixBase<Derived>& weight,
+                                            const Eigen::VectorXd& weights = {}) {
+  return detail::add_to_weight(
+      "merge", detail::weighted_delta(layer, detail::constant_weights("merge", layer, weights)), weight);
+}
+template <class Layer, class Derived>
+SavedWeight<typename Derived::Scalar> merge(const Layer& layer, Eigen::MatrixBase<Derived>&& weight,
+                                            const Eigen::VectorXd& weights = {}) {
+  return merge(layer, weight, weights);
+}
+
+template <class Scalar>
+struct ApproximateMerge {
+  SavedWeight<Scalar> saved;
+  Eigen::VectorXd weights;    ///< those that were merged: the gate's mean over the calibration tokens
+  double relative_error = 0;  ///< ‖merged W x − (W x + ΔW(x))‖ / ‖W x + ΔW(x)‖ over the calibration tokens
+};
+
+/// Merges a routed layer with the mean weights that its gate gives to some tokens, and measures what is lost on them. A
+/// merge of what differs from token to token is never exact: averaged heads did worse than a plain LoRA in HydraLoRA's own
+/// ablation (arXiv:2404.19245). Other tokens may lose more.
+///
+/// @param weight       as in merge().
+/// @param calibration  (in_features × tokens), at least one: tokens as the layer will see them.
+/// @throws std::invalid_argument  on a layer without a learned gate (merge() is exact there), no tokens, or as merge();
+///                 the weight is then unchanged.
+template <class Layer, class Derived>
+ApproximateMerge<typename Derived::Scalar> merge_approximately(
+    const Layer& layer, Eigen::MatrixBase<Derived>& weight, ConstTokens<typename Layer::Scalar> calibration,
+    const CallOptions<typename Layer::Scalar>& options = {}) {
+  using Scalar = typename Layer::Scalar;
+  constexpr auto where = "merge_approximately";
+  const AdapterShape& shape = layer.shape();
+  expects(shape.gated(), where, ": a ", shape.layer, " without a learned gate is merged exactly by merge()");
+  expects(calibration.tokens() > 0, where, ": no calibration tokens");
+  expects_shape(where, "the weight", Shape{weight.rows(), weight.cols()}, Shape{shape.out, shape.in}, "out x in");
+  typename Layer::Cache cache;
+  Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> routed =
+      Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>::Zero(shape.out, calibration.tokens());
+  layer.forward(calibration, routed, cache, options);
+  const Eigen::MatrixXd x = calibration.matrix().template cast<double>();
+  const Eigen::MatrixXd exact = weight.template cast<double>() * x + routed.template cast<double>();
+  Eigen::VectorXd weights = cache.weights().matrix().template cast<double>().rowwise().mean();
+  auto saved = detail::add_to_weight(where, detail::weighted_delta(layer, weights), weight);
+  const double size = exact.norm(), error = (weight.template cast<double>() * x - exact).norm();
+  return {std::move(saved), std::move(weights), size > 0 ? error / size : error};
+}
+template <class Layer, class Derived>
+ApproximateMerge<typename Derived::Scalar> merge_approximately(
+    const Layer& layer, Eigen::MatrixBase<Derived>&& weight, ConstTokens<typename Layer::Scalar> calibration,
+    const CallOptions<typename Layer::Scalar>& options = {}) {
+  return merge_approximately(layer, weight, calibration, options);
+}
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

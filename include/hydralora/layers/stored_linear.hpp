@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT
+//
+// Frozen bases that take less memory than their numbers: 16 bits, 8 bits a row, 4 bits in blocks. W is made floats again a
+// strip at a time, and Eigen multiplies the strip.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/core/parallel.hpp"
+#include "hydralora/core/tokens.hpp"
+#include "hydralora/core/workspace.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// W as Eigen::bfloat16 or Eigen::half, each number rounded to the nearest.
+template <class Narrow>
+class NarrowWeight {
+ public:
+  /// @throws std::invalid_argument  on a number that is not finite, or is too large for the narrow type.
+  template <class Derived>
+  explicit NarrowWeight(const Eigen::MatrixBase<Derived>& weight)
+      : weight_(weight.template cast<float>().template cast<Narrow>()) {
+    expects(weight_.template cast<float>().allFinite(),
+            "NarrowWeight: a number is not finite, or too large for 16 bits");
+  }
+  Index rows() const { return weight_.rows(); }
+  Index cols() const { return weight_.cols(); }
+  Index bytes() const { return weight_.size() * static_cast<Index>(sizeof(Narrow)); }
+  /// tile = W's block that begins at (row, col).
+  template <class Scalar>
+  void read(Index row, Index col, Tokens<Scalar> tile) const {
+    tile.matrix() = weight_.block(row, col, tile.features(), tile.tokens()).template cast<Scalar>();
+  }
+  friend bool operator==(const NarrowWeight& a, const NarrowWeight& b) {
+    return a.weight_.rows() == b.weight_.rows() && a.weight_.cols() == b.weight_.cols() && a.weight_ == b.weight_;
+  }
+
+ private:
+  Eigen::Matrix<Narrow, Eigen::Dynamic, Eigen::Dynamic> weight_;
+};
+
+/// W in 8 bits: every row in steps of its largest number over 127. Off by half a step at most.
+class Int8Weight {
+ public:
+  /// @throws std::invalid_argument  on a number that is not finite as a float.
+  template <class Derived>
+  explicit Int8Weight(const Eigen::MatrixBase<Derived>& weight)
+      : codes_(weight.rows(), weight.cols()), steps_(weight.rows()) {
+    constexpr float most = 127;
+    for (Index i = 0; i < weight.rows(); ++i) {
+      const Eigen::RowVectorXf row = weight.row(i).template cast<float>();
+      expects(row.allFinite(), "Int8Weight: row ", i, " has a number that is not finite as a float");
+      const float largest = row.size() == 0 ? 0 : row.cwiseAbs().maxCoeff();
+      steps_[i] = largest / most;
+      for (Index j = 0; j < row.size(); ++j) {
+        // By the largest, not by the step: that may be 0 where the largest is not.
+        const float code = largest > 0 ? std::nearbyint(row[j] / largest * most) : 0;
+        codes_(i, j) = static_cast<std::int8_t>(std::clamp(code, -most, most));
+      }
+    }
+  }
+  Index rows() const { return codes_.rows(); }
+  Index cols() const { return codes_.cols(); }
+  Index bytes() const { return codes_.size() + steps_.size() * static_cast<Index>(sizeof(float)); }
+  const Eigen::VectorXf& steps() const { return steps_; }
+  template <class Scalar>
+  void read(Index row, Index col, Tokens<Scalar> tile) const {
+    for (Index j = 0; j < tile.tokens(); ++j) {
+      for (Index i = 0; i < tile.features(); ++i) {
+        tile(i, j) = static_cast<Scalar>(static_cast<float>(codes_(row + i, col + j)) * steps_[row + i]);
+      }
+    }
+  }
+  friend bool operator==(const Int8Weight& a, const Int8Weight& b) {
+    return a.rows() == b.rows() && a.cols() == b.cols() && a.codes_ == b.codes_ && a.steps_ == b.steps_;
+  }
+
+ private:
+  Eigen::Matrix<std::int8_t, Eigen::Dynamic, Eigen::Dynamic> codes_;
+  Eigen::VectorXf steps_;
+};
+
+/// W in 4 bits: blocks of 64 numbers, row after row, each scaled by the largest of its block to the nearest of 16 codes that
+/// lie as a normal distribution does. Off by 0.152 of the block's largest at most. 4.5 bits a number: the scales are floats,
+/// not quantised once more.
+///
+/// Source   NF4, Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E.
+class NF4Weight {
+ public:
+  static constexpr Index block = 64;
+  static constexpr std::array<float, 16> codes = {
+      -1.0F,        -0.69619280F, -0.52507305F, -0.39491749F, -0.28444138F, -0.18477343F, -0.09105004F, 0.0F,
+      0.079580300F, 0.16093020F,  0.24611230F,  0.33791524F,  0.44070983F,  0.56261700F,  0.72295684F,  1.0F};
+
+  /// @throws std::invalid_argument  on a number that is not finite as a float.
+  template <class Derived>
+  explicit NF4Weight(const Eigen::MatrixBase<Derived>& weight)
+      : rows_(weight.rows()),
+        cols_(weight.cols()),
+        packed_(static_cast<std::size_t>((weight.size() + 1) / 2)),
+        scales_(static_cast<std::size_t>((weight.size() + block - 1) / block)) {
+    const auto number = [&](Index n) { return static_cast<float>(weight(n / cols_, n % cols_)); };
+    for (Index first = 0; first < weight.size(); first += block) {
+      const Index end = std::min(first + block, weight.size());
+      float largest = 0;
+      for (Index n = first; n < end; ++n) {
+        expects(std::isfinite(number(n)), "NF4Weight: number (", n / cols_, ", ", n % cols_,
+                ") is not finite as a float");
+        largest = std::max(largest, std::abs(number(n)));
+      }
+      scales_[static_cast<std::size_t>(first / block)] = largest;
+      for (Index n = first; n < end; ++n) {
+        const unsigned code = nearest(largest > 0 ? number(n) / largest : 0);
+        packed_[static_cast<std::size_t>(n / 2)] |= static_cast<std::uint8_t>(n % 2 == 0 ? code << 4U : code);
+      }
+    }
+  }
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+  Index bytes() const {
+    return static_cast<Index>(packed_.size()) + static_cast<Index>(scales_.size() * sizeof(float));
+  }
+  const std::vector<float>& scales() const { return scales_; }
+  template <class Scalar>
+  void read(Index row, Index col, Tokens<Scalar> tile) const {
+    for (Index i = 0; i < tile.features(); ++i) {
+      const Index first = (row + i) * cols_ + col;
+      for (Index j = 0; j < tile.tokens(); ++j) {
+        const Index n = first + j;
+        const unsigned both = packed_[static_cast<std::size_t>(n / 2)], code = n % 2 == 0 ? both >> 4U : both & 15U;
+        tile(i, j) = static_cast<Scalar>(codes[code] * scales_[static_cast<std::size_t>(n / block)]);
+      }
+    }
+  }
+  friend bool operator==(const NF4Weight& a, const NF4Weight& b) {
+    return a.rows_ == b.rows_ && a.cols_ == b.cols_ && a.packed_ == b.packed_ && a.scales_ == b.scales_;
+  }
+
+ private:
+  static unsigned nearest(float value) {
+    unsigned best = 0;
+    for (unsigned i = 1; i < codes.size(); ++i) {
+      if (std::abs(codes[i] - value) < std::abs(codes[best] - value)) best = i;
+    }
+    return best;
+  }
+
+  Index rows_, cols_;
+  std::vector<std::uint8_t> packed_;  // two codes a byte, the first in the upper half
+  std::vector<float> scales_;
+};
+
+/// A frozen weight W (out_features × in_features) in one of the storages above, multiplied as floats (or doubles).
+///
+/// Numerics  the same bits on any number of threads, as DenseLinear; a token's bits may depend on its place in the batch.
+/// Cost      2 · tokens · in · out flop and reading W once, which few tokens do not hide. Scratch: a strip of W for every
+///           thread.
+template <class StorageType, class Scalar = float>
+class StoredLinear {
+ public:
+  using Storage = StorageType;
+
+  explicit StoredLinear(Storage storage) : storage_(std::move(storage)) {}
+
+  const Storage& storage() const { return storage_; }
+  Index in_features() const { return storage_.cols(); }
+  Index out_features() const { return storage_.rows(); }
+
+  /// W as numbers again.
+  Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> weight() const {
+    Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> all(out_features(), in_features());
+    storage_.read(0, 0, Tokens<Scalar>(all));
+    return all;
+  }
+  /// Another W of the same shape into this storage, a merged one for instance; gives the old one back, which restores it
+  /// bit for bit.
+  /// @throws std::invalid_argument  on another shape, or numbers that the storage refuses; nothing is then changed.
+  template <class Derived>
+  Storage exchange(const Eigen::MatrixBase<Derived>& weight) {
+    return exchange(Storage(weight));
+  }
+  Storage exchange(Storage storage) {
+    expects_shape("StoredLinear::exchange", "the weight", Shape{storage.rows(), storage.cols()},
+                  Shape{out_features(), in_features()}, "out x in");
+    std::swap(storage, storage_);
+    return storage;
+  }
+
+  /// y += W x.
+  /// @throws std::invalid_argument  on a shape mismatch or overlap; y is then untouched.
+  void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
+    check("add_forward", x, y, in_features(), out_features());
+    parallel_slices(out_features(), strip, [&](Index begin, Index count) {
+      ScratchFrame scratch;
+      const Tokens<Scalar> rows = scratch.take_tokens<Scalar>(count, in_features());
+      storage_.read(begin, 0, rows);
+      y.rows(begin, count).matrix().noalias() += rows.matrix() * x.matrix();
+    });
+  }
+  /// dx += Wᵀ dy.
+  /// @throws std::invalid_argument  on a shape mismatch or overlap; dx is then untouched.
+  void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
+    check("add_backward", dy, dx, out_features(), in_features());
+    parallel_slices(in_features(), strip, [&](Index begin, Index count) {
+      ScratchFrame scratch;
+      const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(out_features(), count);
+      storage_.read(0, begin, columns);
+      dx.rows(begin, count).matrix().noalias() += columns.matrix().transpose() * dy.matrix();
+    });
+  }
+
+ private:
+  /// Rows or columns of W that are floats at a time: a strip of 4096 features is then 1 MiB.
+  static constexpr Index strip = 64;
+
+  static void check(const char* what, ConstTokens<Scalar> from, Tokens<Scalar> to, Index from_features,
+                    Index to_features) {
+    expects(from.features() == from_features && to.shape() == Shape{to_features, from.tokens()}, "StoredLinear::", what,
+            ": from ", from.shape(), " to ", to.shape(), ", expected ", Shape{from_features, from.tokens()}, " to ",
+            Shape{to_features, from.tokens()});
+    expects(!overlap<Scalar>(from, to), "StoredLinear::", what, ": the input ", from.shape(), " and the output ",
+            to.shape(), " overlap");
+  }
+
+  Storage storage_;
+};
+
+template <class Scalar = float>
+using BFloat16Linear = StoredLinear<NarrowWeight<Eigen::bfloat16>, Scalar>;
+template <class Scalar = float>
+using HalfLinear = StoredLinear<NarrowWeight<Eigen::half>, Scalar>;
+template <class Scalar = float>
+using Int8Linear = StoredLinear<Int8Weight, Scalar>;
+template <class Scalar = float>
+using NF4Linear = StoredLinear<NF4Weight, Scalar>;
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

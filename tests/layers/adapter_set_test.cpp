@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+#include "hydralora/layers/adapter_set.hpp"
+
+#include <doctest/doctest.h>
+
+#include <memory>
+
+#include "support/errors.hpp"
+#include "support/layers.hpp"
+
+using namespace hydralora;
+using namespace support;
+
+namespace {
+
+template <class Scalar>
+std::unique_ptr<HydraLoRA<Scalar>> random_adapter(Index rank, Index heads, std::uint64_t seed, double dropout = 0) {
+  auto layer = std::make_unique<HydraLoRA<Scalar>>(HydraLoRAConfig{13, 11, rank, 3.0, false, dropout, heads}, seed);
+  layer->parameters() = Scalar(0.5) * random_matrix<Scalar>(layer->parameter_count(), 1, seed);
+  return layer;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("a batch of several adapters gives the bits of one adapter at a time", Scalar, float, double) {
+  AdapterSet<HydraLoRA<Scalar>> set;
+  const Index a = set.add("a", random_adapter<Scalar>(2, 3, 1, 0.3)), b = set.add("b", random_adapter<Scalar>(5, 2, 2)),
+              unused = set.add("unused", random_adapter<Scalar>(1, 1, 3));
+  const std::vector<AdapterRun> runs = {{a, 7}, {base_only, 3}, {b, 0}, {b, 20}, {a, 1}, {b, 2}};
+  const Index tokens = 33;
+  const Matrix<Scalar> x = random_matrix<Scalar>(13, tokens, 4), dy = random_matrix<Scalar>(11, tokens, 5);
+  const Matrix<Scalar> y0 = random_matrix<Scalar>(11, tokens, 6), dx0 = random_matrix<Scalar>(13, tokens, 7);
+  using Gradients = typename HydraLoRA<Scalar>::Gradients;
+  Gradients ga(set[a].config()), gb(set[b].config()), expected_ga(set[a].config()), expected_gb(set[b].config());
+  CallOptions<Scalar> options;
+  options.step = 9;
+  options.first_token = 100;
+
+  Matrix<Scalar> y = y0, dx = dx0, inferred = y0;
+  typename AdapterSet<HydraLoRA<Scalar>>::Cache cache;
+  set.forward(x, y, runs, cache, options);
+  set.backward(x, dy, cache, {&ga, &gb, nullptr}, dx);
+  set.forward(x, inferred, runs);
+
+  Matrix<Scalar> expected_y = y0, expected_dx = dx0, expected_inferred = y0;
+  Index first = 0;
+  for (const AdapterRun& run : runs) {
+    const auto slice = [&](auto& m) { return m.middleCols(first, run.tokens); };
+    if (run.adapter != base_only) {
+      typename HydraLoRA<Scalar>::Cache own;
+      CallOptions<Scalar> own_options = options;
+      own_options.first_token += static_cast<std::uint64_t>(first);
+      set[run.adapter].forward(slice(x), slice(expected_y), own, own_options);
+      set[run.adapter].backward(slice(x), slice(dy), own, run.adapter == a ? expected_ga : expected_gb,
+                                slice(expected_dx));
+      set[run.adapter].forward(slice(x), slice(expected_inferred));
+    }
+    first += run.tokens;
+  }
+  CHECK(same_bits(y, expected_y));
+  CHECK(same_bits(dx, expected_dx));
+  CHECK(same_bits(inferred, expected_inferred));
+  CHECK(same_bits<Scalar>(ga.parameters(), expected_ga.parameters()));
+  CHECK(same_bits<Scalar>(gb.parameters(), expected_gb.parameters()));
+  CHECK(same_bits<Scalar>(y.middleCols(7, 3), y0.middleCols(7, 3)));
+  CHECK_FALSE(same_bits<Scalar>(y.leftCols(7), y0.leftCols(7)));
+  CHECK(set.name(unused) == "unused");
+
+  // Each token's bits are those of its adapter's own batch of all its tokens, too.
+  Matrix<Scalar> own(13, 22), own_y(11, 22);
+  own << x.middleCols(10, 20), x.rightCols(2);
+  own_y << y0.middleCols(10, 20), y0.rightCols(2);
+  set[b].forward(own, own_y);
+  CHECK(same_bits<Scalar>(own_y.leftCols(20), inferred.middleCols(10, 20)));
+  CHECK(same_bits<Scalar>(own_y.rightCols(2), inferred.rightCols(2)));
+}
+
+TEST_CASE("adapters are switched on, over and off") {
+  AdapterSet<HydraLoRA<float>> set;
+  const Matrix<float> x = random_matrix<float>(13, 5, 4);
+  const auto result = [&] {
+    Matrix<float> y = Matrix<float>::Zero(11, 5);
+    set.forward(x, y);
+    return y;
+  };
+  CHECK(result().isZero(0));
+  const Index a = set.add("a", random_adapter<float>(2, 3, 1)), b = set.add("b", random_adapter<float>(2, 3, 2));
+  CHECK(set.used() == base_only);
+  CHECK(result().isZero(0));
+  const auto alone = [&](const HydraLoRA<float>& layer) {
+    Matrix<float> y = Matrix<float>::Zero(11, 5);
+    layer.forward(x, y);
+    return y;
+  };
+  set.use(a);
+  CHECK(same_bits(result(), alone(set[a])));
+  set.use(set.place("b"));
+  CHECK(same_bits(result(), alone(set[b])));
+  auto other = random_adapter<float>(4, 1, 3);
+  const HydraLoRA<float>* before = &set[b];
+  const HydraLoRA<float>* added = other.get();
+  const auto old = set.exchange(b, std::move(other));
+  CHECK(old.get() == before);
+  CHECK(&set[b] == added);
+  CHECK(same_bits(result(), alone(*added)));
+  set.use(base_only);
+  CHECK(result().isZero(0));
+}
+
+TEST_CASE("a set refuses what does not fit, and nothing is changed") {
+  using Set = AdapterSet<HydraLoRA<float>>;
+  Set set;
+  const Index a = set.add("a", random_adapter<float>(2, 3, 1));
+  CHECK(message_of([&] { set.add("a", random_adapter<float>(2, 3, 1)); }) == "AdapterSet::add: 'a' is there already");
+  CHECK(message_of([&] { set.add("b", nullptr); }) == "AdapterSet::add: no adapter for 'b'");
+  CHECK(message_of([&] {
+          set.add("b", std::make_unique<HydraLoRA<float>>(HydraLoRAConfig{12, 11, 2}));
+        }) == "AdapterSet::add: an adapter 12->11 beside those of 13->11");
+  CHECK(message_of([&] { set.exchange(1, random_adapter<float>(2, 3, 1)); }) ==
+        "AdapterSet::exchange: place 1 of 1 adapters");
+  CHECK(message_of([&] { set.exchange(0, nullptr); }) == "AdapterSet::exchange: no adapter for 'a'");
+  CHECK(message_of([&] { set.use(-2); }) == "AdapterSet::use: place -2 of 1 adapters");
+  CHECK(message_of([&] { static_cast<void>(set.place("c")); }) == "AdapterSet::place: there is no 'c'");
+  CHECK(set.size() == 1);
+
+  const Matrix<float> x = random_matrix<float>(13, 5, 4), dy = random_matrix<float>(11, 5, 4);
+  Matrix<float> y = Matrix<float>::Ones(11, 5), dx = Matrix<float>::Ones(13, 5);
+  Set::Cache cache;
+  const auto refused = [&](const std::vector<AdapterRun>& runs, const char* reason) {
+    CHECK(message_of([&] { set.forward(x, y, runs, cache); }) == reason);
+    CHECK(message_of([&] { set.forward(x, y, runs); }) == reason);
+  };
+  refused({{a, 4}}, "AdapterSet::forward: the runs hold 4 of 5 tokens");
+  refused({{a, 4}, {a, 2}}, "AdapterSet::forward: the runs hold 4 and then 2 of 5 tokens");
+  refused({{a, 6}, {a, -1}}, "AdapterSet::forward: the runs hold 0 and then 6 of 5 tokens");
+  refused({{a, 4}, {1, 1}}, "AdapterSet::forward: place 1 of 1 adapters");
+  CHECK(message_of([&] {
+          set.forward(x.topRows(12), y, {{a, 5}});
+        }) == "AdapterSet::forward: x is 12x5 and y is 11x5, 'a' is 13->11");
+  CHECK(message_of([&] { set.forward(x, y.leftCols(4), {{a, 5}}); }) == "AdapterSet::forward: x is 13x5 and y is 11x4");
+  CHECK(y == Matrix<float>::Ones(11, 5));
+  CHECK(cache.tokens() == 0);
+
+  set.forward(x, y, {{a, 5}}, cache);
+  HydraLoRA<float>::Gradients g(set[a].config());
+  CHECK(message_of([&] { set.backward(x, dy, cache, {}, dx); }) == "AdapterSet::backward: 0 gradients for 1 adapters");
+  CHECK(message_of([&] { set.backward(x, dy, cache, {nullptr}, dx); }) == "AdapterSet::backward: no gradients for 'a'");
+  CHECK(message_of([&] { set.backward(x.leftCols(4), dy.leftCols(4), cache, {&g}, dx.leftCols(4)); }) ==
+        "AdapterSet::backward: the cache holds 5 tokens, x is 13x4, dy 11x4, dx 13x4");
+  CHECK(dx == Matrix<float>::Ones(13, 5));
+  CHECK(g.parameters().isZero(0));
+
+  HydraLoRAConfig given{13, 11, 2};
+  given.routing = Routing::given;
+  const Index b = set.add("b", std::make_unique<HydraLoRA<float>>(given));
+  refused({{b, 5}}, "AdapterSet::forward: 'b' takes its weights from the caller");
+}
