@@ -8,6 +8,7 @@
 #include <chrono>
 #include <iomanip>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <sstream>
 
@@ -28,6 +29,7 @@ struct Arguments {
   TextOptions texts;
   std::string mixture = "tasks";
   std::string heads = "4";
+  std::string base_precision = "float32";
   std::string out = "out";
   int threads = 0;
   bool search = false;
@@ -108,17 +110,21 @@ int run(const Arguments& a) {
                        {"steps", settings.steps},
                        {"rank", settings.rank},
                        {"heads", settings.heads},
-                       {"dropout", settings.dropout}};
+                       {"dropout", settings.dropout},
+                       {"base_precision", a.base_precision}};
 
   ProgressLine line;
   const Mixture pretraining(corpus.base_part(), settings.context, settings.seed, pretraining_stream);
   const Mixture mixture(parts, settings.context, settings.seed, finetuning_stream);
   std::vector<Result> curves(1);
-  const Weights base = pretrain(pretraining, settings, std::ref(line), curves[0]);
+  double bytes = 0;
+  const Weights base =
+      stored(pretrain(pretraining, settings, std::ref(line), curves[0]), settings.base_precision, bytes);
   line.clear();
   std::cout << "base: " << base.parameter_count() << " parameters, " << settings.pretraining_steps << " steps of "
             << settings.batch << " bytes, " << std::fixed << std::setprecision(3) << curves[0].mean
-            << " bits/byte on held-out text of its own\n\n";
+            << " bits/byte on held-out text of its own; frozen in " << a.base_precision << ", " << bytes
+            << " bytes a weight\n\n";
   const std::vector<Method> all =
       a.study ? study_methods(settings, kind) : methods(settings, kind == MixtureKind::tasks);
   if (a.search) return search_learning_rates(base, mixture, settings, all, line), 0;
@@ -147,8 +153,11 @@ int run(const Arguments& a) {
 }
 
 int study(const Arguments& a) {
-  const OutputFolder out(a.out);
-  const StudyOptions options{a.settings, a.texts, a.seeds};
+  TextOptions base_only = a.texts;
+  base_only.domains.clear();
+  const StudyOptions options{a.settings, load_texts(MixtureKind::tasks, base_only),
+                             load_texts(MixtureKind::domains, a.texts), a.seeds};
+  const OutputFolder out(a.out);  // tried before the work begins
   ProgressLine line;
   const auto progress = [&](std::size_t done, std::size_t all) {
     line.show("training " + std::to_string(done) + " of " + std::to_string(all));
@@ -179,6 +188,9 @@ int main(int argc, char** argv) {
   app.add_option("--rank", s.rank, "rank of HydraLoRA")->check(CLI::Range(1, 256))->capture_default_str();
   app.add_option("--dropout", s.dropout, "dropout on the adapters' input")
       ->check(CLI::Range(0.0, 0.95))
+      ->capture_default_str();
+  app.add_option("--base-precision", a.base_precision, "what the frozen base's weights are stored as")
+      ->check(CLI::IsMember({"float32", "bf16", "f16", "int8", "nf4"}))
       ->capture_default_str();
   app.add_option("--steps", s.steps, "fine-tuning steps")->check(CLI::Range(1, 1000000))->capture_default_str();
   app.add_option("--pretraining-steps", s.pretraining_steps, "steps that train the base")
@@ -212,6 +224,12 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     if (a.heads != "auto") heads_from_text(a.heads);
+    const std::map<std::string, Precision> precisions = {{"float32", Precision::float32},
+                                                         {"bf16", Precision::bf16},
+                                                         {"f16", Precision::f16},
+                                                         {"int8", Precision::int8},
+                                                         {"nf4", Precision::nf4}};
+    s.base_precision = precisions.at(a.base_precision);
     if (!a.texts.domains.empty() && app.count("--mixture") == 0) a.mixture = "domains";
 #if defined(_OPENMP)
     if (a.threads > 0) omp_set_num_threads(a.threads);

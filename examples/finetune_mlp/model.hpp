@@ -37,7 +37,7 @@ struct Factors {
 class Linear {
  public:
   virtual ~Linear() = default;
-  virtual const Matrix& weight() const = 0;
+  virtual Matrix weight() const = 0;
   virtual void infer(ConstTokens<float> x, Tokens<float> y, const Batch& batch) const = 0;
   virtual void forward(ConstTokens<float> x, Tokens<float> y, const Batch& batch, std::uint64_t step) = 0;
   /// dx += …; nullptr where no dx is wanted.
@@ -56,7 +56,7 @@ class TrainedLinear final : public Linear {
  public:
   explicit TrainedLinear(Matrix weight)
       : base_(std::move(weight)), gradient_(Matrix::Zero(base_.out_features(), base_.in_features())) {}
-  const Matrix& weight() const override { return base_.weight(); }
+  Matrix weight() const override { return base_.weight(); }
   void infer(ConstTokens<float> x, Tokens<float> y, const Batch&) const override { base_.add_forward(x, y); }
   void forward(ConstTokens<float> x, Tokens<float> y, const Batch&, std::uint64_t) override { base_.add_forward(x, y); }
   void backward(ConstTokens<float> x, ConstTokens<float> dy, const Tokens<float>* dx) override;

@@ -68,7 +68,7 @@ class Study {
   explicit Study(const StudyOptions& options)
       : options_(options),
         settings_(options.settings),
-        trainings_(settings_, options.texts, options.seeds),
+        trainings_(settings_, options.tasks, options.domains, options.seeds),
         hydra_(hydra_method(settings_, settings_.rank, settings_.heads)),
         lora_(lora_like(hydra_, settings_)) {}
 

@@ -16,8 +16,8 @@ namespace finetune {
 
 struct StudyOptions {
   Settings settings;
-  TextOptions texts;
-  Index seeds = 5;  ///< from settings.seed on
+  std::vector<Domain> tasks, domains;  ///< load_texts() of both mixtures
+  Index seeds = 5;                     ///< from settings.seed on
 };
 
 /// The methods of the study's first table.

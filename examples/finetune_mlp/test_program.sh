@@ -45,6 +45,13 @@ cmp narrow1/curves.csv narrow2/curves.csv || fail "hidden 64: other bits on 2 th
 "$program" "${small[@]}" --base text=law.txt --seed 1 --out other >/dev/null
 cmp -s tasks1/curves.csv other/curves.csv && fail "another seed gives the same bits"
 
+# A base of fewer bits: the adapters train on it, and a weight takes what it says.
+for precision in bf16:2.000 f16:2.000 int8:1.0 nf4:0.56; do
+  "$program" "${small[@]}" --base text=law.txt --base-precision "${precision%:*}" --out narrow >narrow.log
+  grep -q "frozen in ${precision%:*}, ${precision#*:}" narrow.log || fail "--base-precision ${precision%:*}: $(grep frozen narrow.log)"
+  cmp -s tasks1/curves.csv narrow/curves.csv && fail "--base-precision ${precision%:*} changes nothing"
+done
+
 # The study, small: complete, and the same bits on any number of threads.
 study=(--study --seeds 2 --pretraining-steps 4 --steps 4 --hidden 16 --batch 32 --evaluation-examples 64)
 for threads in 1 2; do
@@ -104,6 +111,7 @@ mistake '--max-bytes' --base law=law.txt --max-bytes 100
 mistake '--rank' --base law=law.txt --rank 0
 mistake '--steps' --base law=law.txt --steps many
 mistake '--unknown' --unknown
+mistake '--base-precision' --base law=law.txt --base-precision fp3
 mistake '--seeds' --study --seeds 0
 mistake 'nowhere.txt: No such file' --study --base law=nowhere.txt --domain a=law.txt
 mistake 'one.txt' --base law=law.txt --out one.txt/results

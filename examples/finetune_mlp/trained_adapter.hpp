@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -22,16 +23,48 @@ struct AdapterTraining {
   std::uint64_t warmup_seed = 0;
 };
 
+/// A frozen W in any storage, chosen at run time.
+class FrozenBase {
+ public:
+  template <class Base>
+  explicit FrozenBase(Base base) : base_(std::make_shared<const Holder<Base>>(std::move(base))) {}
+  Index in_features() const { return base_->in_features(); }
+  Index out_features() const { return base_->out_features(); }
+  Matrix weight() const { return base_->weight(); }
+  void add_forward(ConstTokens<float> x, Tokens<float> y) const { base_->add_forward(x, y); }
+  void add_backward(ConstTokens<float> dy, Tokens<float> dx) const { base_->add_backward(dy, dx); }
+
+ private:
+  struct Interface {
+    virtual ~Interface() = default;
+    virtual Index in_features() const = 0;
+    virtual Index out_features() const = 0;
+    virtual Matrix weight() const = 0;
+    virtual void add_forward(ConstTokens<float> x, Tokens<float> y) const = 0;
+    virtual void add_backward(ConstTokens<float> dy, Tokens<float> dx) const = 0;
+  };
+  template <class Base>
+  struct Holder final : Interface {
+    explicit Holder(Base b) : base(std::move(b)) {}
+    Index in_features() const override { return base.in_features(); }
+    Index out_features() const override { return base.out_features(); }
+    Matrix weight() const override { return base.weight(); }
+    void add_forward(ConstTokens<float> x, Tokens<float> y) const override { base.add_forward(x, y); }
+    void add_backward(ConstTokens<float> dy, Tokens<float> dx) const override { base.add_backward(dy, dx); }
+    Base base;
+  };
+
+  std::shared_ptr<const Interface> base_;
+};
+
 /// W is frozen and an adapter is trained on it: LoRA, SplitLoRA, HydraLoRA or ALoRA, all the same here.
 template <class Adapter>
 class TrainedAdapter final : public Linear {
  public:
-  TrainedAdapter(const Matrix& frozen, Adapter adapter, const AdapterTraining& how)
-      : layer_(hydralora::DenseLinear<float>(frozen), std::move(adapter)),
-        gradients_(layer_.adapter.config()),
-        how_(how) {}
+  TrainedAdapter(FrozenBase frozen, Adapter adapter, const AdapterTraining& how)
+      : layer_(std::move(frozen), std::move(adapter)), gradients_(layer_.adapter.config()), how_(how) {}
 
-  const Matrix& weight() const override { return layer_.base.weight(); }
+  Matrix weight() const override { return layer_.base.weight(); }
   void infer(ConstTokens<float> x, Tokens<float> y, const Batch& batch) const override {
     Matrix task;
     layer_.forward(x, y, options(batch, 0, task));
@@ -113,7 +146,7 @@ class TrainedAdapter final : public Linear {
     return options;
   }
 
-  hydralora::AdaptedLinear<hydralora::DenseLinear<float>, Adapter> layer_;
+  hydralora::AdaptedLinear<FrozenBase, Adapter> layer_;
   typename Adapter::Cache cache_;
   typename Adapter::Gradients gradients_;
   AdapterTraining how_;
@@ -125,7 +158,7 @@ class TrainedDoRA final : public Linear {
  public:
   TrainedDoRA(const Matrix& frozen, const hydralora::LoRAConfig& config, std::uint64_t seed)
       : layer_(hydralora::DenseLinear<float>(frozen), config, seed), gradients_(config) {}
-  const Matrix& weight() const override { return layer_.base.weight(); }
+  Matrix weight() const override { return layer_.base.weight(); }
   void infer(ConstTokens<float> x, Tokens<float> y, const Batch&) const override { layer_.forward(x, y); }
   void forward(ConstTokens<float> x, Tokens<float> y, const Batch&, std::uint64_t step) override {
     hydralora::CallOptions<float> options;

@@ -6,6 +6,8 @@
 #include <sstream>
 #include <utility>
 
+#include <hydralora/layers/stored_linear.hpp>
+
 #include "trained_adapter.hpp"
 
 namespace finetune {
@@ -77,11 +79,29 @@ void start_adapter(Adapter& adapter, Method::Start start, std::uint64_t seed, co
   }
 }
 
-std::unique_ptr<Linear> make_layer(const Method& method, const Matrix& weight, double dropout, std::uint64_t seed,
-                                   const Matrix& inputs) {
+/// f(a frozen layer of this precision), whatever f returns.
+template <class Function>
+auto with_base(const Matrix& weight, Precision precision, Function&& f) {
+  switch (precision) {
+    case Precision::bf16:
+      return f(BFloat16Linear<float>(NarrowWeight<Eigen::bfloat16>(weight)));
+    case Precision::f16:
+      return f(HalfLinear<float>(NarrowWeight<Eigen::half>(weight)));
+    case Precision::int8:
+      return f(Int8Linear<float>(Int8Weight(weight)));
+    case Precision::nf4:
+      return f(NF4Linear<float>(NF4Weight(weight)));
+    case Precision::float32:
+      break;
+  }
+  return f(DenseLinear<float>(weight));
+}
+
+std::unique_ptr<Linear> make_layer(const Method& method, const Matrix& weight, const Settings& settings,
+                                   std::uint64_t seed, const Matrix& inputs) {
   if (method.kind == Method::Kind::full) return std::make_unique<TrainedLinear>(weight);
   std::unique_ptr<Linear> layer;
-  with_adapter_config(method, weight.cols(), weight.rows(), dropout, [&](const auto& config) {
+  with_adapter_config(method, weight.cols(), weight.rows(), settings.dropout, [&](const auto& config) {
     if constexpr (std::is_same_v<decltype(config), const LoRAConfig&>) {
       if (method.kind == Method::Kind::dora) {
         layer = std::make_unique<TrainedDoRA>(weight, config, seed);
@@ -95,7 +115,9 @@ std::unique_ptr<Linear> make_layer(const Method& method, const Matrix& weight, d
     how.balance = method.balance;
     how.warmup = method.warmup;
     how.warmup_seed = seed;
-    layer = std::make_unique<TrainedAdapter<decltype(adapter)>>(weight, std::move(adapter), how);
+    layer = std::make_unique<TrainedAdapter<decltype(adapter)>>(
+        with_base(weight, settings.base_precision, [](auto base) { return FrozenBase(std::move(base)); }),
+        std::move(adapter), how);
   });
   return layer;
 }
@@ -112,7 +134,7 @@ Mlp make_model(const Weights& base, const Method& method, const Mixture& mixture
   Mlp::Layers layers;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const std::uint64_t seed = (settings.seed + settings.adapter_seed) * layers.size() + i;
-    layers[i] = make_layer(method, base.weight[i], settings.dropout, seed, inputs[i]);
+    layers[i] = make_layer(method, base.weight[i], settings, seed, inputs[i]);
   }
   return Mlp(base, std::move(layers), method.kind == Method::Kind::full);
 }
@@ -247,6 +269,23 @@ Weights pretrain(const Mixture& mixture, const Settings& settings, const Progres
   run_steps(model, mixture, settings, settings.pretraining_steps, settings.pretraining_learning_rate, progress, result);
   measure(model, mixture, settings, result);
   return model.weights();
+}
+
+Weights stored(Weights weights, Precision precision, double& bytes) {
+  double size = 0, total = 0;
+  for (Matrix& weight : weights.weight) {
+    size += static_cast<double>(weight.size());
+    weight = with_base(weight, precision, [&](const auto& base) -> Matrix {
+      if constexpr (std::is_same_v<std::decay_t<decltype(base)>, DenseLinear<float>>) {
+        total += 4.0 * static_cast<double>(weight.size());
+      } else {
+        total += static_cast<double>(base.storage().bytes());
+      }
+      return base.weight();
+    });
+  }
+  bytes = total / size;
+  return weights;
 }
 
 Result finetune(const Weights& base, const Mixture& mixture, const Method& method, const Settings& settings,

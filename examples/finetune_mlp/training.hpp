@@ -14,6 +14,9 @@
 
 namespace finetune {
 
+/// What the frozen base's weights are stored as.
+enum class Precision { float32, bf16, f16, int8, nf4 };
+
 struct Settings {
   Index context = 16;  ///< bytes the model sees, the instruction byte included
   Index embedding = 24;
@@ -24,6 +27,7 @@ struct Settings {
   Index rank = 8;
   Index heads = 4;
   double dropout = 0;
+  Precision base_precision = Precision::float32;
   double pretraining_learning_rate = 4e-3;
   double learning_rate = 0;  ///< of every method where positive, instead of its default
   std::uint64_t seed = 0;
@@ -102,6 +106,10 @@ using Progress = std::function<void(const std::string&, Index, Index, Index, dou
 
 /// Trains all weights from scratch on `mixture` and returns them; `result` receives the curve.
 Weights pretrain(const Mixture& mixture, const Settings& settings, const Progress& progress, Result& result);
+
+/// The same weights as this precision holds them, in floats again. Embeddings and biases stay as they are.
+/// @param bytes  receives what W takes, on average for one number.
+Weights stored(Weights weights, Precision precision, double& bytes);
 
 /// Fine-tunes the frozen `base` on `mixture` with one method and measures it.
 Result finetune(const Weights& base, const Mixture& mixture, const Method& method, const Settings& settings,

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <mutex>
 #include <tuple>
+#include <utility>
 
 namespace finetune {
 namespace {
@@ -30,13 +31,8 @@ void quiet(const std::string&, Index, Index, Index, double, double) {}
 
 }  // namespace
 
-Trainings::Trainings(const Settings& settings, const TextOptions& texts, Index seeds)
-    : settings_(settings), seeds_(seeds) {
-  TextOptions base_only = texts;
-  base_only.domains.clear();
-  tasks_ = load_texts(MixtureKind::tasks, base_only);
-  domains_ = load_texts(MixtureKind::domains, texts);
-}
+Trainings::Trainings(const Settings& settings, std::vector<Domain> tasks, std::vector<Domain> domains, Index seeds)
+    : settings_(settings), seeds_(seeds), tasks_(std::move(tasks)), domains_(std::move(domains)) {}
 
 const Corpus& Trainings::corpus(MixtureKind kind, std::uint64_t seed) {
   auto& found = corpora_[{kind, seed}];
@@ -126,7 +122,8 @@ void Trainings::run(const std::function<void(std::size_t, std::size_t)>& progres
     settings.pretraining_steps =
         std::max<Index>(1, std::lround(length * static_cast<double>(settings.pretraining_steps)));
     Result curve;
-    bases[i] = pretrain(pretraining[i], settings, quiet, curve);
+    double bytes = 0;
+    bases[i] = stored(pretrain(pretraining[i], settings, quiet, curve), settings.base_precision, bytes);
   });
   results_.resize(planned_.size());
   side_by_side(planned_.size(), [&](std::size_t i) {

@@ -36,8 +36,9 @@ class Trainings {
   /// One method (none: the base as it is) on one scene with every seed.
   using Row = std::vector<std::size_t>;
 
+  /// @param tasks, domains  load_texts() of both mixtures.
   /// Seeds from settings.seed on.
-  Trainings(const Settings& settings, const TextOptions& texts, Index seeds);
+  Trainings(const Settings& settings, std::vector<Domain> tasks, std::vector<Domain> domains, Index seeds);
 
   /// [0] is what the base of the domains learns.
   const std::vector<Domain>& domains() const { return domains_; }
