@@ -15,6 +15,8 @@
 #include <iterator>
 #include <set>
 
+#include "support/files.hpp"
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -22,29 +24,20 @@ using namespace finetune;
 
 constexpr std::size_t plenty = 1U << 30U;
 
-/// A folder of its own for every test, gone afterwards.
+/// A folder that an ordinary user may read too, and names in it as text.
 class TemporaryFolder {
  public:
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "hydralora_corpus_XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    path_ = name;
-    fs::permissions(path_, static_cast<fs::perms>(0755));
+  TemporaryFolder() { fs::permissions(folder_.path(), static_cast<fs::perms>(0755)); }
+  std::string operator()(const std::string& name = "") const {
+    return name.empty() ? folder_.path().string() : folder_(name).string();
   }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  std::string operator()(const std::string& name = "") const { return name.empty() ? path_ : path_ + "/" + name; }
   void write(const std::string& name, const std::string& bytes) const {
-    fs::create_directories(fs::path((*this)(name)).parent_path());
-    std::ofstream((*this)(name), std::ios::binary) << bytes;
+    fs::create_directories(folder_(name).parent_path());
+    std::ofstream(folder_(name), std::ios::binary) << bytes;
   }
 
  private:
-  std::string path_;
+  support::TemporaryFolder folder_;
 };
 
 /// root may read everything; inside this scope the process is an ordinary user.
