@@ -215,6 +215,7 @@ TEST_CASE("peft: what cannot be done as the trainer did it is refused, all of it
   refused(R"({"r":2,"lora_alpha":16,"peft_type":"IA3"})", "peft_type is 'IA3', not LORA");
   refused(R"({"r":2,"lora_alpha":16,"peft_type":7})", "peft_type is no text");
   refused(R"({"r":3,"lora_alpha":16})", "module 'q': its lora_A has 2 rows, the settings say rank 3");
+  refused(with(R"("target_modules":[{}])"), "has an object inside an array");
   refused("[]", "is no JSON object");
   refused("", "is no JSON at byte");
   refused("{\"a\":" + std::string(10, '[') + std::string(10, ']') + "}", "is nested deeper than 8");

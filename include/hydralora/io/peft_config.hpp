@@ -32,9 +32,14 @@ inline nlohmann::json read_json_object(const std::filesystem::path& path) {
   std::string text(static_cast<std::size_t>(file.size()), '\0');
   file.read(0, text.data(), text.size());
   std::vector<std::set<std::string>> keys;
+  int arrays = 0;
   const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
     using Event = nlohmann::json::parse_event_t;
     if (depth > most_depth) throw FileError(path, "is nested deeper than " + std::to_string(most_depth));
+    // Such settings do not exist, and they would take the most memory for their bytes.
+    if (event == Event::object_start && arrays > 0) throw FileError(path, "has an object inside an array");
+    if (event == Event::array_start) ++arrays;
+    if (event == Event::array_end) --arrays;
     if (event == Event::object_start) keys.emplace_back();
     if (event == Event::object_end) keys.pop_back();
     if (event == Event::key && !keys.back().insert(value.get<std::string>()).second) {

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT
+//
+// What a hostile file can make a reader allocate: 2 × file + 32 × header + 1 MiB at most. Every operator new of this program
+// is counted.
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <doctest/doctest.h>
+#include <malloc.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <string>
+
+#include "hydralora/io/peft.hpp"
+#include "support/files.hpp"
+
+namespace {
+
+std::atomic<std::size_t> in_use{0}, peak{0};
+
+void* counted(void* p) {
+  if (p == nullptr) throw std::bad_alloc();
+  const std::size_t now = in_use += malloc_usable_size(p);
+  peak = std::max(peak.load(), now);
+  return p;
+}
+void uncounted(void* p) noexcept {
+  in_use -= malloc_usable_size(p);
+  std::free(p);
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) { return counted(std::malloc(std::max<std::size_t>(size, 1))); }
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  void* p = nullptr;
+  return counted(
+      posix_memalign(&p, std::max<std::size_t>(static_cast<std::size_t>(alignment), 8), size) == 0 ? p : nullptr);
+}
+void operator delete(void* p) noexcept { uncounted(p); }
+void operator delete(void* p, std::size_t) noexcept { uncounted(p); }
+void operator delete(void* p, std::align_val_t) noexcept { uncounted(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { uncounted(p); }
+
+using namespace hydralora;
+using namespace support;
+
+namespace {
+
+std::string file_of(const std::string& header, std::size_t data) {
+  std::string all(8, '\0');
+  for (std::size_t i = 0; i < 8; ++i) all[i] = static_cast<char>(static_cast<std::uint64_t>(header.size()) >> (8 * i));
+  return all + header + std::string(data, '\0');
+}
+
+/// What f() has in use at its peak, beyond what was in use before.
+template <class Function>
+double peak_of(Function&& f) {
+  const std::size_t before = in_use;
+  peak = before;
+  try {
+    f();
+  } catch (const FileError&) {
+  }
+  return static_cast<double>(peak - before);
+}
+
+}  // namespace
+
+TEST_CASE("no header makes the reader allocate more than its bound") {
+  const TemporaryFolder folder;
+  constexpr std::size_t size = std::size_t{4} << 20U;
+  const auto repeated = [](const std::string& begin, auto&& piece, const std::string& end) {
+    std::string text = begin;
+    for (std::size_t i = 0; text.size() < size; ++i) text += (i == 0 ? "" : ",") + piece(std::to_string(i));
+    return text + end;
+  };
+  const std::string tensor = R"(":{"dtype":"I8","shape":[],"data_offsets":[0,0]})";
+  const struct {
+    std::string name, header;
+  } cases[] = {
+      {"many empty tensors",
+       repeated(
+           "{", [&](const std::string& i) { return "\"" + i + R"(":{"dtype":"I8","shape":[0],"data_offsets":[0,0]})"; },
+           "}")},
+      {"the shortest entries", repeated(
+                                   "{", [](const std::string& i) { return "\"" + i + "\":{}"; }, "}")},
+      {"dimensions", repeated(
+                         "{",
+                         [](const std::string& i) {
+                           return "\"" + i + R"(":{"dtype":"I8","shape":[0,0,0,0,0,0,0,0],"data_offsets":[0,0]})";
+                         },
+                         "}")},
+      {"metadata", repeated(
+                       "{\"__metadata__\":{", [](const std::string& i) { return "\"" + i + "\":\"\""; }, "}}")},
+      {"one long key", "{\"" + std::string(size, 'a') + tensor + "}"},
+      {"one long value", "{\"__metadata__\":{\"a\":\"" + std::string(size, 'a') + "\"}}"},
+      {"escapes", "{\"__metadata__\":{\"a\":\"" +
+                      [] {
+                        std::string text;
+                        while (text.size() < size) text += "\\u20ac";
+                        return text;
+                      }() +
+                      "\"}}"},
+      {"a long number", "{\"a\":{\"shape\":[" + std::string(size, '1') + "]}}"},
+      {"arrays", "{\"a\":{\"shape\":" + std::string(size, '[')},
+      {"objects",
+       [] {
+         std::string text;
+         while (text.size() < size) text += "{\"a\":";
+         return text;
+       }()},
+      {"spaces", "{" + std::string(size, ' ') + "}"},
+  };
+  for (const auto& c : cases) {
+    for (const std::size_t data : {std::size_t{0}, std::size_t{1} << 20U}) {
+      CAPTURE(c.name);
+      const std::string content = file_of(c.header, data);
+      write_file(folder("t"), content);
+      const double bound =
+          2 * static_cast<double>(content.size()) + 32 * static_cast<double>(c.header.size()) + (1U << 20U);
+      const double used = peak_of([&] { SafetensorsFile file(folder("t")); });
+      MESSAGE(c.name << ": " << used / static_cast<double>(content.size()) << " times the file");
+      CHECK(used <= bound);
+    }
+  }
+}
+
+TEST_CASE("nor do settings") {
+  const TemporaryFolder folder;
+  constexpr std::size_t size = (std::size_t{1} << 20U) - 200;
+  const auto filled = [](const std::string& begin, const std::string& piece, const std::string& end) {
+    std::string text = begin;
+    while (text.size() + piece.size() + end.size() < size) text += piece;
+    return text + end;
+  };
+  std::string keys = "{\"a\":0";
+  for (std::size_t i = 0; keys.size() < size; ++i) keys += ",\"" + std::to_string(i) + "\":0";
+  for (const std::string& text :
+       {filled("{\"a\":[0", ",0", "]}"), filled("{\"a\":[[]", ",[]", "]}"), filled("{\"a\":[{}", ",{}", "]}"),
+        keys + "}", filled("{\"a\":\"", "a", "\"}"), filled("{\"a\":", "[", "")}) {
+    CAPTURE(text.substr(0, 30));
+    write_file(folder("adapter_config.json"), text);
+    const double used = peak_of([&] { PeftDirectory directory(folder.path()); });
+    MESSAGE(text.substr(0, 12) << ": " << used / static_cast<double>(text.size()) << " times the file");
+    CHECK(used <= 34 * static_cast<double>(text.size()) + (1U << 20U));
+  }
+}
+
+TEST_CASE("a load takes no more than its numbers twice") {
+  const TemporaryFolder folder;
+  LoRAConfig config{3000, 1000, 32};
+  for (const DType type : {DType::F32, DType::BF16}) {
+    PeftWriter writer;
+    writer.add("q", LoRA<float>(config), type);
+    writer.save(folder.path());
+    const auto bytes = static_cast<double>(std::filesystem::file_size(folder("adapter_model.safetensors")));
+    LoRA<float> layer(config);
+    const double used = peak_of([&] { PeftDirectory(folder.path()).load_into(layer, "q"); });
+    MESSAGE(std::string(info_of(type).name) << ": " << used / bytes << " times the file");
+    CHECK(used <= 2 * bytes + (1U << 20U));
+  }
+}
