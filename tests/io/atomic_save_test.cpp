@@ -250,14 +250,23 @@ TEST_CASE("atomic save: links stay links, rights are those of a new file") {
   save(folder("link"), "new");
   CHECK(std::filesystem::is_symlink(folder("link")));
   CHECK(file_content(folder("target")) == "new");
+  std::filesystem::create_directory(folder("sub"));
+  std::filesystem::create_symlink("sub/later", folder("dangling"));
+  std::filesystem::create_symlink("dangling", folder("second"));
+  save(folder("second"), "new");
+  CHECK(std::filesystem::is_symlink(folder("dangling")));
+  CHECK(file_content(folder("sub") / "later") == "new");
+  std::filesystem::create_symlink("loop", folder("loop"));
+  CHECK(message_of<FileError>([&] { save(folder("loop"), "x"); }).find("cannot follow the link") != std::string::npos);
   const mode_t mask = umask(027);
   save(folder("private"), "x");
   umask(mask);
   struct stat status {};
   REQUIRE(stat(folder("private").c_str(), &status) == 0);
   CHECK((status.st_mode & 0777) == 0640);
-  CHECK(message_of<FileError>([&] { save(folder("no folder") / "f", "x"); }).find("cannot create: No such file") !=
-        std::string::npos);
+  CHECK(message_of<FileError>([&] {
+          save(folder("no folder") / "f", "x");
+        }).find("cannot open the folder: No such file") != std::string::npos);
   std::filesystem::create_directory(folder("folder"));
   CHECK(message_of<FileError>([&] { save(folder("folder"), "x"); }).find("cannot replace") != std::string::npos);
   save(folder("empty"), "");

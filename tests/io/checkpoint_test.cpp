@@ -146,6 +146,10 @@ TEST_CASE("checkpoint: what does not fit is refused, and the run is not changed"
   refused(run.optimizer, "tensor 'optimizer.moments' holds a number that is not finite at 173");
   write("", 0, {0, 0, 0, 0, 0, 0, 0, 0x80}, false);
   refused(run.optimizer, "'optimizer.steps' is negative");
+  write("", 0, {255, 255, 255, 255, 255, 255, 255, 127}, false);
+  refused(run.optimizer, "larger than any run");
+  write("optimizer.moments", -1, {1, 0, 0, 0, 0, 0, 0, 0}, false);
+  refused(run.optimizer, "'optimizer.moments' holds a negative mean of squares");
   write("", 0, {1, 0, 0, 0, 0, 0, 0, 0}, true);
   refused(run.optimizer, "has 5 tensors, a run with 2 parameter groups has 4");
   write_file(folder("run"), file_content(folder("run")).substr(0, 300));

@@ -210,17 +210,25 @@ TEST_CASE("peft: what cannot be done as the trainer did it is refused, all of it
   refused(R"({"r":-2,"lora_alpha":16})", "'r' is no whole number");
   refused(R"({"r":99999999999,"lora_alpha":16})", "'r' is no whole number");
   refused(R"({"lora_alpha":16})", "'r' is no whole number");
-  refused(R"({"r":2,"lora_alpha":1e999})", "is no JSON");
+  refused(R"({"r":2,"lora_alpha":1e999})", "beyond those of double");
   refused(R"({"r":2,"lora_alpha":"16"})", "'lora_alpha' is no finite number");
   refused(R"({"r":2,"lora_alpha":16,"peft_type":"IA3"})", "peft_type is 'IA3', not LORA");
   refused(R"({"r":2,"lora_alpha":16,"peft_type":7})", "peft_type is no text");
   refused(R"({"r":3,"lora_alpha":16})", "module 'q': its lora_A has 2 rows, the settings say rank 3");
   refused(with(R"("target_modules":[{}])"), "has an object inside an array");
   refused("[]", "is no JSON object");
-  refused("", "is no JSON at byte");
+  refused("", "is no JSON");
   refused("{\"a\":" + std::string(10, '[') + std::string(10, ']') + "}", "is nested deeper than 8");
   refused("{\"a\":" + std::string(100000, '[') + "}", "is nested deeper than 8");
   refused(std::string((1U << 20U) + 1, ' '), "more than 1 MiB are refused");
+  std::string many = with(R"("target_modules":[""])");
+  many.insert(many.size() - 2, std::string((1U << 20U) - many.size(), ' '));
+  write_directory(folder("a"), many);
+  CHECK(message_of<FileError>([&] { PeftDirectory directory(folder("a")); }) == "nothing thrown");
+  std::string unknown = R"({"r":2,"lora_alpha":16)";
+  for (int i = 0; i < 20000; ++i) unknown += ",\"" + std::to_string(i) + "\":1";
+  write_directory(folder("a"), unknown + "}");
+  CHECK(message_of<FileError>([&] { PeftDirectory directory(folder("a")); }).size() < 3000);
   std::filesystem::remove(folder("a") / "adapter_config.json");
   CHECK(message_of<FileError>([&] { PeftDirectory directory(folder("a")); }).find("No such file") != std::string::npos);
 }
@@ -291,6 +299,10 @@ TEST_CASE("peft: a load that fails changes nothing") {
   CHECK(same_bits<float>(layer.parameters(), before.parameters()));
   directory.load_into(layer, "q", false);
   CHECK(same_bits<float>(layer.parameters(), saved.parameters()));
+  write_directory(folder("huge"), R"({"r":2,"lora_alpha":1e300})");
+  CHECK(message_of<FileError>([&] { PeftDirectory(folder("huge")).load<LoRA<float>>("q"); }).find("scaling beyond") !=
+        std::string::npos);
+  CHECK(message_of<FileError>([&] { PeftDirectory(folder("huge")).load<LoRA<double>>("q"); }) == "nothing thrown");
   LoRA<float> other_scaling(LoRAConfig{5, 4, 2, 17}), other_size(LoRAConfig{5, 4, 3, 24});
   HydraLoRA<float> hydra(HydraLoRAConfig{5, 4, 2});
   CHECK(message_of<FileError>([&] { directory.load_into(other_scaling, "q"); }).find("with scaling 8, the layer") !=
@@ -318,6 +330,22 @@ TEST_CASE("peft: a writer refuses what a directory cannot say") {
   HydraLoRAConfig given{5, 4, 2};
   given.routing = Routing::given;
   CHECK(message_of([&] { PeftWriter().add("k", HydraLoRA<float>(given)); }).find("dense softmax gate") !=
+        std::string::npos);
+  PeftWriter odd;
+  odd.base_model = "caf\xe9";
+  odd.add("q", lora);
+  CHECK(message_of([&] { odd.save("nowhere"); }).find("no UTF-8") != std::string::npos);
+  CHECK_FALSE(std::filesystem::exists("nowhere"));
+  CHECK(message_of([&] { PeftWriter().add("q(1)", lora); }) == "PeftWriter: 'q(1)' is no module's name");
+  CHECK(message_of([&] {
+          PeftWriter().add("q", HydraLoRA<float>(HydraLoRAConfig{1, 1, 1, 1, false, 0, 10000}));
+        }).find("fewer than 10000") != std::string::npos);
+  CHECK(message_of([&] {
+          PeftWriter().add("q", LoRA<float>(LoRAConfig{5, 4, 7, 1.7e308, true}));
+        }).find("no file can say") != std::string::npos);
+  LoRA<float> large = lora;
+  large.A()(0, 0) = 1e6F;
+  CHECK(message_of([&] { PeftWriter().add("k", large, DType::F16); }).find("has 1e+06, too large for F16") !=
         std::string::npos);
   CHECK(message_of([&] { PeftWriter().add("k", SplitLoRA<float>(SplitLoRAConfig{5, 4, 2})); }) == "nothing thrown");
 }

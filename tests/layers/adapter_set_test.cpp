@@ -138,6 +138,12 @@ TEST_CASE("a set refuses what does not fit, and nothing is changed") {
           set.forward(x.topRows(12), y, {{a, 5}});
         }) == "AdapterSet::forward: x is 12x5 and y is 11x5, 'a' is 13->11");
   CHECK(message_of([&] { set.forward(x, y.leftCols(4), {{a, 5}}); }) == "AdapterSet::forward: x is 13x5 and y is 11x4");
+  const std::vector<Index> segments{5};
+  CallOptions<float> options;
+  options.segments = segments;
+  CHECK(message_of([&] {
+          set.forward(x, y, {{a, 5}}, cache, options);
+        }).find("segments and weights have no place") != std::string::npos);
   CHECK(y == Matrix<float>::Ones(11, 5));
   CHECK(cache.tokens() == 0);
 

@@ -118,6 +118,10 @@ TEST_CASE("what cannot be combined is refused") {
   CHECK(message_of([&] { combine_to_rank(List{&a, &c}, {1, 2}, 6); }) == "combine_to_rank: rank 6, expected 1 to 5");
   CHECK(message_of([&] { combine_to_rank(List{&a, &c}, {1, 2}, 0); }) == "combine_to_rank: rank 0, expected 1 to 5");
   CHECK(message_of([&] { combine_to_rank(List{&broken}, {1}, 1); }) == "combine_to_rank: a LoRA is not finite");
+  LoRA<float> large = a;
+  large.parameters().setConstant(1e30F);
+  CHECK(message_of([&] { combine_exactly(List{&large}, {1e30}); }).find("not finite in the LoRA's numbers") !=
+        std::string::npos);
   CHECK(message_of([&] {
           combine_as_lorahub(List{&a, &c}, {1, 2});
         }).find("LoRA 1 is LoRA 9->7 rank 3") != std::string::npos);

@@ -167,6 +167,8 @@ TEST_CASE("stored weights under an adapter, on any number of threads, and what t
         "StoredLinear::add_forward: from 500x60 to 300x59, expected 500x60 to 300x60");
   Matrix<float> both(500, 60);
   CHECK(message_of([&] { linear.add_forward(both, both.topRows(300)); }).find("overlap") != std::string::npos);
+  const Matrix<float> most = Matrix<float>::Constant(1, 2, std::numeric_limits<float>::max());
+  CHECK((Int8Linear<float>(Int8Weight(most)).weight().array() / most.array() - 1).abs().maxCoeff() < 1e-6F);
   Matrix<float> large = Matrix<float>::Constant(1, 1, 1e5F);
   CHECK(message_of([&] { NarrowWeight<Eigen::half>{large}; }) ==
         "NarrowWeight: a number is not finite, or too large for 16 bits");

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <map>
 #include <string>
 #include <utility>
@@ -78,8 +77,12 @@ std::map<std::string, std::string> load_checkpoint(const std::filesystem::path& 
     throw FileError(path, "tensor " + in_quotes(detail::steps_name) + " is no I64");
   }
   const auto steps = detail::from_little_endian<std::uint64_t>(file.bytes(detail::steps_name).data());
-  if (steps > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
-    throw FileError(path, "tensor " + in_quotes(detail::steps_name) + " is negative");
+  constexpr std::uint64_t most_steps = std::uint64_t{1} << 62U;
+  if (steps > most_steps) {
+    throw FileError(path, "tensor " + in_quotes(detail::steps_name) + " is negative, or larger than any run");
+  }
+  if ((moments.tail(moments.size() / 2).array() < 0).any()) {  // their roots are taken
+    throw FileError(path, "tensor " + in_quotes(detail::moments_name) + " holds a negative mean of squares");
   }
   if (file.tensors().size() != groups.size() + 2) {
     throw FileError(path, "has " + std::to_string(file.tensors().size()) + " tensors, a run with " +

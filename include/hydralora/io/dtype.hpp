@@ -84,7 +84,7 @@ Scalar decode(DType type, const unsigned char* bytes) {
       return static_cast<Scalar>(bits_as<double>(from_little_endian<std::uint64_t>(bytes)));
   }
 }
-/// Rounded to the nearest, ties to even.
+/// Rounded to the nearest, ties to even; from double to 16 bits by way of float.
 template <class Scalar>
 void encode(DType type, Scalar value, unsigned char* bytes) {
   switch (type) {

@@ -72,12 +72,12 @@ class Descriptor {
   int fd_;
 };
 
-inline Descriptor open_or_fail(const std::filesystem::path& path, int flags, const char* what) {
+/// As open(2), again where a signal interrupted it; holds nothing where it fails.
+inline Descriptor open_file(const std::filesystem::path& path, int flags) {
   int fd = -1;
   do {
     fd = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
   } while (fd < 0 && errno == EINTR);
-  if (fd < 0) fail_with_errno(path, what);
   return Descriptor(fd);
 }
 
@@ -115,14 +115,16 @@ class InputFile {
 /// Makes `path` hold these bytes, or leaves it as it was: they go to a new file in the same folder, which takes the place
 /// of the old one when all of it is on the disk. A link stays a link to its target. Where the process is killed half way, a
 /// file named `path`.tmp-… may stay behind.
-/// @throws FileError  where any step fails; what `path` held is then still there, and the new file is gone.
+/// @throws FileError  where any step fails; what `path` held is then still there, and the new file is gone. Only where the
+///                    folder itself cannot be brought to the disk at the very end the new content is already in place.
 void write_file_atomically(const std::filesystem::path& path, const void* bytes, std::size_t count);
 
 #if HYDRALORA_HAS_POSIX
 
 inline InputFile::InputFile(std::filesystem::path path, FileAccess access) : path_(std::move(path)) {
   // O_NONBLOCK: a pipe would wait for its writer before it could be refused.
-  file_ = detail::open_or_fail(path_, O_RDONLY | O_NONBLOCK, "cannot open");
+  file_ = detail::open_file(path_, O_RDONLY | O_NONBLOCK);
+  if (file_.get() < 0) detail::fail_with_errno(path_, "cannot open");
   struct stat status {};
   if (::fstat(file_.get(), &status) != 0) detail::fail_with_errno(path_, "cannot ask for its size");
   if (!S_ISREG(status.st_mode)) throw FileError(path_, "is no regular file");
@@ -157,20 +159,27 @@ inline void InputFile::read(std::uint64_t offset, void* to, std::size_t count) c
 }
 
 inline void write_file_atomically(const std::filesystem::path& path, const void* bytes, std::size_t count) {
-  std::error_code error, nothing_there;
-  const std::filesystem::path target =
-      std::filesystem::is_symlink(path, nothing_there) ? std::filesystem::weakly_canonical(path, error) : path;
-  if (error) throw FileError(path, "cannot follow the link: " + error.message());
+  std::filesystem::path target = path;
+  std::error_code error, no_link;
+  for (int links = 0; std::filesystem::is_symlink(target, no_link); ++links) {
+    const std::filesystem::path next = std::filesystem::read_symlink(target, error);
+    if (!error && links >= 40) error = std::make_error_code(std::errc::too_many_symbolic_link_levels);
+    if (error) throw FileError(path, "cannot follow the link: " + error.message());
+    target = target.parent_path() / next;  // next alone where it is absolute
+  }
   const std::filesystem::path folder = target.has_parent_path() ? target.parent_path() : std::filesystem::path(".");
+
+  // Opened first, so that nothing but the disk can fail once the new file is in place. A folder that may be written to and
+  // not read cannot be opened, nor brought to the disk.
+  const detail::Descriptor directory = detail::open_file(folder, O_RDONLY | O_DIRECTORY);
+  if (directory.get() < 0 && errno != EACCES) detail::fail_with_errno(folder, "cannot open the folder");
 
   std::filesystem::path temporary;
   detail::Descriptor file;
   for (int attempt = 0; file.get() < 0; ++attempt) {  // a name that nobody has, with the rights that new files get here
     temporary = target.string() + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
-    const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0 && errno != EEXIST && errno != EINTR) detail::fail_with_errno(temporary, "cannot create");
-    if (fd < 0 && attempt >= 1000) detail::fail_with_errno(temporary, "cannot create");
-    file = detail::Descriptor(fd);
+    file = detail::open_file(temporary, O_WRONLY | O_CREAT | O_EXCL);
+    if (file.get() < 0 && (errno != EEXIST || attempt >= 1000)) detail::fail_with_errno(temporary, "cannot create");
   }
   try {
     for (std::size_t done = 0; done < count;) {
@@ -187,8 +196,7 @@ inline void write_file_atomically(const std::filesystem::path& path, const void*
     throw;
   }
   // From here on the new file is in place; what is left makes it outlive a power failure.
-  const detail::Descriptor directory = detail::open_or_fail(folder, O_RDONLY | O_DIRECTORY, "cannot open the folder");
-  if (::fsync(directory.get()) != 0 && errno != EINVAL) {  // EINVAL: a file system that has no such thing
+  if (directory.get() >= 0 && ::fsync(directory.get()) != 0 && errno != EINVAL) {  // EINVAL: no such thing here
     detail::fail_with_errno(folder, "cannot bring the folder to the disk");
   }
 }

@@ -21,43 +21,85 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
+/// Passes over JSON and keeps nothing but the keys of the objects that are open: the checks that a parser does not make.
+class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  explicit JsonChecks(const std::filesystem::path& path) : path_(path) {}
+
+  bool start_object(std::size_t) override {
+    // Such settings do not exist, and they would take the most memory for their bytes.
+    if (arrays_ > 0) throw FileError(path_, "has an object inside an array");
+    keys_.emplace_back();
+    return deeper();
+  }
+  bool end_object() override {
+    keys_.pop_back();
+    return --depth_, true;
+  }
+  bool start_array(std::size_t) override {
+    ++arrays_;
+    return deeper();
+  }
+  bool end_array() override {
+    --arrays_;
+    return --depth_, true;
+  }
+  bool key(string_t& text) override {
+    if (!keys_.back().insert(text).second) throw FileError(path_, in_quotes(text) + " is there twice");
+    return true;
+  }
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
+    throw FileError(path_, "is no JSON, or has a number beyond those of double, at byte " + std::to_string(position));
+  }
+
+ private:
+  bool deeper() {
+    constexpr int most_depth = 8;
+    if (++depth_ > most_depth) throw FileError(path_, "is nested deeper than " + std::to_string(most_depth));
+    return true;
+  }
+
+  const std::filesystem::path& path_;
+  std::vector<std::set<std::string>> keys_;
+  int depth_ = 0, arrays_ = 0;
+};
+
 /// A JSON object from a file that is not trusted: small, not deep, no key twice.
 inline nlohmann::json read_json_object(const std::filesystem::path& path) {
   constexpr std::uint64_t most_bytes = std::uint64_t{1} << 20U;
-  constexpr int most_depth = 8;
   const InputFile file(path);
   if (file.size() > most_bytes) {
     throw FileError(path, "has " + std::to_string(file.size()) + " bytes, more than 1 MiB are refused");
   }
   std::string text(static_cast<std::size_t>(file.size()), '\0');
   file.read(0, text.data(), text.size());
-  std::vector<std::set<std::string>> keys;
-  int arrays = 0;
-  const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
-    using Event = nlohmann::json::parse_event_t;
-    if (depth > most_depth) throw FileError(path, "is nested deeper than " + std::to_string(most_depth));
-    // Such settings do not exist, and they would take the most memory for their bytes.
-    if (event == Event::object_start && arrays > 0) throw FileError(path, "has an object inside an array");
-    if (event == Event::array_start) ++arrays;
-    if (event == Event::array_end) --arrays;
-    if (event == Event::object_start) keys.emplace_back();
-    if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key && !keys.back().insert(value.get<std::string>()).second) {
-      throw FileError(path, in_quotes(value.get<std::string>()) + " is there twice");
-    }
-    return true;
-  };
-  nlohmann::json json;
-  try {
-    json = nlohmann::json::parse(text, check);
-  } catch (const nlohmann::json::parse_error& error) {
-    throw FileError(path, "is no JSON at byte " + std::to_string(error.byte));
-  } catch (const nlohmann::json::out_of_range&) {
-    throw FileError(path, "is no JSON: it has a number beyond those of double");
-  }
+  JsonChecks checks(path);
+  nlohmann::json::sax_parse(text, &checks);
+  nlohmann::json json = nlohmann::json::parse(text);  // a callback here would make it quadratic in the text
   if (!json.is_object()) throw FileError(path, "is no JSON object");
   return json;
 }
+
+/// Collects what is wrong with a file, as much of it as a person will read.
+class Reasons {
+ public:
+  void add(const std::string& reason) {
+    constexpr std::size_t enough = 2000;
+    if (text_.size() < enough) text_ += (text_.empty() ? "" : "; ") + reason;
+  }
+  bool empty() const { return text_.empty(); }
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+};
 
 /// The settings of adapter_config.json that this library acts on.
 class PeftConfig {
@@ -73,7 +115,7 @@ class PeftConfig {
     for (const auto& [key, value] : object("rank_pattern")) rank_pattern[pattern(key)] = integer(key, value);
     for (const auto& [key, value] : object("alpha_pattern")) alpha_pattern[pattern(key)] = number(key, value);
     check_unsupported();
-    if (!reasons_.empty()) throw FileError(path_, reasons_);
+    if (!reasons_.empty()) throw FileError(path_, reasons_.text());
   }
 
   Index rank = 0, heads = 1;
@@ -97,7 +139,7 @@ class PeftConfig {
   }
 
  private:
-  void refuse(const std::string& reason) { reasons_ += (reasons_.empty() ? "" : "; ") + reason; }
+  void refuse(const std::string& reason) { reasons_.add(reason); }
 
   /// What changes the numbers of a forward pass, or says that the base was changed, and is not built here.
   void check_unsupported() {
@@ -175,7 +217,7 @@ class PeftConfig {
 
   std::filesystem::path path_;
   nlohmann::json json_;
-  std::string reasons_;
+  Reasons reasons_;
 };
 
 }  // namespace detail

@@ -10,9 +10,11 @@
 // cannot do as the trainer did it is refused, all of it in one message.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <new>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -138,9 +140,11 @@ class PeftDirectory {
   /// @throws FileError  no such module, one of another kind, unreadable, or with finite_only numbers that are not finite.
   template <class Layer>
   Layer load(const std::string& name, std::uint64_t seed = 0, bool finite_only = true) const {
-    Layer layer(config_for<Layer>(module(name)), seed);
-    read(layer, name, finite_only);
-    return layer;
+    return without_bad_alloc(name, [&] {
+      Layer layer(config_for<Layer>(module(name)), seed);
+      read(layer, name, finite_only);
+      return layer;
+    });
   }
 
   /// The same into a layer that is there: its parameters are all replaced, or none is.
@@ -157,20 +161,32 @@ class PeftDirectory {
            << expected << " with scaling " << expected_scaling;
       throw FileError(weights_.path(), text.str());
     }
-    Layer loaded(wanted);
-    read(loaded, name, finite_only);
-    layer.parameters() = loaded.parameters();
+    without_bad_alloc(name, [&] {
+      Layer loaded(wanted);
+      read(loaded, name, finite_only);
+      layer.parameters() = loaded.parameters();
+    });
   }
 
  private:
+  /// A file with holes may claim terabytes.
+  template <class Function>
+  auto without_bad_alloc(const std::string& name, Function&& f) const {
+    try {
+      return f();
+    } catch (const std::bad_alloc&) {
+      throw FileError(weights_.path(), "module " + in_quotes(name) + " needs more memory than there is");
+    }
+  }
+
   void find_modules() {
     struct Parts {
       std::map<Index, const TensorEntry*> A, B;
       const TensorEntry* route = nullptr;
     };
     std::map<std::string, Parts> found;
-    std::string reasons;
-    const auto refuse = [&](const std::string& reason) { reasons += (reasons.empty() ? "" : "; ") + reason; };
+    detail::Reasons reasons;
+    const auto refuse = [&](const std::string& reason) { reasons.add(reason); };
     for (const auto& [name, entry] : weights_.tensors()) {
       detail::TensorName parsed;
       if (!parsed.parse(name)) {
@@ -188,7 +204,6 @@ class PeftDirectory {
       } else {
         (parsed.part == "lora_A" ? parts.A : parts.B)[parsed.head] = &entry;
       }
-      if (reasons.size() > 2000) break;  // enough of a list
     }
     for (const auto& [name, parts] : found) {
       if (!reasons.empty()) break;
@@ -196,7 +211,7 @@ class PeftDirectory {
       if (!reason.empty()) refuse("module " + in_quotes(name) + ": " + reason);
     }
     if (reasons.empty() && modules_.empty()) refuse("holds no adapter");
-    if (!reasons.empty()) throw FileError(weights_.path(), reasons);
+    if (!reasons.empty()) throw FileError(weights_.path(), reasons.text());
   }
 
   /// @return  what is wrong with it, or nothing.
@@ -273,6 +288,9 @@ class PeftDirectory {
     if constexpr (kind != AdapterKind::lora) {
       config.heads = m.heads;
       config.routing = m.routed ? Routing::learned : Routing::uniform;
+    }
+    if (!std::isfinite(static_cast<typename Layer::Scalar>(scaling_of(config)))) {
+      throw FileError(weights_.path(), "module " + in_quotes(m.name) + " has a scaling beyond the layer's numbers");
     }
     return config;
   }

@@ -36,14 +36,14 @@ class PeftWriter {
   std::string task_type = "CAUSAL_LM";
 
   /// A copy of the parameters, rounded to `type` (by default those of the layer).
-  /// @throws std::invalid_argument  a name that is empty, taken or no UTF-8; a gate or weights that no directory can say;
+  /// @throws std::invalid_argument  a name that is empty, taken, or has characters that a pattern would take for its own; a gate or weights that no directory can say;
   ///                       heads or dropout other than those of the layers before it.
   template <class Layer>
   void add(const std::string& module, const Layer& layer, std::optional<DType> type = {}) {
     using Config = typename Layer::Config;
     const Config& config = layer.config();
-    expects(!module.empty() && module.find_first_of("/\\") == std::string::npos, "PeftWriter: ", in_quotes(module),
-            " is no module's name");
+    expects(!module.empty() && module.find_first_of("/\\^$|()[]{}*+?") == std::string::npos,
+            "PeftWriter: ", in_quotes(module), " is no module's name");
     if constexpr (!std::is_same_v<Config, LoRAConfig>) {
       static_assert(std::is_same_v<Config, SplitLoRAConfig> || std::is_same_v<Config, HydraLoRAConfig>,
                     "hydralora: directories hold LoRA, SplitLoRA and HydraLoRA.");
@@ -58,6 +58,10 @@ class PeftWriter {
     expects(modules_.empty() || (heads == heads_ && config.dropout == dropout_), "PeftWriter: ", in_quotes(module),
             " has ", heads, " heads and dropout ", config.dropout, ", the modules before it ", heads_, " and ",
             dropout_, ": a directory has one setting for all");
+    constexpr Index most_heads = 10000;  // as many as PeftDirectory reads
+    expects(heads < most_heads, "PeftWriter: ", in_quotes(module), " has ", heads,
+            " heads, a directory holds fewer than ", most_heads);
+    expects(std::isfinite(settings.alpha), "PeftWriter: ", in_quotes(module), " has a scaling that no file can say");
     expects(modules_.count(module) == 0, "PeftWriter: ", in_quotes(module), " is there already");
     detail::for_each_tensor(layer, [&](const char* part, Index head, const auto& matrix) {
       weights_.add(detail::tensor_name(module, part, head), matrix, type);
@@ -119,7 +123,11 @@ class PeftWriter {
       if (differ(&Settings::alpha)) json["alpha_pattern"][name] = number(settings.alpha);
     }
     for (const auto& [name, settings] : modules_) json["target_modules"].push_back(name);
-    return json.dump(2) + '\n';
+    try {
+      return json.dump(2) + '\n';
+    } catch (const nlohmann::json::exception& error) {
+      fail("PeftWriter: a name is no UTF-8: ", error.what());
+    }
   }
 
   /// Whole numbers as such: there are readers that want an integer.

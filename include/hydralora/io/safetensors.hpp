@@ -185,7 +185,8 @@ class SafetensorsWriter {
 
   /// A copy of the matrix as a tensor of shape [rows, columns], or [rows] with as_vector, its numbers rounded to `type`
   /// (by default those it has).
-  /// @throws std::invalid_argument  a name that is taken, or is "__metadata__"; a type that is no floating-point type.
+  /// @throws std::invalid_argument  a name that is taken, or is "__metadata__"; a type that is no floating-point type,
+  ///                                or too small for a number.
   template <class Derived>
   void add(const std::string& name, const Eigen::MatrixBase<Derived>& matrix, std::optional<DType> type = {},
            bool as_vector = false) {
@@ -200,7 +201,12 @@ class SafetensorsWriter {
     std::vector<unsigned char> bytes(static_cast<std::size_t>(matrix.size()) * size);
     unsigned char* to = bytes.data();
     for (Index i = 0; i < matrix.rows(); ++i) {
-      for (Index j = 0; j < matrix.cols(); ++j, to += size) detail::encode(stored, matrix(i, j), to);
+      for (Index j = 0; j < matrix.cols(); ++j, to += size) {
+        detail::encode(stored, matrix(i, j), to);
+        expects(!std::isfinite(matrix(i, j)) || std::isfinite(detail::decode<Scalar>(stored, to)),
+                "SafetensorsWriter: ", in_quotes(name), " has ", matrix(i, j), ", too large for ",
+                info_of(stored).name);
+      }
     }
     add_bytes(name, stored,
               as_vector ? std::vector<Index>{matrix.rows()} : std::vector<Index>{matrix.rows(), matrix.cols()},

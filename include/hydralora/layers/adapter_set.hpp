@@ -106,10 +106,13 @@ class AdapterSet {
       (*this)[adapter].forward(x.slice(first, count), y.slice(first, count));
     });
   }
-  /// The same for a backward pass. Dropout counts tokens through the whole batch, from options.first_token on.
+  /// The same for a backward pass. Dropout counts tokens through the whole batch, from options.first_token on; a gate
+  /// that pools takes every run for one segment.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const std::vector<AdapterRun>& runs, Cache& cache,
                const CallOptions<Scalar>& options = {}) const {
     check("AdapterSet::forward", x, y, runs);
+    expects(options.segments.count == 0 && options.weights.features() == 0,
+            "AdapterSet::forward: segments and weights have no place in a batch of several adapters");
     if (cache.caches_.size() < runs.size()) cache.caches_.resize(runs.size());
     cache.tokens_ = 0;
     cache.runs_.assign(runs.begin(), runs.end());

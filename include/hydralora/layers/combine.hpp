@@ -24,7 +24,7 @@ namespace detail {
 
 /// The LoRA with these factors, ΔW = up · down, and scaling 1.
 template <class Scalar>
-LoRA<Scalar> lora_of(const Eigen::MatrixXd& up, const Eigen::MatrixXd& down) {
+LoRA<Scalar> lora_of(const char* where, const Eigen::MatrixXd& up, const Eigen::MatrixXd& down) {
   LoRAConfig config;
   config.in_features = down.cols();
   config.out_features = up.rows();
@@ -33,6 +33,7 @@ LoRA<Scalar> lora_of(const Eigen::MatrixXd& up, const Eigen::MatrixXd& down) {
   LoRA<Scalar> lora(config);
   lora.A() = down.template cast<Scalar>();
   lora.B() = up.template cast<Scalar>();
+  expects(lora.parameters().allFinite(), where, ": the result is not finite in the LoRA's numbers");
   return lora;
 }
 
@@ -80,8 +81,8 @@ std::vector<LoRA<Scalar>> plain_loras(const HydraLoRA<Scalar>& layer) {
   return loras;
 }
 
-/// The sum of a SplitLoRA's heads as one LoRA of rank heads · rank, bit for bit the same. Its alpha grows with the rank (with
-/// rank_stabilized, with its root), so that the scaling is the same.
+/// The sum of a SplitLoRA's heads as one LoRA of rank heads · rank, the same bits for float (for double within
+/// the rounding of its scaling). Its alpha grows with the rank (with rank_stabilized, with its root), so that the scaling is the same.
 /// @throws std::invalid_argument  unless the layer has Routing::uniform.
 template <class Scalar>
 LoRA<Scalar> as_lora(const SplitLoRA<Scalar>& layer) {
@@ -106,7 +107,7 @@ LoRA<Scalar> as_lora(const SplitLoRA<Scalar>& layer) {
 template <class Scalar>
 LoRA<Scalar> combine_exactly(const std::vector<const LoRA<Scalar>*>& loras, const std::vector<double>& coefficients) {
   const auto [up, down] = detail::joined_factors("combine_exactly", loras, coefficients);
-  return detail::lora_of<Scalar>(up, down);
+  return detail::lora_of<Scalar>("combine_exactly", up, down);
 }
 
 template <class Scalar>
@@ -140,11 +141,13 @@ CompressedLoRA<Scalar> combine_to_rank(const std::vector<const LoRA<Scalar>*>& l
   };
   const auto [q_up, r_up] = thin(up);
   const auto [q_down, r_down] = thin(down.transpose());
-  const Eigen::BDCSVD<Eigen::MatrixXd> svd(r_up * r_down.transpose(), Eigen::ComputeThinU | Eigen::ComputeThinV);
+  const Eigen::MatrixXd core = r_up * r_down.transpose();
+  expects(core.allFinite(), where, ": the product of the factors is not finite");
+  const Eigen::BDCSVD<Eigen::MatrixXd> svd(core, Eigen::ComputeThinU | Eigen::ComputeThinV);
   const Eigen::VectorXd values = svd.singularValues(), root = values.head(rank).cwiseSqrt();
   const double kept = values.head(rank).stableNorm(), lost = values.tail(values.size() - rank).stableNorm();
   const double all = std::hypot(kept, lost);
-  return {detail::lora_of<Scalar>(q_up * svd.matrixU().leftCols(rank) * root.asDiagonal(),
+  return {detail::lora_of<Scalar>(where, q_up * svd.matrixU().leftCols(rank) * root.asDiagonal(),
                                   root.asDiagonal() * svd.matrixV().leftCols(rank).transpose() * q_down.transpose()),
           all > 0 ? lost / all : 0};
 }

@@ -20,7 +20,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// W as Eigen::bfloat16 or Eigen::half, each number rounded to the nearest.
+/// W as Eigen::bfloat16 or Eigen::half, each number rounded to the nearest, by way of float.
 template <class Narrow>
 class NarrowWeight {
  public:
@@ -47,7 +47,8 @@ class NarrowWeight {
   Eigen::Matrix<Narrow, Eigen::Dynamic, Eigen::Dynamic> weight_;
 };
 
-/// W in 8 bits: every row in steps of its largest number over 127. Off by half a step at most.
+/// W in 8 bits: every row in steps of its largest number over 127. Off by half a step at most, where
+/// a step is no denormal number.
 class Int8Weight {
  public:
   /// @throws std::invalid_argument  on a number that is not finite as a float.
@@ -60,6 +61,7 @@ class Int8Weight {
       expects(row.allFinite(), "Int8Weight: row ", i, " has a number that is not finite as a float");
       const float largest = row.size() == 0 ? 0 : row.cwiseAbs().maxCoeff();
       steps_[i] = largest / most;
+      if (!std::isfinite(steps_[i] * most)) steps_[i] = std::nextafter(steps_[i], 0.0F);  // the largest float of all
       for (Index j = 0; j < row.size(); ++j) {
         // By the largest, not by the step: that may be 0 where the largest is not.
         const float code = largest > 0 ? std::nearbyint(row[j] / largest * most) : 0;

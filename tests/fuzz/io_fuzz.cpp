@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+//
+// libFuzzer on the readers of files: whatever the bytes, a FileError or a result. The first byte chooses the reader.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "hydralora/io/peft.hpp"
+
+using namespace hydralora;
+
+namespace {
+
+/// A file in memory that holds these bytes, by a path under which it can be opened.
+std::filesystem::path file_with(const std::uint8_t* data, std::size_t size) {
+  static const int fd = memfd_create("fuzz", 0);
+  static const std::string path = "/proc/self/fd/" + std::to_string(fd);
+  if (ftruncate(fd, 0) != 0 || pwrite(fd, data, size, 0) != static_cast<ssize_t>(size)) std::abort();
+  return path;
+}
+
+void read_tensors(const std::filesystem::path& path, FileAccess access) {
+  const SafetensorsFile file(path, access);
+  for (const auto& [name, entry] : file.tensors()) {
+    if (file.bytes(name).size() != entry.bytes) std::abort();
+    detail::TensorName parsed;
+    if (parsed.parse(name) && detail::tensor_name(parsed.module, parsed.part, parsed.head) != name) std::abort();
+    if (entry.shape.size() != 2 || !detail::is_floating(entry.type) || entry.elements() == 0) continue;
+    Eigen::MatrixXf matrix(entry.shape[0], entry.shape[1]);
+    file.read(name, matrix, false);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size == 0) return 0;
+  const std::filesystem::path path = file_with(data + 1, size - 1);
+  try {
+    switch (data[0] % 3) {
+      case 0:
+        read_tensors(path, FileAccess::buffered);
+        break;
+      case 1:
+        read_tensors(path, FileAccess::mapped);
+        break;
+      default:
+        detail::PeftConfig{path};
+    }
+  } catch (const FileError&) {
+  }
+  return 0;
+}
