@@ -35,8 +35,7 @@ double mean_entropy(const Result& r) {
 }
 
 Method hydra_method(const Settings& settings, Index rank, Index heads) {
-  const Method found = methods(settings, true).back();
-  Method method = found;
+  Method method = methods(settings, true).back();
   method.rank = rank;
   method.heads = heads;
   return method;
