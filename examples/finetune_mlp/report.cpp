@@ -7,10 +7,11 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
-#include <fstream>
 #include <iomanip>
 #include <sstream>
 #include <system_error>
+
+#include "hydralora/io/file.hpp"
 
 namespace finetune {
 namespace {
@@ -134,14 +135,10 @@ OutputFolder::OutputFolder(std::filesystem::path folder) : folder_(std::move(fol
 }
 
 std::string OutputFolder::write(const std::string& name, const std::string& content) const {
-  const std::filesystem::path target = folder_ / name, beside = folder_ / ("." + name + ".part");
-  std::ofstream file(beside, std::ios::binary);
-  file << content;
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(beside, target, error);
-  if (!file || error) {
-    std::filesystem::remove(beside, error);
+  const std::filesystem::path target = folder_ / name;
+  try {
+    hydralora::write_file_atomically(target, content.data(), content.size());
+  } catch (const hydralora::FileError&) {
     throw InputError("--out " + folder_.string() + ": cannot write " + name);
   }
   return target.string();
