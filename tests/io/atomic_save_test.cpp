@@ -243,7 +243,7 @@ TEST_CASE("atomic save: kill -9 at any time") {
   }
 }
 
-TEST_CASE("atomic save: links stay links, rights are those of a new file") {
+TEST_CASE("atomic save: links stay links, a new file has the rights that new files get") {
   const TemporaryFolder folder;
   write_file(folder("target"), "old");
   std::filesystem::create_symlink("target", folder("link"));
@@ -276,4 +276,32 @@ TEST_CASE("atomic save: links stay links, rights are those of a new file") {
   save("relative", "x");
   std::filesystem::current_path(before);
   CHECK(file_content(folder("relative")) == "x");
+}
+
+TEST_CASE("atomic save: what takes a file's place has its rights") {
+  const TemporaryFolder folder;
+  const mode_t mask = umask(022);
+  for (const mode_t rights : {0600, 0640, 0664, 0400}) {
+    CAPTURE(rights);
+    const std::filesystem::path file = folder("f" + std::to_string(rights));
+    write_file(file, "old");
+    REQUIRE(chmod(file.c_str(), rights) == 0);
+    save(file, "new");
+    CHECK(file_content(file) == "new");
+    struct stat status {};
+    REQUIRE(stat(file.c_str(), &status) == 0);
+    CHECK((status.st_mode & 07777) == rights);
+  }
+  umask(mask);
+}
+
+TEST_CASE("atomic save: a name as long as the file system allows") {
+  const TemporaryFolder folder;
+  for (const std::size_t length : {200U, 201U, 255U}) {
+    const std::string name(length, 'n');
+    save(folder(name), "first");
+    save(folder(name), "second");
+    CHECK(file_content(folder(name)) == "second");
+  }
+  CHECK(files_in(folder.path()) == 3);
 }

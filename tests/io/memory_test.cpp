@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What a hostile file can make a reader allocate: 2 × file + 32 × header + 1 MiB at most. Every operator new of this program
-// is counted.
+// What a hostile file can make a reader allocate: 2 × file + 32 × header + 1 MiB at most; and what happens where a file asks
+// for more than there is. Every operator new of this program is counted.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 #include <malloc.h>
@@ -32,7 +32,10 @@ void uncounted(void* p) noexcept {
 
 }  // namespace
 
-void* operator new(std::size_t size) { return counted(std::malloc(std::max<std::size_t>(size, 1))); }
+constexpr std::size_t most_at_once = std::size_t{1} << 40U;  // some systems promise any amount and kill later
+void* operator new(std::size_t size) {
+  return counted(size < most_at_once ? std::malloc(std::max<std::size_t>(size, 1)) : nullptr);
+}
 void* operator new(std::size_t size, std::align_val_t alignment) {
   void* p = nullptr;
   return counted(
@@ -161,4 +164,25 @@ TEST_CASE("a load takes no more than its numbers twice") {
     MESSAGE(std::string(info_of(type).name) << ": " << used / bytes << " times the file");
     CHECK(used <= 2 * bytes + (1U << 20U));
   }
+}
+
+TEST_CASE("a file of holes that announces more than there is of memory is an error") {
+  const TemporaryFolder folder;
+  const std::string size = std::to_string(most_at_once);
+  write_file(folder("t"),
+             file_of(R"({"t":{"dtype":"U8","shape":[)" + size + R"(],"data_offsets":[0,)" + size + "]}}", 0));
+  std::error_code error;
+  std::filesystem::resize_file(folder("t"), std::filesystem::file_size(folder("t")) + most_at_once, error);
+  if (error) {
+    MESSAGE("not run: " << error.message());
+    return;
+  }
+  const SafetensorsFile file(folder("t"));
+  std::string message;
+  try {
+    file.bytes("t");
+  } catch (const FileError& e) {
+    message = e.what();
+  }
+  CHECK(message.find("'t' has " + size + " bytes: there is no memory for them") != std::string::npos);
 }

@@ -73,10 +73,10 @@ class Descriptor {
 };
 
 /// As open(2), again where a signal interrupted it; holds nothing where it fails.
-inline Descriptor open_file(const std::filesystem::path& path, int flags) {
+inline Descriptor open_file(const std::filesystem::path& path, int flags, mode_t rights = 0666) {
   int fd = -1;
   do {
-    fd = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
+    fd = ::open(path.c_str(), flags | O_CLOEXEC, rights);
   } while (fd < 0 && errno == EINTR);
   return Descriptor(fd);
 }
@@ -113,8 +113,8 @@ class InputFile {
 };
 
 /// Makes `path` hold these bytes, or leaves it as it was: they go to a new file in the same folder, which takes the place
-/// of the old one when all of it is on the disk. A link stays a link to its target. Where the process is killed half way, a
-/// file named `path`.tmp-… may stay behind.
+/// of the old one when all of it is on the disk, with its rights. A link stays a link to its target. Where the process is
+/// killed half way, a file named `path`.tmp-… may stay behind (hydralora.tmp-… where the name is too long for that).
 /// @throws FileError  where any step fails; what `path` held is then still there, and the new file is gone. Only where the
 ///                    folder itself cannot be brought to the disk at the very end the new content is already in place.
 void write_file_atomically(const std::filesystem::path& path, const void* bytes, std::size_t count);
@@ -174,13 +174,23 @@ inline void write_file_atomically(const std::filesystem::path& path, const void*
   const detail::Descriptor directory = detail::open_file(folder, O_RDONLY | O_DIRECTORY);
   if (directory.get() < 0 && errno != EACCES) detail::fail_with_errno(folder, "cannot open the folder");
 
+  // Who could not read the old file cannot read the new one either, at no moment.
+  struct stat old {};
+  const bool replaces = ::stat(target.c_str(), &old) == 0 && S_ISREG(old.st_mode);
+  const mode_t rights = replaces ? old.st_mode & 0777 : 0666;
+
+  constexpr std::size_t longest_name = 200;  // of the 255 bytes that file systems allow
+  const std::string name = target.filename().string();
+  const std::filesystem::path begin = folder / (name.size() <= longest_name ? name : "hydralora");
   std::filesystem::path temporary;
   detail::Descriptor file;
-  for (int attempt = 0; file.get() < 0; ++attempt) {  // a name that nobody has, with the rights that new files get here
-    temporary = target.string() + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
-    file = detail::open_file(temporary, O_WRONLY | O_CREAT | O_EXCL);
+  for (int attempt = 0; file.get() < 0; ++attempt) {  // a name that nobody has
+    temporary = begin.string() + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
+    file = detail::open_file(temporary, O_WRONLY | O_CREAT | O_EXCL, rights);
     if (file.get() < 0 && (errno != EEXIST || attempt >= 1000)) detail::fail_with_errno(temporary, "cannot create");
   }
+  // What the umask took away comes back. Where that fails (a file system without rights) the new file has fewer of them.
+  if (replaces) static_cast<void>(::fchmod(file.get(), rights));
   try {
     for (std::size_t done = 0; done < count;) {
       const ssize_t put = ::write(file.get(), static_cast<const unsigned char*>(bytes) + done, count - done);

@@ -148,6 +148,7 @@ class PeftDirectory {
   }
 
   /// The same into a layer that is there: its parameters are all replaced, or none is.
+  /// Memory   a second set of parameters until all is read: 2 × file at most into float, 4 × from 16 bits into double.
   /// @throws FileError  as above, or where sizes or scaling differ.
   template <class Layer>
   void load_into(Layer& layer, const std::string& name, bool finite_only = true) const {

@@ -10,6 +10,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <limits>
 #include <map>
@@ -122,9 +123,16 @@ class SafetensorsFile {
   }
 
   /// The bytes of a tensor of any type as they are in the file.
+  /// @throws FileError  no such tensor, unreadable, or no memory for it: a file with holes can announce more than there is.
   std::vector<unsigned char> bytes(const std::string& name) const {
     const TensorEntry& from = entry(name);
-    std::vector<unsigned char> all(static_cast<std::size_t>(from.bytes));
+    std::vector<unsigned char> all;
+    try {
+      all.resize(static_cast<std::size_t>(from.bytes));
+    } catch (const std::exception&) {  // bad_alloc, or length_error where size_t or the vector ends before
+      throw FileError(path(), "tensor " + in_quotes(name) + " has " + std::to_string(from.bytes) +
+                                  " bytes: there is no memory for them");
+    }
     file_.read(from.offset, all.data(), all.size());
     return all;
   }
