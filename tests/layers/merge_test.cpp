@@ -123,8 +123,7 @@ TEST_CASE("what cannot be merged is refused, and the weight stays as it was") {
   with_layer<float>(Kind::hydra, s, 0, 1, [&](const auto& layer) {
     CHECK(message_of([&] { merge_approximately(layer, weight, none); }).find("no calibration tokens") !=
           std::string::npos);
-    CHECK(message_of([&] { merge_approximately(layer, weight.leftCols(7), tokens); }).find("6x7") !=
-          std::string::npos);
+    CHECK(message_of([&] { merge_approximately(layer, weight.leftCols(7), tokens); }).find("6x7") != std::string::npos);
   });
   CHECK(same_bits(weight, W));
 }

@@ -26,7 +26,8 @@ inline namespace HYDRALORA_BUILD {
 ///           fixed slices, each multiplied on one thread: the same bits on any number of threads. Unlike an adapter's,
 ///           a token's bits may depend on its place in the batch. With HYDRALORA_NO_OPENMP in a program compiled for
 ///           OpenMP, Eigen would thread the slices itself: define EIGEN_DONT_PARALLELIZE too, or call
-///           Eigen::setNbThreads(1).
+///           Eigen::setNbThreads(1). With EIGEN_USE_BLAS, Eigen's own switch, a BLAS multiplies float and double: its
+///           speed, its threads, and no promise of bits.
 /// Cost      2 · tokens · in · out flop. Eigen takes memory for its packed blocks on each call.
 template <class Scalar = float>
 class DenseLinear {
