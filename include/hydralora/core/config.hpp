@@ -40,6 +40,15 @@ Compile this file without it."
 #define HYDRALORA_ASSERT_TAG assert
 #endif
 
+// Without them (-fno-exceptions) floors 1 to 4 work as ever; core/expects.hpp says what a failed check then does.
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+#define HYDRALORA_HAS_EXCEPTIONS 1
+#define HYDRALORA_ERRORS_TAG throwing
+#else
+#define HYDRALORA_HAS_EXCEPTIONS 0
+#define HYDRALORA_ERRORS_TAG calling
+#endif
+
 // The widest instruction set this file is compiled for. Only its name matters: it goes into the symbols below.
 #if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define HYDRALORA_ISA_TAG avx512
@@ -94,14 +103,15 @@ Compile this file without it."
 #define HYDRALORA_HAS_PREFETCH 0
 #endif
 
-#define HYDRALORA_JOIN_(a, b, c, d) a##_##b##_##c##_##d
-#define HYDRALORA_JOIN(a, b, c, d) HYDRALORA_JOIN_(a, b, c, d)
+#define HYDRALORA_JOIN_(a, b, c, d, e) a##_##b##_##c##_##d##_##e
+#define HYDRALORA_JOIN(a, b, c, d, e) HYDRALORA_JOIN_(a, b, c, d, e)
 
 /// The inline namespace that holds everything. Users never write it; the linker sees it. A header-only library compiled
-/// in one file for SSE2 and in another for AVX2 (or with and without OpenMP, xsimd or assertions) would otherwise give
-/// two different functions the same symbol, and link order would decide which of the two both files run.
-#define HYDRALORA_BUILD \
-  HYDRALORA_JOIN(HYDRALORA_ISA_TAG, HYDRALORA_SIMD_TAG, HYDRALORA_THREADS_TAG, HYDRALORA_ASSERT_TAG)
+/// in one file for SSE2 and in another for AVX2 (or with and without OpenMP, xsimd, assertions or exceptions) would
+/// otherwise give two different functions the same symbol, and link order would decide which of the two both files run.
+#define HYDRALORA_BUILD                                                                              \
+  HYDRALORA_JOIN(HYDRALORA_ISA_TAG, HYDRALORA_SIMD_TAG, HYDRALORA_THREADS_TAG, HYDRALORA_ASSERT_TAG, \
+                 HYDRALORA_ERRORS_TAG)
 
 // g++ 12 finds its own AVX-512 intrinsics uninitialised (GCC bug 105593) where xsimd's exp is inlined.
 #if defined(__GNUC__) && !defined(__clang__)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // Checks at the public door. A failed check throws std::invalid_argument with both sides of the disagreement in its
-// message, before anything has been written.
+// message, before anything has been written. Compiled without exceptions, it calls hydralora::on_failure().
 #pragma once
 
 #include <cmath>
@@ -13,6 +13,15 @@
 #include "hydralora/core/config.hpp"
 
 namespace hydralora {
+
+#if !HYDRALORA_HAS_EXCEPTIONS
+/// With -fno-exceptions, what is called where a check fails, with the message of the exception that cannot be thrown. The
+/// program defines it, once, in any of its files; without it nothing links. It must not return: nothing has been
+/// written yet, but the caller would go on as if all were done. Memory that runs out does not come here: that is up to
+/// the program's operator new.
+[[noreturn]] void on_failure(const char* message);
+#endif
+
 inline namespace HYDRALORA_BUILD {
 
 /// Rows and columns in an error message: "8x16".
@@ -29,7 +38,11 @@ template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
   std::ostringstream message;
   (message << ... << parts);
+#if HYDRALORA_HAS_EXCEPTIONS
   throw std::invalid_argument(message.str());
+#else
+  on_failure(message.str().c_str());
+#endif
 }
 
 /// Throws unless `ok`. The message is only put together on failure.

@@ -82,8 +82,10 @@ void parallel_for(Index count, Index work, Function&& f) {
   if (threads > 1) {
     std::fenv_t callers_mode;
     std::fegetenv(&callers_mode);
+#if HYDRALORA_HAS_EXCEPTIONS
     std::exception_ptr failure;
     Index failed_at = count;
+#endif
 #pragma omp parallel num_threads(threads)
     {
       std::fenv_t own_mode;
@@ -91,6 +93,7 @@ void parallel_for(Index count, Index work, Function&& f) {
       std::fesetenv(&callers_mode);
 #pragma omp for schedule(static)
       for (Index i = 0; i < count; ++i) {
+#if HYDRALORA_HAS_EXCEPTIONS
         try {
           detail::call_with_thread(f, i, omp_get_thread_num());
         } catch (...) {
@@ -100,10 +103,15 @@ void parallel_for(Index count, Index work, Function&& f) {
             failure = std::current_exception();
           }
         }
+#else
+        detail::call_with_thread(f, i, omp_get_thread_num());
+#endif
       }
       std::fesetenv(&own_mode);
     }
+#if HYDRALORA_HAS_EXCEPTIONS
     if (failure) std::rethrow_exception(failure);
+#endif
     return;
   }
 #endif

@@ -1,0 +1,7 @@
+cmake_minimum_required(VERSION 3.23)
+# One file through a compiler that need not be the project's: COMPILER, FLAGS (a list), SOURCE, PROGRAM (the result).
+include(${CMAKE_CURRENT_LIST_DIR}/run.cmake)
+
+run(${COMPILER} ${FLAGS} ${SOURCE} -o ${PROGRAM})
+run(${PROGRAM})
+message(STATUS "${output}")
