@@ -24,6 +24,8 @@
 #include <fstream>
 #endif
 
+static_assert(HYDRALORA_HAS_EXCEPTIONS == 1, "hydralora: io/ reports what is wrong with a file as an exception.");
+
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+//
+// MPI as the communicator of train/data_parallel.hpp. The only header that includes <mpi.h>.
+#pragma once
+
+#include <mpi.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/train/data_parallel.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// In which order ranks are summed.
+enum class Summation {
+  fastest,  ///< as MPI_Allreduce does: may differ between runs and numbers of machines
+  rank_order,  ///< ((rank 0 + rank 1) + rank 2) + …: the same bits in every run. The same bytes on the wire, one more buffer
+};
+
+/// An MPI communicator of this library's own, a duplicate of the host's: their messages never meet.
+///
+/// The host calls MPI_Init before and MPI_Finalize after it lives. All calls come from the thread that constructed it
+/// (MPI_THREAD_FUNNELED is enough), every one on all ranks.
+///
+/// A rank that stops early leaves the others waiting in their next call: catch what is thrown and call MPI_Abort, which
+/// ends them all. mpirun does the same for a rank that is killed.
+/// @throws std::runtime_error  where MPI reports an error, with its words.
+class MpiCommunicator {
+ public:
+  explicit MpiCommunicator(MPI_Comm host = MPI_COMM_WORLD, Summation summation = Summation::fastest)
+      : summation_(summation) {
+    int initialized = 0;
+    check(MPI_Initialized(&initialized), "MPI_Initialized");
+    expects(initialized != 0, "MpiCommunicator: MPI_Init has not been called");
+    check(MPI_Comm_dup(host, &comm_), "MPI_Comm_dup");
+    check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
+    check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
+  }
+  ~MpiCommunicator() { MPI_Comm_free(&comm_); }
+  MpiCommunicator(const MpiCommunicator&) = delete;
+  MpiCommunicator& operator=(const MpiCommunicator&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+
+  /// data = Σ of all ranks' data.
+  template <class Scalar>
+  void sum(Scalar* data, Index count) {
+    in_pieces(data, count, [&](Scalar* piece, int piece_count) {
+      if (summation_ == Summation::rank_order) {
+        sum_in_rank_order(piece, piece_count);
+      } else {
+        check(MPI_Allreduce(MPI_IN_PLACE, piece, piece_count, type<Scalar>(), MPI_SUM, comm_), "MPI_Allreduce");
+      }
+    });
+  }
+
+  /// data = rank 0's data.
+  template <class Scalar>
+  void broadcast(Scalar* data, Index count) {
+    in_pieces(data, count, [&](Scalar* piece, int piece_count) {
+      check(MPI_Bcast(piece, piece_count, type<Scalar>(), 0, comm_), "MPI_Bcast");
+    });
+  }
+
+ private:
+  template <class Scalar>
+  static MPI_Datatype type() {
+    static_assert(std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>,
+                  "hydralora: gradients are float or double.");
+    return std::is_same_v<Scalar, float> ? MPI_FLOAT : MPI_DOUBLE;
+  }
+
+  static void check(int status, const char* what) {
+    if (status == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(status, text, &length);
+    throw std::runtime_error(std::string(what) + ": " + std::string(text, static_cast<std::size_t>(length)));
+  }
+
+  /// MPI counts in int. Pieces of 2^24 numbers also bound what sum_in_rank_order() keeps.
+  template <class Scalar, class Function>
+  static void in_pieces(Scalar* data, Index count, Function&& f) {
+    constexpr Index piece = Index{1} << 24U;
+    for (Index begin = 0; begin < count; begin += piece) {
+      f(data + begin, static_cast<int>(std::min(piece, count - begin)));
+    }
+  }
+
+  /// Every rank receives its own share of everybody's numbers, adds them up in the order of the ranks and hands the sums
+  /// out: what a ring does, 2 (size − 1) / size of the numbers out and in, in an order that does not depend on arrival.
+  template <class Scalar>
+  void sum_in_rank_order(Scalar* data, int count) {
+    const auto ranks = static_cast<std::size_t>(size_);
+    std::vector<int> counts(ranks), begins(ranks), own_counts(ranks), own_begins(ranks);
+    const auto own = static_cast<int>(share_of(count, rank_, size_).count);
+    for (int r = 0; r < size_; ++r) {
+      const Share share = share_of(count, r, size_);
+      const auto i = static_cast<std::size_t>(r);
+      begins[i] = static_cast<int>(share.begin);
+      counts[i] = static_cast<int>(share.count);
+      own_begins[i] = r * own;
+      own_counts[i] = own;
+    }
+    std::vector<Scalar> all(ranks * static_cast<std::size_t>(own));
+    check(MPI_Alltoallv(data, counts.data(), begins.data(), type<Scalar>(), all.data(), own_counts.data(),
+                        own_begins.data(), type<Scalar>(), comm_),
+          "MPI_Alltoallv");
+    for (std::size_t r = 1; r < ranks; ++r) {
+      for (int i = 0; i < own; ++i)
+        all[static_cast<std::size_t>(i)] += all[r * static_cast<std::size_t>(own) + static_cast<std::size_t>(i)];
+    }
+    check(MPI_Allgatherv(all.data(), own, type<Scalar>(), data, counts.data(), begins.data(), type<Scalar>(), comm_),
+          "MPI_Allgatherv");
+  }
+
+  Summation summation_;
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  int rank_ = 0;
+  int size_ = 1;
+};
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
