@@ -12,6 +12,8 @@
 
 #include "hydralora/version.hpp"
 
+static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "hydralora needs Eigen 3.4 or newer");
+
 #if defined(__FAST_MATH__) || defined(_M_FP_FAST)
 #error \
     "hydralora promises the same bits for a token in any batch and on any number of threads; -ffast-math breaks that. \

@@ -23,6 +23,9 @@ inline namespace HYDRALORA_BUILD {
 namespace simd {
 
 #if HYDRALORA_HAS_XSIMD
+static_assert(XSIMD_VERSION_MAJOR > 8 || (XSIMD_VERSION_MAJOR == 8 && XSIMD_VERSION_MINOR >= 1),
+              "hydralora needs xsimd 8.1 or newer");
+
 /// The instruction set this file is compiled for. Kernels take it as a template parameter, so that it is in their
 /// symbol.
 using DefaultArch = xsimd::default_arch;
