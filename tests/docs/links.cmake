@@ -1,5 +1,5 @@
 cmake_minimum_required(VERSION 3.23)
-file(GLOB pages ${ROOT}/README.md ${ROOT}/CHANGELOG.md ${ROOT}/docs/*.md)
+file(GLOB pages ${ROOT}/README.md ${ROOT}/CHANGELOG.md ${ROOT}/docs/*.md ${ROOT}/packaging/*.md)
 set(count 0)
 foreach(page IN LISTS pages)
   file(READ ${page} text)
