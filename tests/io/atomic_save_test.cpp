@@ -17,6 +17,8 @@
 #include <csignal>
 #include <cstdarg>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "hydralora/core/random.hpp"
 #include "hydralora/io/file.hpp"
@@ -34,10 +36,12 @@ struct Plan {
   int calls = 0;                               ///< so far
   std::size_t most_at_once = ~std::size_t{0};  ///< bytes that one write() takes
   int error = ENOSPC;
+  std::vector<std::string>* trace = nullptr;  ///< gets the names of the calls
 } plan;
 
 /// Counts a call. @return  true where it is to fail.
-bool before_call() {
+bool before_call(const std::string& name) {
+  if (plan.trace != nullptr) plan.trace->push_back(name);
   const bool here = plan.calls++ == plan.at;
   if (here && plan.fault == Fault::kill_before) kill(getpid(), SIGKILL);
   if (here && plan.fault == Fault::error) errno = plan.error;
@@ -45,6 +49,11 @@ bool before_call() {
 }
 void after_call() {
   if (plan.calls - 1 == plan.at && plan.fault == Fault::kill_after) kill(getpid(), SIGKILL);
+}
+
+std::string kind_of(int fd) {
+  struct stat status {};
+  return fstat(fd, &status) == 0 && S_ISDIR(status.st_mode) ? "folder" : "file";
 }
 
 template <class Function>
@@ -61,7 +70,7 @@ int open(const char* path, int flags, ...) {
   va_start(list, flags);
   const unsigned mode = (flags & O_CREAT) != 0 ? va_arg(list, unsigned) : 0;
   va_end(list);
-  if (before_call()) return -1;
+  if (before_call((flags & O_DIRECTORY) != 0 ? "open folder" : "open file")) return -1;
   static const auto call = real<int(const char*, int, ...)>("open");
   const int result = call(path, flags, mode);
   after_call();
@@ -69,21 +78,21 @@ int open(const char* path, int flags, ...) {
 }
 ssize_t write(int fd, const void* bytes, std::size_t count) {
   if (fd <= 2) return real<ssize_t(int, const void*, std::size_t)>("write")(fd, bytes, count);  // doctest's own
-  if (before_call()) return -1;
+  if (before_call("write " + kind_of(fd))) return -1;
   static const auto call = real<ssize_t(int, const void*, std::size_t)>("write");
   const ssize_t result = call(fd, bytes, std::min(count, plan.most_at_once));
   after_call();
   return result;
 }
 int fsync(int fd) {
-  if (before_call()) return -1;
+  if (before_call("fsync " + kind_of(fd))) return -1;
   static const auto call = real<int(int)>("fsync");
   const int result = call(fd);
   after_call();
   return result;
 }
 int rename(const char* from, const char* to) noexcept {
-  if (before_call()) return -1;
+  if (before_call("rename")) return -1;
   static const auto call = real<int(const char*, const char*)>("rename");
   const int result = call(from, to);
   after_call();
@@ -91,7 +100,7 @@ int rename(const char* from, const char* to) noexcept {
 }
 int close(int fd) {
   static const auto call = real<int(int)>("close");
-  const bool fails = before_call();
+  const bool fails = before_call("close " + kind_of(fd));
   const int result = call(fd);
   if (fails) {
     errno = plan.error;
@@ -138,6 +147,36 @@ Index files_in(const std::filesystem::path& folder) {
 }
 
 }  // namespace
+
+TEST_CASE("atomic save: the content is on the disk before it has the name, and the name before the call returns") {
+  const TemporaryFolder folder;
+  std::vector<std::string> calls;
+  plan.most_at_once = 100;
+  plan.trace = &calls;
+  save(folder("f"), content_of(1, 150));
+  plan = {};
+  const std::vector<std::string> expected = {"open folder", "open file", "write file",   "write file",  "fsync file",
+                                             "close file",  "rename",    "fsync folder", "close folder"};
+  CHECK(calls == expected);
+}
+
+TEST_CASE("atomic save: what others left under the names of temporary files is not touched") {
+  const TemporaryFolder folder;
+  const auto temporary = [&](int attempt) {
+    return folder("f.tmp-" + std::to_string(getpid()) + "-" + std::to_string(attempt));
+  };
+  write_file(temporary(0), "theirs, and longer than the new one");
+  write_file(folder("victim"), "theirs");
+  std::filesystem::create_symlink("victim", temporary(1));
+  std::filesystem::create_symlink("nothing", temporary(2));
+  save(folder("f"), "new");
+  CHECK(file_content(folder("f")) == "new");
+  CHECK_FALSE(std::filesystem::is_symlink(folder("f")));
+  CHECK(file_content(temporary(0)) == "theirs, and longer than the new one");
+  CHECK(file_content(folder("victim")) == "theirs");
+  CHECK_FALSE(std::filesystem::exists(folder("nothing")));
+  CHECK(files_in(folder.path()) == 5);
+}
 
 TEST_CASE("atomic save: killed before and after every call, the file is the old or the new one") {
   const TemporaryFolder folder;
@@ -199,8 +238,10 @@ TEST_CASE("atomic save: every call that fails is reported, the old file stays an
       const bool after_rename = file_content(folder("f")) == new_content;
       CHECK((after_rename || file_content(folder("f")) == old_content));
       CHECK(files_in(folder.path()) == 1);
-      if (message == "nothing thrown") {  // the folder's descriptor: all is written by then
+      if (message == "nothing thrown") {
         CHECK(after_rename);
+        // The last call closes the folder, all is written by then; a folder that may not be read is not opened.
+        CHECK((calls == at + 1 || (at == 0 && error == EACCES)));
       } else {
         ++failures;
         CHECK(message.find(std::generic_category().message(error)) != std::string::npos);
@@ -219,6 +260,17 @@ TEST_CASE("atomic save: a signal in the middle of a call is no failure") {
     plan = {};
     CHECK(file_content(folder("f")) == content);
     CHECK(files_in(folder.path()) == 1);
+  }
+}
+
+TEST_CASE("atomic save: a folder that may not be read, or has no fsync, is no failure") {
+  const TemporaryFolder folder;
+  for (const auto& [at, error] : {std::pair(0, EACCES), std::pair(6, EINVAL)}) {  // its open and its fsync
+    std::filesystem::remove(folder("f"));
+    plan = {Fault::error, at, 0, 100, error};
+    CHECK(message_of<FileError>([&] { save(folder("f"), "new"); }) == "nothing thrown");
+    plan = {};
+    CHECK(file_content(folder("f")) == "new");
   }
 }
 
