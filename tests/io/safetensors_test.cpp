@@ -142,6 +142,15 @@ TEST_CASE("safetensors: reading what is not as expected names the file, the tens
   CHECK(message_of<FileError>([&] { file.read("broken", m); }) ==
         path + ": tensor 'broken' holds a number that is not finite at 5");
   CHECK(message_of<FileError>([&] { file.read("broken", m, false); }) == "nothing thrown");
+  for (const DType type : {DType::F64, DType::F32, DType::F16, DType::BF16}) {  // more than is read at once
+    Eigen::VectorXd numbers = Eigen::VectorXd::Ones(5000);
+    numbers[4999] = -std::numeric_limits<double>::infinity();
+    SafetensorsWriter large;
+    large.add("large", numbers, type, true);
+    large.save(folder("large"));
+    CHECK(message_of<FileError>([&] { SafetensorsFile(folder("large")).read("large", numbers); }) ==
+          folder("large").string() + ": tensor 'large' holds a number that is not finite at 4999");
+  }
   try {
     file.entry("x");
     CHECK(false);
@@ -200,12 +209,18 @@ TEST_CASE("safetensors: every header that lies is refused with the reason") {
       {file_of("{\"a\":[]}"), "an array where none belongs"},
       {file_of("{\"a\":\"b\"}"), "a string where none belongs"},
       {file_of("{\"a\":{}}"), "tensor 'a': lacks its dtype, shape or data_offsets"},
+      {one(R"("a":{"shape":[2],"data_offsets":[0,8]})", eight), "tensor 'a': lacks its dtype"},
+      {one(R"("a":{"dtype":"F64","data_offsets":[0,8]})", eight), "tensor 'a': lacks its dtype, shape"},
+      {one(R"("a":{"dtype":"F32","shape":[0]})", ""), "tensor 'a': lacks its dtype, shape or data_offsets"},
+      {one(good + R"(,"b":{"dtype":"I8","shape":[0]})", eight), "tensor 'b': lacks its dtype"},  // a's do not count
       {file_of("{\"a\":{\"a\":{}}}"), "knows no 'a'"},
       {file_of("{\"a\":{\"dtype\":{}}}"), "an object where none belongs"},
       {file_of("{\"a\":{\"dtype\":[]}}"), "an array where none belongs"},
       {file_of("{\"a\":{\"shape\":[[]]}}"), "an array where none belongs"},
       {file_of("{\"a\":{\"shape\":3}}"), "a number where none belongs"},
       {file_of("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\"}}"), "'dtype' is there twice"},
+      {one(R"("a":{"shape":[2],"shape":[],"dtype":"F32","data_offsets":[0,8]})", eight), "'shape' is there twice"},
+      {one(R"("a":{"data_offsets":[0,8],"data_offsets":[0,8]})", eight), "'data_offsets' is there twice"},
       {file_of("{\"__metadata__\":[]}"), "an array where none belongs"},
       {file_of("{\"__metadata__\":{\"a\":1}}"), "a number where none belongs"},
       {file_of("{\"__metadata__\":{\"a\":{}}}"), "an object where none belongs"},
@@ -263,8 +278,15 @@ TEST_CASE("safetensors: long and unprintable names make short messages") {
   const TemporaryFolder folder;
   write_file(folder("t"), file_of("{\"" + std::string(100000, 'a') + "\":{}}"));
   CHECK(message_of<FileError>([&] { SafetensorsFile file(folder("t")); }).size() < 400);
-  write_file(folder("t"), file_of("{\"\\u001b[31m\\n\":{}}"));
-  CHECK(message_of<FileError>([&] { SafetensorsFile file(folder("t")); }).find("'?[31m?'") != std::string::npos);
+  std::string controls;  // 0x00 to 0x1f and 0x7f, each escaped as JSON has it
+  for (int i = 0; i <= 32; ++i) {
+    const int c = i < 32 ? i : 0x7f;
+    controls += std::string("\\u00") + "0123456789abcdef"[c / 16] + "0123456789abcdef"[c % 16];
+  }
+  write_file(folder("t"), file_of("{\"" + controls + " \\u001b[31m~\":{}}"));
+  CHECK(message_of<FileError>([&] {
+          SafetensorsFile file(folder("t"));
+        }).find("'" + std::string(33, '?') + " ?[31m~'") != std::string::npos);
 }
 
 TEST_CASE("safetensors: a folder, a pipe and nothing at all are no files") {
