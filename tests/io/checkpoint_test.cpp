@@ -129,7 +129,8 @@ TEST_CASE("checkpoint: what does not fit is refused, and the run is not changed"
   refused(first_group, "tensor 'optimizer.moments' has shape [174], expected [90]");
 
   SafetensorsWriter file;
-  const auto write = [&](const char* changed, float value, std::vector<unsigned char> steps, bool more) {
+  const auto write = [&](const char* changed, float value, std::vector<unsigned char> steps, bool more,
+                         DType steps_type = DType::I64) {
     file = {};
     for (const char* name : {"parameters.0", "parameters.1", "optimizer.moments"}) {
       const Index size = std::string(name) == "parameters.0" ? 45 : std::string(name) == "parameters.1" ? 42 : 174;
@@ -137,13 +138,18 @@ TEST_CASE("checkpoint: what does not fit is refused, and the run is not changed"
       if (std::string(name) == changed) numbers[size - 1] = value;
       file.add(name, numbers, {}, true);
     }
-    file.add_bytes("optimizer.steps", DType::I64, {1}, std::move(steps));
+    file.add_bytes("optimizer.steps", steps_type, {1}, std::move(steps));
     if (more) file.add("more", Eigen::VectorXf::Ones(1), {}, true);
     file.save(folder("run"));
   };
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
   write("optimizer.moments", nan, {1, 0, 0, 0, 0, 0, 0, 0}, false);
   refused(run.optimizer, "tensor 'optimizer.moments' holds a number that is not finite at 173");
+  for (const DType type : {DType::U64, DType::F64, DType::I32, DType::U8}) {
+    const auto bytes = static_cast<std::size_t>(info_of(type).bytes);
+    write("", 0, std::vector<unsigned char>(bytes, 1), false, type);
+    refused(run.optimizer, "tensor 'optimizer.steps' is no I64");
+  }
   write("", 0, {0, 0, 0, 0, 0, 0, 0, 0x80}, false);
   refused(run.optimizer, "'optimizer.steps' is negative");
   write("", 0, {255, 255, 255, 255, 255, 255, 255, 127}, false);
