@@ -53,7 +53,9 @@ class PeftWriter {
       expects(summed || (config.routing == Routing::learned && config.gate == plain), "PeftWriter: ", in_quotes(module),
               ": a directory can only say a dense softmax gate on x, token by token");
     }
-    const Settings settings{layer.shape().rank, scaling_of(config) * static_cast<double>(layer.shape().rank)};
+    // alpha / rank * rank may be another number than alpha, and no whole one.
+    const auto rank = static_cast<double>(config.rank);
+    const Settings settings{config.rank, config.rank_stabilized ? scaling_of(config) * rank : config.alpha};
     const Index heads = std::is_same_v<Config, LoRAConfig> ? 0 : layer.shape().heads;
     expects(modules_.empty() || (heads == heads_ && config.dropout == dropout_), "PeftWriter: ", in_quotes(module),
             " has ", heads, " heads and dropout ", config.dropout, ", the modules before it ", heads_, " and ",
