@@ -158,6 +158,7 @@ class PeftDirectory {
     const double scaling = scaling_of(wanted), expected_scaling = scaling_of(layer.config());
     if (!(has == expected) || std::abs(scaling - expected_scaling) > 1e-12 * std::abs(expected_scaling)) {
       std::ostringstream text;
+      text.precision(14);  // a difference that is refused can be seen
       text << "module " << in_quotes(name) << " is " << has << " with scaling " << scaling << ", the layer is "
            << expected << " with scaling " << expected_scaling;
       throw FileError(weights_.path(), text.str());
