@@ -3,9 +3,13 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "hydralora/core/random.hpp"
 #include "support/errors.hpp"
@@ -115,6 +119,14 @@ TEST_CASE("peft: a directory of many modules with ranks and scalings of their ow
     ++rank;
   }
   writer.save(folder("a"));
+  // Other readers take the first key that a name ends with: "q" before "a.q" would be wrong for the second.
+  const auto config = nlohmann::ordered_json::parse(file_content(folder("a") / "adapter_config.json"));
+  for (const char* pattern : {"rank_pattern", "alpha_pattern"}) {
+    std::vector<std::size_t> lengths;
+    for (const auto& [key, value] : config[pattern].items()) lengths.push_back(key.size());
+    CHECK(lengths.size() == layers.size());
+    CHECK(std::is_sorted(lengths.rbegin(), lengths.rend()));
+  }
   const PeftDirectory directory(folder("a"), FileAccess::mapped);
   CHECK(directory.modules().size() == layers.size());
   for (const AdapterModule& m : directory.modules()) {
@@ -134,6 +146,33 @@ TEST_CASE("peft: a directory of many modules with ranks and scalings of their ow
   CHECK(wide.A().isApprox(layers.at("q").A().cast<double>(), 1.0 / 256));
 }
 
+TEST_CASE("peft: alpha is a whole number in the file wherever it was one") {
+  const TemporaryFolder folder;
+  for (const double alpha : {16.0, 29.0, -3.0, 0.0, 0.5, 1e15, 1e300}) {
+    CAPTURE(alpha);
+    PeftWriter writer;
+    writer.add("q", LoRA<float>(LoRAConfig{5, 4, 7, alpha}));  // 29 / 7 * 7 is not 29
+    writer.add("v", LoRA<float>(LoRAConfig{5, 4, 7, 2 * alpha + 1}));
+    writer.save(folder("a"));
+    const auto config = nlohmann::json::parse(file_content(folder("a") / "adapter_config.json"));
+    const bool whole = alpha == std::floor(alpha) && alpha < 1e15;
+    for (const auto& [value, expected] :
+         {std::pair(config["lora_alpha"], alpha), std::pair(config["alpha_pattern"]["q"], alpha)}) {
+      CHECK(value.get<double>() == expected);
+      CHECK(value.is_number_integer() == whole);
+    }
+  }
+}
+
+TEST_CASE("peft: a save that cannot replace the weights leaves the settings as they were") {
+  const TemporaryFolder folder;
+  PeftWriter writer;
+  writer.add("q", LoRA<float>(LoRAConfig{5, 4, 2}));
+  std::filesystem::create_directories(folder("a") / "adapter_model.safetensors");  // no file, it cannot be replaced
+  CHECK(message_of<FileError>([&] { writer.save(folder("a")); }).find("cannot replace") != std::string::npos);
+  CHECK_FALSE(std::filesystem::exists(folder("a") / "adapter_config.json"));
+}
+
 TEST_CASE("peft: what trainers write, in the shapes that they write it") {
   const TemporaryFolder folder;
   // PEFT with rank-stabilised scaling, patterns, and the keys of a current version.
@@ -149,11 +188,18 @@ TEST_CASE("peft: what trainers write, in the shapes that they write it") {
                   {{"base_model.model.x.q.lora_A.weight", {2, 5}},
                    {"base_model.model.x.q.lora_B.weight", {4, 2}},
                    {"base_model.model.x.k.lora_A.weight", {4, 5}},
-                   {"base_model.model.x.k.lora_B.weight", {3, 4}}});
+                   {"base_model.model.x.k.lora_B.weight", {3, 4}},
+                   {"base_model.model.x.qk.lora_A.weight", {4, 5}},
+                   {"base_model.model.x.qk.lora_B.weight", {3, 4}},
+                   {"base_model.model.xq.lora_A.weight", {4, 5}},
+                   {"base_model.model.xq.lora_B.weight", {3, 4}}});
   const PeftDirectory peft(folder("peft"));
-  REQUIRE(peft.modules().size() == 2);
+  REQUIRE(peft.modules().size() == 4);
   CHECK(scaling_of(peft.load<LoRA<float>>("x.q").config()) == doctest::Approx(32 / std::sqrt(2.0)));
   CHECK(scaling_of(peft.load<LoRA<float>>("x.k").config()) == doctest::Approx(8 / std::sqrt(4.0)));
+  for (const char* ends_alike : {"x.qk", "xq"}) {  // ends like a key, not behind a dot: the general settings
+    CHECK(scaling_of(peft.load<LoRA<float>>(ends_alike).config()) == doctest::Approx(32 / std::sqrt(4.0)));
+  }
   CHECK(peft.module("x.q").dropout == 0.05);
 
   // HydraLoRA's trainer: peft_type LORA as well, told by its tensors.
@@ -201,11 +247,15 @@ TEST_CASE("peft: what cannot be done as the trainer did it is refused, all of it
   refused(with(R"("use_dora":true,"bias":"all","something_new":3)"),
           "use_dora is not supported; bias 'all' is not supported; does not know 'something_new'");
   refused(with(R"("rank_pattern":{"q.*":4})"), "the pattern 'q.*' is no plain name");
+  refused(with(R"("rank_pattern":{"":4})"), "the pattern '' is no plain name");
+  refused(with(R"("alpha_pattern":{"":4})"), "the pattern '' is no plain name");
   refused(with(R"("rank_pattern":{"q":0})"), "'q' is no whole number");
   refused(with(R"("rank_pattern":3)"), "rank_pattern is no object");
   refused(with(R"("lora_dropout":1)"), "lora_dropout is 1");
   refused(with(R"("use_rslora":1)"), "use_rslora is neither true nor false");
   refused(with(R"("r":2)"), "'r' is there twice");
+  refused(with(R"("rank_pattern":{"q":3,"q":2})"), "'q' is there twice");
+  refused(with(R"("loftq_config":{"a":{"b":{"c":1,"c":2}}})"), "'c' is there twice");
   refused(R"({"r":2.0,"lora_alpha":16})", "'r' is no whole number");
   refused(R"({"r":-2,"lora_alpha":16})", "'r' is no whole number");
   refused(R"({"r":99999999999,"lora_alpha":16})", "'r' is no whole number");
@@ -251,6 +301,9 @@ TEST_CASE("peft: tensors that do not fit are refused with their names") {
   refused({{p + "lora_A.weight", {2, 5}}, {p + "lora_B.weight", {4, 2}}, {p + "bias", {1, 1}}},
           "has no use for tensor 'base_model.model.q.bias'");
   refused({{"q.lora_A.weight", {2, 5}}}, "has no use for tensor 'q.lora_A.weight'");
+  const std::string stranger = "base-model_model_q.";  // as long as the prefix that it should have
+  refused({{stranger + "lora_A.weight", {2, 5}}, {stranger + "lora_B.weight", {4, 2}}},
+          "has no use for tensor 'base-model_model_q.lora_A.weight'");
   refused({{p + "lora_embedding_A.weight", {2, 5}}, {p + "lora_A.bias", {2, 5}}},
           "has no use for tensor 'base_model.model.q.lora_A.bias'; has no use for tensor "
           "'base_model.model.q.lora_embedding_A.weight'");
@@ -274,6 +327,24 @@ TEST_CASE("peft: tensors that do not fit are refused with their names") {
           "it has 2 heads, the settings say lora_nums 1");
   refused({{p + "lora_A.weight", {2, 5}}, {p + "lora_B.weight", {4, 2}}, {p + "lora_route.weight", {1, 5}}},
           "are no LoRA");
+  refused({{p + "lora_A.weight", {2, 5}},
+           {p + "lora_B0.weight", {4, 2}},
+           {p + "lora_B1.weight", {3, 2}},
+           {p + "lora_route.weight", {2, 5}}},
+          "a shape is [3, 2], expected [4, 2]", two);
+  const auto mixture = [&](const std::vector<std::pair<Index, Index>>& A,
+                           const std::vector<std::pair<Index, Index>>& B) {
+    std::map<std::string, std::pair<Index, Index>> tensors;
+    for (std::size_t i = 0; i < A.size(); ++i) tensors[p + "lora_A" + std::to_string(i) + ".weight"] = A[i];
+    for (std::size_t i = 0; i < B.size(); ++i) tensors[p + "lora_B" + std::to_string(i) + ".weight"] = B[i];
+    return tensors;
+  };
+  refused(mixture({{2, 5}, {2, 5}}, {{4, 2}, {4, 2}}), "nothing thrown", two);
+  refused(mixture({{2, 5}, {2, 4}}, {{4, 2}, {4, 2}}), "a shape is [2, 4], expected [2, 5]", two);
+  refused(mixture({{2, 5}, {3, 5}}, {{4, 2}, {4, 2}}), "a shape is [3, 5], expected [2, 5]", two);
+  refused(mixture({{2, 5}, {2, 5}}, {{4, 2}, {3, 2}}), "a shape is [3, 2], expected [4, 2]", two);
+  refused(mixture({{2, 5}, {2, 5}, {2, 5}}, {{4, 2}, {4, 2}}), "its 3 lora_A and 2 lora_B without lora_route", two);
+  refused(mixture({{2, 5}}, {{4, 2}, {4, 2}}), "its 1 lora_A and 2 lora_B without lora_route", two);
 
   SafetensorsWriter weights;
   weights.add_bytes(p + "lora_A.weight", DType::I32, {2, 5}, std::vector<unsigned char>(40));
@@ -303,10 +374,18 @@ TEST_CASE("peft: a load that fails changes nothing") {
   CHECK(message_of<FileError>([&] { PeftDirectory(folder("huge")).load<LoRA<float>>("q"); }).find("scaling beyond") !=
         std::string::npos);
   CHECK(message_of<FileError>([&] { PeftDirectory(folder("huge")).load<LoRA<double>>("q"); }) == "nothing thrown");
-  LoRA<float> other_scaling(LoRAConfig{5, 4, 2, 17}), other_size(LoRAConfig{5, 4, 3, 24});
+  LoRA<float> other_size(LoRAConfig{5, 4, 3, 24});
   HydraLoRA<float> hydra(HydraLoRAConfig{5, 4, 2});
-  CHECK(message_of<FileError>([&] { directory.load_into(other_scaling, "q"); }).find("with scaling 8, the layer") !=
-        std::string::npos);
+  for (const double alpha : {17.0, 16 * (1 + 1e-4), 16 * (1 - 1e-11), -16.0}) {
+    LoRA<float> other_scaling(LoRAConfig{5, 4, 2, alpha});
+    const std::string message = message_of<FileError>([&] { directory.load_into(other_scaling, "q"); });
+    CAPTURE(message);
+    CHECK(message.find("with scaling 8, the layer") != std::string::npos);
+    CHECK(message.substr(message.rfind(' ')) != " 8");
+  }
+  LoRA<float> rounded_scaling(LoRAConfig{5, 4, 2, 16 * (1 + 1e-15)});
+  directory.load_into(rounded_scaling, "q", false);
+  CHECK(same_bits<float>(rounded_scaling.parameters(), saved.parameters()));
   CHECK(message_of<FileError>([&] { directory.load_into(other_size, "q"); }).find("rank 3") != std::string::npos);
   CHECK(message_of<FileError>([&] { directory.load_into(hydra, "q"); }).find("is a LoRA, not a HydraLoRA") !=
         std::string::npos);
@@ -323,6 +402,9 @@ TEST_CASE("peft: a writer refuses what a directory cannot say") {
   CHECK(message_of([&] {
           writer.add("k", HydraLoRA<float>(HydraLoRAConfig{5, 4, 2}));
         }).find("one setting for all") != std::string::npos);
+  CHECK(message_of([&] {
+          writer.add("k", LoRA<float>(LoRAConfig{5, 4, 2, 16, false, 0.1}));
+        }).find("has 0 heads and dropout 0.1, the modules before it 0 and 0: ") != std::string::npos);
   HydraLoRAConfig gated{5, 4, 2};
   gated.gate.temperature = 2;
   CHECK(message_of([&] { PeftWriter().add("k", HydraLoRA<float>(gated)); }).find("dense softmax gate") !=
