@@ -8,6 +8,7 @@
 
 #include "support/errors.hpp"
 #include "support/layers.hpp"
+#include "support/textbook.hpp"
 #include "support/tolerances.hpp"
 
 using namespace hydralora;
@@ -128,15 +129,26 @@ TEST_CASE("what cannot be merged is refused, and the weight stays as it was") {
   CHECK(same_bits(weight, W));
 }
 
-TEST_CASE("an approximate merge reports what it loses") {
+TEST_CASE("an approximate merge takes the gate's mean over all the tokens, and reports what it loses") {
   for (const Kind kind : routed) {
     CAPTURE(name(kind));
     const LayerShape s{12, 9, 2, 3, 40};
     with_layer<double>(kind, s, 0, 3, [&](auto layer) {
       const Matrix<double> W = random_matrix<double>(s.out, s.in, 3), x = random_matrix<double>(s.in, s.tokens, 4);
       Matrix<double> merged = W, exact = W * x;
-      layer.forward(x, exact);
+      typename std::decay_t<decltype(layer)>::Cache cache;
+      layer.forward(x, exact, cache);
       const auto result = merge_approximately(layer, merged, x);
+      const auto book = textbook<double>(layer);
+      Matrix<double> by_hand = W;
+      for (Index i = 0; i < s.heads; ++i) {
+        double mean = 0;
+        for (Index t = 0; t < s.tokens; ++t) mean += cache.weights()(i, t) / static_cast<double>(s.tokens);
+        CHECK(result.weights[i] == doctest::Approx(mean).epsilon(1e-12));
+        const auto head = static_cast<std::size_t>(i);
+        by_hand += book.scaling * mean * book.B[head] * book.A[head];
+      }
+      CHECK(relative_difference(merged, by_hand) < 1e-13);
       CHECK(result.relative_error == doctest::Approx((merged * x - exact).norm() / exact.norm()).epsilon(1e-12));
       CHECK(result.relative_error > 1e-3);  // these gates do route
       CHECK(result.weights.sum() == doctest::Approx(1).epsilon(1e-12));
