@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -47,8 +48,8 @@ class NarrowWeight {
   Eigen::Matrix<Narrow, Eigen::Dynamic, Eigen::Dynamic> weight_;
 };
 
-/// W in 8 bits: every row in steps of its largest number over 127. Off by half a step at most, where
-/// a step is no denormal number.
+/// W in 8 bits: every row in steps of its largest number over 127, or of the smallest normal float where that is more. Off
+/// by half a step at most.
 class Int8Weight {
  public:
   /// @throws std::invalid_argument  on a number that is not finite as a float.
@@ -60,12 +61,10 @@ class Int8Weight {
       const Eigen::RowVectorXf row = weight.row(i).template cast<float>();
       expects(row.allFinite(), "Int8Weight: row ", i, " has a number that is not finite as a float");
       const float largest = row.size() == 0 ? 0 : row.cwiseAbs().maxCoeff();
-      steps_[i] = largest / most;
+      steps_[i] = std::max(largest / most, std::numeric_limits<float>::min());  // a denormal one is coarse, or 0
       if (!std::isfinite(steps_[i] * most)) steps_[i] = std::nextafter(steps_[i], 0.0F);  // the largest float of all
       for (Index j = 0; j < row.size(); ++j) {
-        // By the largest, not by the step: that may be 0 where the largest is not.
-        const float code = largest > 0 ? std::nearbyint(row[j] / largest * most) : 0;
-        codes_(i, j) = static_cast<std::int8_t>(std::clamp(code, -most, most));
+        codes_(i, j) = static_cast<std::int8_t>(std::clamp(std::nearbyint(row[j] / steps_[i]), -most, most));
       }
     }
   }
