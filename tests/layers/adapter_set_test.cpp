@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <memory>
+#include <new>
 
 #include "support/errors.hpp"
 #include "support/layers.hpp"
@@ -19,6 +20,17 @@ std::unique_ptr<HydraLoRA<Scalar>> random_adapter(Index rank, Index heads, std::
   layer->parameters() = Scalar(0.5) * random_matrix<Scalar>(layer->parameter_count(), 1, seed);
   return layer;
 }
+
+/// A layer that can run out of memory.
+class Forgetful : public HydraLoRA<float> {
+ public:
+  using HydraLoRA<float>::HydraLoRA;
+  void forward(ConstTokens<float> x, Tokens<float> y, Cache& cache, const CallOptions<float>& options) const {
+    if (out_of_memory) throw std::bad_alloc();
+    HydraLoRA<float>::forward(x, y, cache, options);
+  }
+  bool out_of_memory = false;
+};
 
 }  // namespace
 
@@ -116,6 +128,9 @@ TEST_CASE("a set refuses what does not fit, and nothing is changed") {
   CHECK(message_of([&] {
           set.add("b", std::make_unique<HydraLoRA<float>>(HydraLoRAConfig{12, 11, 2}));
         }) == "AdapterSet::add: an adapter 12->11 beside those of 13->11");
+  CHECK(message_of([&] {
+          set.exchange(a, std::make_unique<HydraLoRA<float>>(HydraLoRAConfig{13, 12, 2}));
+        }) == "AdapterSet::exchange: an adapter 13->12 beside those of 13->11");
   CHECK(message_of([&] { set.exchange(1, random_adapter<float>(2, 3, 1)); }) ==
         "AdapterSet::exchange: place 1 of 1 adapters");
   CHECK(message_of([&] { set.exchange(0, nullptr); }) == "AdapterSet::exchange: no adapter for 'a'");
@@ -125,7 +140,11 @@ TEST_CASE("a set refuses what does not fit, and nothing is changed") {
 
   const Matrix<float> x = random_matrix<float>(13, 5, 4), dy = random_matrix<float>(11, 5, 4);
   Matrix<float> y = Matrix<float>::Ones(11, 5), dx = Matrix<float>::Ones(13, 5);
+  // The cache of an earlier forward pass, from which one can go back whatever is refused after it.
   Set::Cache cache;
+  Matrix<float> earlier_y = y;
+  set.forward(x, earlier_y, {{a, 2}, {base_only, 1}, {a, 2}}, cache);
+  const Set::Cache earlier = cache;
   const auto refused = [&](const std::vector<AdapterRun>& runs, const char* reason) {
     CHECK(message_of([&] { set.forward(x, y, runs, cache); }) == reason);
     CHECK(message_of([&] { set.forward(x, y, runs); }) == reason);
@@ -138,26 +157,72 @@ TEST_CASE("a set refuses what does not fit, and nothing is changed") {
           set.forward(x.topRows(12), y, {{a, 5}});
         }) == "AdapterSet::forward: x is 12x5 and y is 11x5, 'a' is 13->11");
   CHECK(message_of([&] { set.forward(x, y.leftCols(4), {{a, 5}}); }) == "AdapterSet::forward: x is 13x5 and y is 11x4");
+  // Here no run of one token overlaps itself: x of a token is y of the token before.
+  Matrix<float> both = random_matrix<float>(13, 6, 5);
+  const Matrix<float> both_before = both;
+  const std::vector<AdapterRun> ones(5, {a, 1});
+  const auto overlapping = [&](auto&... cached) {
+    return message_of([&] { set.forward(both.rightCols(5), both.topLeftCorner(11, 5), ones, cached...); });
+  };
+  CHECK(overlapping() == "AdapterSet::forward: x 13x5 and y 11x5 overlap");
+  CHECK(overlapping(cache) == "AdapterSet::forward: x 13x5 and y 11x5 overlap");
+  CHECK(both == both_before);
   const std::vector<Index> segments{5};
-  CallOptions<float> options;
-  options.segments = segments;
-  CHECK(message_of([&] {
-          set.forward(x, y, {{a, 5}}, cache, options);
-        }).find("segments and weights have no place") != std::string::npos);
+  const Matrix<float> weights = Matrix<float>::Ones(3, 5);
+  Matrix<float> gradient = weights;
+  CallOptions<float> with_segments, with_weights, with_weights_gradient, with_logits_gradient;
+  with_segments.segments = segments;
+  with_weights.weights = weights;
+  with_weights_gradient.weights_gradient = gradient;
+  with_logits_gradient.logits_gradient = weights;
+  for (const auto& options : {with_segments, with_weights, with_weights_gradient, with_logits_gradient}) {
+    CHECK(message_of([&] {
+            set.forward(x, y, {{a, 5}}, cache, options);
+          }).find("have no place in a batch of several adapters") != std::string::npos);
+  }
   CHECK(y == Matrix<float>::Ones(11, 5));
-  CHECK(cache.tokens() == 0);
 
-  set.forward(x, y, {{a, 5}}, cache);
-  HydraLoRA<float>::Gradients g(set[a].config());
+  HydraLoRA<float>::Gradients g(set[a].config()), expected_g(set[a].config());
+  Matrix<float> longer_dx = Matrix<float>::Ones(13, 6), longer_dy = Matrix<float>::Ones(11, 6);
+  CHECK(message_of([&] { set.backward(x, dy, cache, {&g}, longer_dx); }) ==
+        "AdapterSet::backward: the cache holds 5 tokens, x is 13x5, dy 11x5, dx 13x6");
+  CHECK(message_of([&] { set.backward(x, longer_dy, cache, {&g}, dx); }) ==
+        "AdapterSet::backward: the cache holds 5 tokens, x is 13x5, dy 11x6, dx 13x5");
   CHECK(message_of([&] { set.backward(x, dy, cache, {}, dx); }) == "AdapterSet::backward: 0 gradients for 1 adapters");
   CHECK(message_of([&] { set.backward(x, dy, cache, {nullptr}, dx); }) == "AdapterSet::backward: no gradients for 'a'");
   CHECK(message_of([&] { set.backward(x.leftCols(4), dy.leftCols(4), cache, {&g}, dx.leftCols(4)); }) ==
         "AdapterSet::backward: the cache holds 5 tokens, x is 13x4, dy 11x4, dx 13x4");
   CHECK(dx == Matrix<float>::Ones(13, 5));
+  CHECK(longer_dx == Matrix<float>::Ones(13, 6));
   CHECK(g.parameters().isZero(0));
+  Matrix<float> expected_dx = dx;
+  set.backward(x, dy, earlier, {&expected_g}, expected_dx);
+  set.backward(x, dy, cache, {&g}, dx);
+  CHECK(same_bits(dx, expected_dx));
+  CHECK(same_bits<float>(g.parameters(), expected_g.parameters()));
 
   HydraLoRAConfig given{13, 11, 2};
   given.routing = Routing::given;
   const Index b = set.add("b", std::make_unique<HydraLoRA<float>>(given));
   refused({{b, 5}}, "AdapterSet::forward: 'b' takes its weights from the caller");
+}
+
+TEST_CASE("a forward pass that breaks off leaves nothing to go back from") {
+  AdapterSet<Forgetful> set;
+  const HydraLoRAConfig config{13, 11, 2};
+  const Index a = set.add("a", std::make_unique<Forgetful>(config)),
+              b = set.add("b", std::make_unique<Forgetful>(config));
+  const Matrix<float> x = random_matrix<float>(13, 5, 4), dy = random_matrix<float>(11, 5, 4);
+  Matrix<float> y = Matrix<float>::Zero(11, 5), dx = Matrix<float>::Zero(13, 5);
+  AdapterSet<Forgetful>::Cache cache;
+  const std::vector<AdapterRun> runs{{a, 3}, {b, 2}};
+  set.forward(x, y, runs, cache);
+  CHECK(cache.tokens() == 5);
+  set[b].out_of_memory = true;
+  CHECK_THROWS_AS(set.forward(x, y, runs, cache), std::bad_alloc);
+  CHECK(cache.tokens() == 0);
+  Forgetful::Gradients g(config);
+  CHECK(message_of([&] {
+          set.backward(x, dy, cache, {&g, &g}, dx);
+        }).find("the cache holds 0 tokens") != std::string::npos);
 }

@@ -107,12 +107,14 @@ class AdapterSet {
     });
   }
   /// The same for a backward pass. Dropout counts tokens through the whole batch, from options.first_token on; a gate
-  /// that pools takes every run for one segment.
+  /// that pools takes every run for one segment. Of the options step and first_token are taken and the others refused:
+  /// adapters may have different heads, so that no matrix of weights, or of a balance loss's gradient, could serve all.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const std::vector<AdapterRun>& runs, Cache& cache,
                const CallOptions<Scalar>& options = {}) const {
     check("AdapterSet::forward", x, y, runs);
-    expects(options.segments.count == 0 && options.weights.features() == 0,
-            "AdapterSet::forward: segments and weights have no place in a batch of several adapters");
+    expects(options.segments.count == 0 && options.weights.features() == 0 &&
+                options.weights_gradient.features() == 0 && options.logits_gradient.features() == 0,
+            "AdapterSet::forward: segments, weights and gradients have no place in a batch of several adapters");
     if (cache.caches_.size() < runs.size()) cache.caches_.resize(runs.size());
     cache.tokens_ = 0;
     cache.runs_.assign(runs.begin(), runs.end());
@@ -123,6 +125,8 @@ class AdapterSet {
     cache.tokens_ = x.tokens();
   }
 
+  /// Without a balance loss: one is added by Layer::backward(), adapter by adapter.
+  ///
   /// @param gradients  one for every adapter of the set, in order; those of the runs' adapters are ADDED to, the others may
   ///                   be null.
   /// @param dx         ADDED to, nothing for tokens without an adapter.
