@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MIT
+//
+// The layers as modules of libtorch, on CPU tensors, without copying one. The only header that includes <torch/torch.h>.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/core/tokens.hpp"
+#include "hydralora/layers/adapter_tensors.hpp"
+#include "hydralora/layers/call_options.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// An Eigen map of a layer (its A(), B(head), gate()) as a tensor of the same shape over the same memory.
+template <class Map>
+torch::Tensor as_tensor(Map map) {
+  using Scalar = typename Map::Scalar;
+  return torch::from_blob(const_cast<Scalar*>(map.data()), {map.rows(), map.cols()}, {1, map.outerStride()},
+                          torch::CppTypeToScalarType<Scalar>::value);  // torch has no read-only tensors
+}
+
+namespace detail {
+
+/// Finds the numbers from one token to the next in a tensor [..., features].
+/// @return  false where there is no such number, or the features of a token do not lie next to each other.
+inline bool find_stride(const torch::Tensor& tensor, Index& stride) {
+  stride = tensor.size(-1);
+  if (tensor.numel() == 0) return true;
+  if (tensor.size(-1) > 1 && tensor.stride(-1) != 1) return false;
+  Index outer = 0;  // the stride that the next dimension outwards must have, once one is known
+  for (std::int64_t d = tensor.dim() - 2; d >= 0; --d) {
+    if (tensor.size(d) == 1) continue;
+    if (outer == 0) stride = tensor.stride(d);
+    if (tensor.stride(d) < tensor.size(-1) || (outer != 0 && tensor.stride(d) != outer)) return false;
+    outer = tensor.stride(d) * tensor.size(d);
+  }
+  return true;
+}
+
+}  // namespace detail
+
+/// A CPU tensor [..., features] as tokens: every dimension but the last counts them.
+/// @throws std::invalid_argument  where that would need a copy: another device or number type, features that are not
+///         contiguous, leading dimensions that are not evenly spaced. `what` names the tensor in the message.
+template <class Scalar>
+Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
+  expects(tensor.defined() && tensor.dim() >= 1, what, " is undefined or has no dimension, expected [..., features]");
+  expects(tensor.device().is_cpu() && tensor.layout() == torch::kStrided, what, " is no dense CPU tensor");
+  expects(tensor.scalar_type() == torch::CppTypeToScalarType<Scalar>::value, what, " holds ",
+          c10::toString(tensor.scalar_type()), ", the layer ",
+          c10::toString(torch::CppTypeToScalarType<Scalar>::value));
+  Index stride = 0;
+  expects(detail::find_stride(tensor, stride), what,
+          ": its tokens are not evenly spaced rows of contiguous features; .contiguous() copies it");
+  const Index features = tensor.size(-1);
+  return {tensor.template data_ptr<Scalar>(), features, features > 0 ? tensor.numel() / features : 0, stride};
+}
+
+/// An adapter as a torch module, for LoRA, SplitLoRA, HydraLoRA and ALoRA of float or double:
+///
+///   hydralora::TorchAdapter<hydralora::HydraLoRA<float>> adapter(config, /*seed=*/1);
+///   y = adapter->forward(x, base->forward(x));          // the base's result, with ΔW(x) added in place
+///
+/// The parameters are two flat tensors over the layer's one buffer: "down" (A and the gate) and "up" (B, the column padding
+/// included, which stays zero). Any optimiser, clip_grad_norm_, torch::save and all-reduce takes them as they are. The
+/// matrices are layer().A() and so on; as_tensor() makes tensors of them.
+template <class Layer>
+class TorchAdapterImpl : public torch::nn::Module {
+ public:
+  using Scalar = typename Layer::Scalar;
+  using Config = typename Layer::Config;
+  static_assert(std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>,
+                "hydralora: torch modules are of float or double.");
+
+  /// Initialised as the layer is from this seed.
+  /// @throws std::invalid_argument  on a config that makes no sense.
+  explicit TorchAdapterImpl(const Config& config, std::uint64_t seed = 0)
+      : flat_(torch::zeros({shape_of_checked(config).parameter_count()}, type())),
+        layer_(config, flat_map(), seed),
+        undropped_(without_dropout(config), flat_map(), seed) {
+    layer_.initialize();
+    const std::int64_t down_size = layer_.down_parameters().size();
+    down = register_parameter("down", flat_.narrow(0, 0, down_size).detach());
+    up = register_parameter("up", flat_.narrow(0, down_size, flat_.numel() - down_size).detach());
+  }
+
+  /// y += ΔW(x), in place, and y again, now with its place in the autograd graph.
+  ///
+  /// @param x        [..., in_features], read where it lies.
+  /// @param y        [..., out_features], as many tokens, ADDED to where it lies: what the base computed. No leaf that
+  ///                 requires a gradient, and nothing whose own backward needs its values.
+  /// @param weights  [..., heads] for Routing::given, read; gets a gradient where it requires one.
+  /// In training mode dropout draws from (the layer's seed, `step`), and `step` goes up by one. Where a gate pools, every
+  /// sequence (the last dimension but one) is a segment.
+  /// @throws std::invalid_argument  where the layer refuses a shape, or a tensor would have to be copied; y is untouched.
+  /// Cost    what the layer costs; in the forward pass nothing of the size of x or y is allocated or copied. Backward
+  ///         allocates dx and the gradients. A dy that autograd hands over expanded or strided is copied.
+  /// Once differentiable.
+  torch::Tensor forward(torch::Tensor x, torch::Tensor y, torch::Tensor weights = {}) {
+    const Tokens<Scalar> x_tokens = tokens_of<Scalar>(x, "x"), y_tokens = tokens_of<Scalar>(y, "y");
+    adopt_parameters();
+    if (!torch::GradMode::is_enabled() && !dropping()) {
+      CallOptions<Scalar> options;
+      std::vector<Index> segments;
+      set_options(options, segments, x, weights);
+      layer_.forward(x_tokens, y_tokens, options);
+      return y;
+    }
+    return Function::apply(x, y, down, up, weights.defined() ? weights : torch::empty({0}, type()), this);
+  }
+
+  /// The layer over the same memory.
+  Layer& layer() { return layer_; }
+  const Layer& layer() const { return layer_; }
+
+  torch::Tensor down;      ///< A and the gate, flat
+  torch::Tensor up;        ///< B, flat
+  std::uint64_t step = 0;  ///< of dropout's random numbers
+
+ private:
+  /// What backward needs. It outlives the module where the graph does, so it shares the parameters' memory.
+  struct Saved : torch::CustomClassHolder {
+    Saved(torch::Tensor memory, const Layer& the_layer) : flat(std::move(memory)), layer(the_layer) {}
+    torch::Tensor flat;
+    Layer layer;  // a copy over the same memory
+    typename Layer::Cache cache;
+    bool wants_dx = false, wants_dweights = false;
+  };
+
+  struct Function : torch::autograd::Function<Function> {
+    static torch::Tensor forward(torch::autograd::AutogradContext* context, torch::Tensor x, torch::Tensor y,
+                                 torch::Tensor down, torch::Tensor up, torch::Tensor weights,
+                                 TorchAdapterImpl* module) {
+      auto saved = c10::make_intrusive<Saved>(module->flat_, module->dropping() ? module->layer_ : module->undropped_);
+      CallOptions<Scalar> options;
+      std::vector<Index> segments;
+      module->set_options(options, segments, x, weights);
+      saved->layer.forward(tokens_of<Scalar>(x, "x"), tokens_of<Scalar>(y, "y"), saved->cache, options);
+      if (module->dropping()) ++module->step;
+      saved->wants_dx = x.requires_grad();
+      saved->wants_dweights = weights.requires_grad();
+      context->saved_data["saved"] = c10::IValue::make_capsule(std::move(saved));
+      context->save_for_backward({x, down, up, weights});  // torch then notices who writes into them meanwhile
+      context->mark_dirty({y});
+      return y;
+    }
+
+    static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                   torch::autograd::variable_list upstream) {
+      expects(!torch::GradMode::is_enabled(), "TorchAdapter: only once differentiable (create_graph is set)");
+      const auto saved = c10::static_intrusive_pointer_cast<Saved>(context->saved_data["saved"].toCapsule());
+      const auto variables = context->get_saved_variables();
+      const torch::Tensor &x = variables[0], &weights = variables[3];
+      torch::Tensor dy = upstream[0];
+      Index stride = 0;
+      if (!detail::find_stride(dy, stride)) dy = dy.contiguous();  // expanded by sum(), say
+
+      torch::Tensor gradients = torch::zeros({saved->flat.numel()}, type()), dx, dweights;
+      typename Layer::Gradients g(saved->layer.config(), map_of(gradients));
+      CallOptions<Scalar> options;
+      if (saved->wants_dweights) {
+        dweights = torch::zeros(weights.sizes(), type());
+        options.weights_gradient = tokens_of<Scalar>(dweights, "weights_gradient");
+      }
+      const Tokens<Scalar> x_tokens = tokens_of<Scalar>(x, "x"), dy_tokens = tokens_of<Scalar>(dy, "dy");
+      if (saved->wants_dx) {
+        dx = torch::zeros(x.sizes(), type());
+        saved->layer.backward(x_tokens, dy_tokens, saved->cache, g, tokens_of<Scalar>(dx, "dx"), options);
+      } else {
+        saved->layer.backward(x_tokens, dy_tokens, saved->cache, g, options);
+      }
+      const std::int64_t down_size = g.down_parameters().size();
+      return {dx,
+              upstream[0],
+              gradients.narrow(0, 0, down_size),
+              gradients.narrow(0, down_size, gradients.numel() - down_size),
+              dweights,
+              torch::Tensor()};
+    }
+  };
+
+  static torch::TensorOptions type() { return torch::TensorOptions(torch::CppTypeToScalarType<Scalar>::value); }
+  static auto shape_of_checked(const Config& config) { return detail::checked_shape(config); }
+  static Config without_dropout(Config config) {
+    config.dropout = 0;
+    return config;
+  }
+  static auto map_of(torch::Tensor& flat) {
+    return Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>(flat.template data_ptr<Scalar>(), flat.numel());
+  }
+  auto flat_map() { return map_of(flat_); }
+  bool dropping() const { return is_training() && layer_.config().dropout > 0; }
+
+  void set_options(CallOptions<Scalar>& options, std::vector<Index>& segments, const torch::Tensor& x,
+                   const torch::Tensor& weights) const {
+    options.step = step;
+    if (weights.defined() && weights.numel() > 0) options.weights = tokens_of<Scalar>(weights, "weights");
+    if (!layer_.shape().pooled || x.dim() < 3 || x.numel() == 0) return;
+    segments.assign(static_cast<std::size_t>(x.numel() / (x.size(-1) * x.size(-2))), x.size(-2));
+    options.segments = segments;
+  }
+
+  /// Module::load(), to() and set_data() give a parameter memory of its own: its numbers come back into the layer's, and the
+  /// parameter with them.
+  void adopt_parameters() {
+    const std::int64_t down_size = layer_.down_parameters().size();
+    adopt(down, flat_.narrow(0, 0, down_size), "down");
+    adopt(up, flat_.narrow(0, down_size, flat_.numel() - down_size), "up");
+  }
+  static void adopt(torch::Tensor& parameter, const torch::Tensor& own, const char* name) {
+    if (parameter.data_ptr() == own.data_ptr() && parameter.numel() == own.numel()) return;
+    expects(
+        parameter.device().is_cpu() && parameter.scalar_type() == own.scalar_type() && parameter.sizes() == own.sizes(),
+        "TorchAdapter: parameter ", name, " has become ", parameter.numel(), " numbers of ", parameter.toString(),
+        ", the layer needs ", own.numel(), " of ", own.toString());
+    const torch::NoGradGuard no_gradients;
+    own.copy_(parameter);
+    parameter.set_data(own);
+  }
+
+  torch::Tensor flat_;  // before the layers, which look at its memory
+  Layer layer_;
+  Layer undropped_;
+};
+
+/// See TorchAdapterImpl; a shared pointer to it, as torch's own modules are.
+template <class Layer>
+using TorchAdapter = torch::nn::ModuleHolder<TorchAdapterImpl<Layer>>;
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
