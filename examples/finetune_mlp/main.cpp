@@ -35,6 +35,7 @@ struct Arguments {
   bool search = false;
   bool study = false;
   Index seeds = 5;
+  std::string mpi;
 };
 
 /// @throws InputError  unless the text is a number from 1 to 256.
@@ -90,10 +91,12 @@ int run(const Arguments& a) {
   const Corpus corpus(load_texts(kind, a.texts), a.settings.context, a.settings.seed);
   const std::vector<Part> parts = corpus.parts(kind);
 
-  std::unique_ptr<const OutputFolder> out;  // tried before the work begins; a search writes nothing
-  if (!a.search) out = std::make_unique<OutputFolder>(a.out);
-
   Settings settings = a.settings;
+  const bool first_rank = settings.ranks == nullptr || settings.ranks->rank() == 0;
+  if (!first_rank) std::cout.setstate(std::ios::failbit);  // one of them talks and writes
+
+  std::unique_ptr<const OutputFolder> out;  // tried before the work begins; a search writes nothing
+  if (!a.search && first_rank) out = std::make_unique<OutputFolder>(a.out);
   std::cout << "text\n";
   nlohmann::ordered_json about = {{"program", "finetune_mlp"}, {"mixture", a.mixture}, {"seed", settings.seed}};
   for (const Domain& d : corpus.domains) {
@@ -112,6 +115,11 @@ int run(const Arguments& a) {
                        {"heads", settings.heads},
                        {"dropout", settings.dropout},
                        {"base_precision", a.base_precision}};
+
+  if (settings.checkpoints.every > 0) {
+    settings.checkpoints.folder = a.out;
+    settings.checkpoints.run = about.dump();
+  }
 
   ProgressLine line;
   const Mixture pretraining(corpus.base_part(), settings.context, settings.seed, pretraining_stream);
@@ -143,9 +151,11 @@ int run(const Arguments& a) {
   }
 
   curves.insert(curves.end(), results.begin() + 1, results.end());
+  if (!first_rank) return 0;
   about["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const std::string csv = curves_csv(curves), json = results_json(about, mixture, results);
   const std::string csv_path = out->write("curves.csv", csv), json_path = out->write("results.json", json);
+  settings.checkpoints.remove();
   std::cout << "\n"
             << csv_path << " and " << json_path << " written, " << std::setprecision(0)
             << about["seconds"].get<double>() << " s in all\n";
@@ -212,6 +222,12 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   app.add_option("--threads", a.threads, "threads (default: as OpenMP decides); the results are the same bits")
       ->check(CLI::Range(1, 1024));
+  app.add_option("--mpi", a.mpi,
+                 "share every batch over the ranks of mpirun; rank-order: the same bits in every run of as many ranks")
+      ->check(CLI::IsMember({"fastest", "rank-order"}));
+  app.add_option("--checkpoint-every", s.checkpoints.every,
+                 "steps after which a run can be started again from; a run that finds such files goes on from them")
+      ->check(CLI::Range(1, 1000000));
   app.add_option("--out", a.out, "folder for curves.csv and results.json")->capture_default_str();
   app.add_flag(
       "--search-learning-rates", a.search,
@@ -234,13 +250,20 @@ int main(int argc, char** argv) {
 #if defined(_OPENMP)
     if (a.threads > 0) omp_set_num_threads(a.threads);
 #endif
+    if (!a.mpi.empty()) {
+      if (a.study || a.search) throw InputError("--mpi: the searches and the study run in one process");
+      s.ranks = mpi_ranks(a.mpi == "rank-order");
+      if (s.batch < s.ranks->size()) throw InputError("--batch is smaller than the number of ranks");
+    }
     return a.study && !a.search ? study(a) : run(a);
   } catch (const CLI::Success& e) {
     return app.exit(e);  // --help
   } catch (const std::exception& e) {
-    std::cerr << "finetune_mlp: " << e.what() << '\n';
+    std::cerr << "finetune_mlp: " + (s.ranks ? "rank " + std::to_string(s.ranks->rank()) + ": " : std::string()) +
+                     e.what() + '\n';
     const bool users_mistake =
         dynamic_cast<const InputError*>(&e) != nullptr || dynamic_cast<const CLI::Error*>(&e) != nullptr;
+    if (s.ranks) s.ranks->abort(users_mistake ? 2 : 1);  // the others would wait for this one
     return users_mistake ? 2 : 1;
   }
 }

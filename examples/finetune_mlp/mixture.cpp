@@ -7,6 +7,15 @@
 
 namespace finetune {
 
+Batch slice(const Batch& whole, hydralora::Share share) {
+  const auto cut = [&](const auto& all) {
+    const auto begin = all.begin() + share.begin;
+    return std::vector<typename std::decay_t<decltype(all)>::value_type>(begin, begin + share.count);
+  };
+  return {whole.contexts.middleCols(share.begin, share.count), cut(whole.targets), cut(whole.parts),
+          cut(whole.segments), whole.first + static_cast<std::uint64_t>(share.begin)};
+}
+
 void Mixture::start(Index count, Batch& batch) const {
   const auto size = static_cast<std::size_t>(count);
   batch.contexts.resize(context_, count);

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include <hydralora/train/data_parallel.hpp>
+
 #include "corpus.hpp"
 
 namespace finetune {
@@ -20,7 +22,11 @@ struct Batch {
   std::vector<unsigned char> targets;
   std::vector<Index> parts;     ///< which part of the mixture each example is from
   std::vector<Index> segments;  ///< lengths of the runs of examples that belong together
+  std::uint64_t first = 0;      ///< where it begins in the whole batch of which it is a share
 };
+
+/// The share of a batch whose examples belong together with none but themselves.
+Batch slice(const Batch& whole, hydralora::Share share);
 
 /// Which examples of a batch belong together.
 struct Layout {

@@ -7,8 +7,8 @@
 namespace finetune {
 namespace {
 
-/// Logits in, d(mean loss)/d(logits) out; returns the mean loss.
-double cross_entropy(const std::vector<unsigned char>& targets, Matrix& logits) {
+/// Logits in, the gradient of Σ losses / divisor out; returns Σ losses / divisor.
+double cross_entropy(const std::vector<unsigned char>& targets, Matrix& logits, Index divisor) {
   hydralora::kernels::softmax<float>(logits);
   double loss = 0;
   for (Index t = 0; t < logits.cols(); ++t) {
@@ -16,8 +16,8 @@ double cross_entropy(const std::vector<unsigned char>& targets, Matrix& logits) 
     loss -= std::log(std::max(1e-30, static_cast<double>(p)));
     p -= 1;
   }
-  logits /= static_cast<float>(logits.cols());
-  return loss / static_cast<double>(logits.cols());
+  logits /= static_cast<float>(divisor);
+  return loss / static_cast<double>(divisor);
 }
 
 Group group_of(Matrix& parameters, Matrix& gradients, double learning_rate) {
@@ -99,10 +99,10 @@ double Mlp::loss(const Batch& batch, std::array<Matrix, 3>* inputs) const {
   start(2, tokens, logits);
   layers_[2]->infer(h2, logits, batch);
   if (inputs != nullptr) *inputs = {std::move(x), std::move(h1), std::move(h2)};
-  return cross_entropy(batch.targets, logits);
+  return cross_entropy(batch.targets, logits, tokens);
 }
 
-double Mlp::train(const Batch& batch, std::uint64_t step) {
+double Mlp::train(const Batch& batch, std::uint64_t step, Index divisor) {
   const Index tokens = batch.contexts.cols();
   embed(batch, x_);
   start(0, tokens, h1_);
@@ -114,7 +114,7 @@ double Mlp::train(const Batch& batch, std::uint64_t step) {
   h2_ = h1_ + a2_;
   start(2, tokens, logits_);
   layers_[2]->forward(h2_, logits_, batch, step);
-  const double loss = cross_entropy(batch.targets, logits_);  // logits_ now holds their gradient
+  const double loss = cross_entropy(batch.targets, logits_, divisor);  // logits_ now holds their gradient
 
   for (auto& layer : layers_) layer->zero_gradients();
   dh2_.setZero(h2_.rows(), tokens);

@@ -86,8 +86,10 @@ class Mlp {
   /// @param all_trained  embeddings and biases are trained too.
   Mlp(Weights weights, Layers layers, bool all_trained);
 
-  /// Mean loss of the batch in nats; the gradients of all that is trained are overwritten.
-  double train(const Batch& batch, std::uint64_t step);
+  /// Mean loss of the batch in nats; the gradients of all that is trained are overwritten with those of it.
+  double train(const Batch& batch, std::uint64_t step) { return train(batch, step, batch.contexts.cols()); }
+  /// The same of the sum of the losses, divided by `divisor`.
+  double train(const Batch& batch, std::uint64_t step, Index divisor);
   /// Mean loss in nats. `inputs`, where given, receives what each of the three layers saw.
   double loss(const Batch& batch, std::array<Matrix, 3>* inputs = nullptr) const;
 

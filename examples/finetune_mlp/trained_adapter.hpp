@@ -136,6 +136,7 @@ class TrainedAdapter final : public Linear {
   hydralora::CallOptions<float> options(const Batch& batch, std::uint64_t step, Matrix& task) const {
     hydralora::CallOptions<float> options;
     options.step = step;
+    options.first_token = batch.first;
     options.segments = batch.segments;
     if (layer_.adapter.shape().takes_weights) {
       const Index heads = layer_.adapter.shape().heads, tokens = batch.contexts.cols();
@@ -160,9 +161,10 @@ class TrainedDoRA final : public Linear {
       : layer_(hydralora::DenseLinear<float>(frozen), config, seed), gradients_(config) {}
   Matrix weight() const override { return layer_.base.weight(); }
   void infer(ConstTokens<float> x, Tokens<float> y, const Batch&) const override { layer_.forward(x, y); }
-  void forward(ConstTokens<float> x, Tokens<float> y, const Batch&, std::uint64_t step) override {
+  void forward(ConstTokens<float> x, Tokens<float> y, const Batch& batch, std::uint64_t step) override {
     hydralora::CallOptions<float> options;
     options.step = step;
+    options.first_token = batch.first;
     layer_.forward(x, y, cache_, options);
   }
   void backward(ConstTokens<float> x, ConstTokens<float> dy, const Tokens<float>* dx) override {

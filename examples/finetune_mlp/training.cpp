@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <optional>
 #include <sstream>
 #include <utility>
 
@@ -155,17 +156,43 @@ double mean(const std::vector<double>& values) {
   return sum / static_cast<double>(values.size());
 }
 
+using Parallel = DataParallel<float, Ranks>;
+
+/// The loss of one step's batch, and its gradients. Ranks each take their share.
+double batch_loss(Mlp& model, const Batch& batch, std::uint64_t step, const Ranks* ranks, Parallel* parallel) {
+  if (parallel == nullptr) return model.train(batch, step);
+  const Share share = share_of(batch.contexts.cols(), ranks->rank(), ranks->size());
+  const double loss = model.train(slice(batch, share), step, /*divisor=*/1);
+  return parallel->reduce(share.count, loss).mean_loss;
+}
+
+/// Where the run was stopped, by rank 0's checkpoint: the others need not see the file.
+void resume(const Settings& settings, AdamW<float>& optimizer, Result& result, SincePoint& since) {
+  Ranks* ranks = settings.ranks.get();
+  if (ranks == nullptr || ranks->rank() == 0) settings.checkpoints.load(optimizer, result, since);
+  if (ranks == nullptr) return;
+  auto steps = static_cast<float>(optimizer.steps());  // exact: runs have a million steps at most
+  ranks->broadcast(&steps, 1);
+  optimizer.set_steps(static_cast<std::int64_t>(steps));
+  ranks->broadcast(optimizer.state().data(), optimizer.state().size());
+}
+
 /// AdamW with warm-up over 3 % of the steps, cosine to zero, gradients clipped to norm 1.
 void run_steps(Mlp& model, const Mixture& mixture, const Settings& settings, Index steps, double learning_rate,
                const Progress& progress, Result& result) {
   AdamW<float> optimizer(model.groups(learning_rate));
+  SincePoint since;
+  resume(settings, optimizer, result, since);
+  std::optional<Parallel> parallel;  // rank 0's parameters become everybody's
+  if (settings.ranks != nullptr) parallel.emplace(*settings.ranks, optimizer.groups());
   Batch batch;
-  double since_point = 0, training_seconds = 0;
-  Index point_start = 0;
-  for (Index step = 0; step < steps; ++step) {
+  double training_seconds = 0;
+  const Index first = optimizer.steps();
+  for (Index step = first; step < steps; ++step) {
     const auto start = Clock::now();
     mixture.sample(static_cast<std::uint64_t>(step), settings.batch, batch);
-    const double loss = bits(model.train(batch, static_cast<std::uint64_t>(step)));
+    const double loss = bits(batch_loss(model, batch, static_cast<std::uint64_t>(step), settings.ranks.get(),
+                                        parallel ? &*parallel : nullptr));
     if (!std::isfinite(clip_global_norm(optimizer.groups(), 1.0))) {
       std::ostringstream text;
       text << result.name << " diverged at step " << step << ", learning rate " << learning_rate;
@@ -174,19 +201,22 @@ void run_steps(Mlp& model, const Mixture& mixture, const Settings& settings, Ind
     optimizer.step(cosine_schedule(step, steps, steps * 3 / 100));
     training_seconds += seconds_since(start);
 
-    since_point += loss;
+    since.loss += loss;
     progress(result.name, step + 1, steps, settings.batch, loss,
-             static_cast<double>((step + 1) * settings.batch) / training_seconds);
+             static_cast<double>((step + 1 - first) * settings.batch) / training_seconds);
     const bool last = step + 1 == steps;
     if (last || (step + 1) * settings.curve_points / steps != step * settings.curve_points / steps) {
       const double validation = mean(evaluate(model, mixture, &Split::validation, settings.evaluation_examples / 4));
-      result.curve.push_back({step + 1, since_point / static_cast<double>(step + 1 - point_start), validation});
-      since_point = 0;
-      point_start = step + 1;
+      result.curve.push_back({step + 1, since.loss / static_cast<double>(step + 1 - since.start), validation});
+      since = {0, step + 1};
+    }
+    const bool saves = settings.checkpoints.every > 0 && (last || (step + 1) % settings.checkpoints.every == 0);
+    if (saves && (settings.ranks == nullptr || settings.ranks->rank() == 0)) {
+      settings.checkpoints.save(optimizer, result, since);
     }
   }
   result.learning_rate = learning_rate;
-  result.milliseconds_per_step = 1000 * training_seconds / static_cast<double>(steps);
+  result.milliseconds_per_step = 1000 * training_seconds / static_cast<double>(std::max<Index>(1, steps - first));
 }
 
 void measure(const Mlp& model, const Mixture& mixture, const Settings& settings, Result& result) {

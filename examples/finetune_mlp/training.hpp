@@ -6,11 +6,14 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "checkpoints.hpp"
 #include "model.hpp"
+#include "ranks.hpp"
 
 namespace finetune {
 
@@ -34,6 +37,8 @@ struct Settings {
   std::uint64_t adapter_seed = 0;    ///< added to the seed where adapters are initialised
   Index evaluation_examples = 4096;  ///< held-out examples per part
   Index curve_points = 8;            ///< times the validation loss is taken on the way
+  Checkpoints checkpoints;
+  std::shared_ptr<Ranks> ranks;  ///< that share every batch; none: this process takes all of it
 };
 
 /// A way to fine-tune: full, or an adapter of this kind, rank and number of heads on every layer.
