@@ -49,8 +49,8 @@ class adapted_fc_ {
   void backward(const dlib::tensor& dy, Subnet& sub, dlib::tensor& params_grad) {
     base.backward(dy, sub, params_grad);  // dx, which is added to
     params_grad = 0;                      // the gradients, which dlib wants written
-    LoRA::Gradients gradients(config, parameters(params_grad));
-    adapter().backward(tokens(sub.get_output()), tokens(dy), cache, gradients, tokens(sub.get_gradient_input()));
+    LoRA::Gradients g = gradients(params_grad);
+    adapter().backward(tokens(sub.get_output()), tokens(dy), cache, g, tokens(sub.get_gradient_input()));
   }
 
   dlib::tensor& get_layer_params() { return params; }

@@ -43,7 +43,7 @@ int main() {
   config.out_features = out;
   config.rank = rank;
   config.heads = heads;
-  // The parameters are a tensor's: an adapter knows its size, and torch owns, moves and saves the memory.
+  // The parameters are a tensor's: an adapter says how many it wants, and torch owns the memory.
   at::Tensor parameters = at::zeros({hydralora::HydraLoRA<float>(config).parameter_count()});
   hydralora::HydraLoRA<float> adapter(config, {parameters.data_ptr<float>(), parameters.numel()}, /*seed=*/1);
   adapter.initialize();
