@@ -65,8 +65,8 @@ void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstToken
 /// @param s         [B_1 … B_N], (N·r × features), read.
 /// @param weights   ω, (N × 1), read.
 /// @param combined  B̄, (r × features), features side by side (feature_stride 1), OVERWRITTEN. Must overlap neither.
-/// Cost             2 · N · r · features flop, one read of s. Pays from three tokens a run on: forming B̄ takes a token's
-///                  expand(), and every token then takes 1/N of one.
+/// Cost             2 · N · r · features flop, one read of s. Forming B̄ takes a token's expand(), and every token then takes
+///                  1/N of one: with two heads it pays from three tokens a run on, with more from two.
 template <class Scalar>
 void combine_heads(ConstStack<Scalar> s, ConstTokens<Scalar> weights, Stack<Scalar> combined) {
   const Index heads = weights.features(), rank = combined.rows;
