@@ -1,7 +1,7 @@
 cmake_minimum_required(VERSION 3.23)
 # What the pages tell a user to write is built, line for line:
 #   ```cmake, ```meson and the ```sh of building are in a consumer, tests/build/consumers;
-#   ```c++ is an excerpt of a program in examples/hosts, but for the indentation it has there. A whole program is ```cpp, and
+#   ```c++ is an excerpt of a program in examples/hosts or torch_host, but for the indentation it has there. A whole program is ```cpp, and
 #   CMakeLists.txt beside this builds and runs it.
 function(read_all result)  # …files
   set(all "\n")
@@ -13,7 +13,7 @@ function(read_all result)  # …files
 endfunction()
 file(GLOB_RECURSE files ${ROOT}/tests/build/consumers/*)
 read_all(consumers ${files})
-file(GLOB files ${ROOT}/examples/hosts/*.cpp)
+file(GLOB files ${ROOT}/examples/hosts/*.cpp ${ROOT}/examples/torch_host/*.cpp)
 read_all(programs ${files})
 
 set(count 0)
