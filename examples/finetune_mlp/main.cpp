@@ -154,10 +154,12 @@ int run(const Arguments& a) {
   if (!first_rank) return 0;
   about["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const std::string csv = curves_csv(curves), json = results_json(about, mixture, results);
-  const std::string csv_path = out->write("curves.csv", csv), json_path = out->write("results.json", json);
+  const std::string csv_path = out->write("curves.csv", csv),
+                    routing_path = out->write("routing.csv", routing_csv(mixture, results)),
+                    json_path = out->write("results.json", json);
   settings.checkpoints.remove();
   std::cout << "\n"
-            << csv_path << " and " << json_path << " written, " << std::setprecision(0)
+            << csv_path << ", " << routing_path << " and " << json_path << " written, " << std::setprecision(0)
             << about["seconds"].get<double>() << " s in all\n";
   return 0;
 }

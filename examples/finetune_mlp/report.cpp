@@ -101,6 +101,28 @@ std::string curves_csv(const std::vector<Result>& results) {
   return text;
 }
 
+std::string routing_csv(const Mixture& mixture, const std::vector<Result>& results) {
+  std::string text = "method,layer,part";
+  std::size_t heads = 0;
+  for (const Result& r : results) {
+    if (!r.routing.empty()) heads = std::max(heads, as_vector(r.routing[0][0].usage).size());
+  }
+  for (std::size_t head = 1; head <= heads; ++head) text += ",head " + std::to_string(head);
+  text += '\n';
+  for (const Result& r : results) {
+    for (std::size_t layer = 0; layer < r.routing.size(); ++layer) {
+      for (std::size_t part = 0; part < r.routing[layer].size(); ++part) {
+        std::string name = mixture.parts()[part].name;
+        std::replace(name.begin(), name.end(), ',', ';');
+        text += r.name + ',' + std::to_string(layer + 1) + ',' + name;
+        for (const double usage : as_vector(r.routing[layer][part].usage)) text += ',' + exact(usage);
+        text += '\n';
+      }
+    }
+  }
+  return text;
+}
+
 std::string results_json(nlohmann::ordered_json about, const Mixture& mixture, const std::vector<Result>& results) {
   for (const Result& r : results) {
     nlohmann::ordered_json entry = {{"method", r.name},

@@ -38,6 +38,9 @@ void print_routing(std::ostream& out, const Mixture& mixture, const Result& resu
 /// method, step, training and validation bits per byte. Depends on the seed only, not on time or threads.
 std::string curves_csv(const std::vector<Result>& results);
 
+/// method, layer, part, then the mean weight of every head: a row for every layer and part of the methods that route.
+std::string routing_csv(const Mixture& mixture, const std::vector<Result>& results);
+
 /// `about` (what was run on what) with the results added.
 std::string results_json(nlohmann::ordered_json about, const Mixture& mixture, const std::vector<Result>& results);
 

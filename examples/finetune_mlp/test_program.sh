@@ -37,6 +37,7 @@ for run in tasks domains; do
 done
 grep -q 'elbow is at' domains1.log || fail "--heads auto says nothing"
 [ "$(wc -l <tasks1/curves.csv)" -eq 49 ] || fail "curves.csv has $(wc -l <tasks1/curves.csv) lines"  # header, 6 trainings of 8 points
+[ "$(wc -l <tasks1/routing.csv)" -eq 25 ] || fail "routing.csv has $(wc -l <tasks1/routing.csv) lines"  # header, 2 methods, 3 layers, 4 parts
 # Large enough that Eigen would thread a product by itself, and narrow enough to be a single slice.
 for threads in 1 2; do
   "$program" --pretraining-steps 3 --steps 2 --hidden 64 --batch 512 --evaluation-examples 256 --base text=law.txt --threads $threads --out narrow$threads >/dev/null
