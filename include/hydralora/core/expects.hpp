@@ -26,10 +26,12 @@ inline namespace HYDRALORA_BUILD {
 
 /// Rows and columns in an error message: "8x16".
 struct Shape {
-  Index rows;
-  Index cols;
+  Index rows;  ///< features of a view
+  Index cols;  ///< tokens of a view
 
+  /// The same in both.
   friend bool operator==(Shape a, Shape b) { return a.rows == b.rows && a.cols == b.cols; }
+  /// As messages have it: 4x7.
   friend std::ostream& operator<<(std::ostream& out, Shape s) { return out << s.rows << 'x' << s.cols; }
 };
 

@@ -92,6 +92,7 @@ inline std::array<std::uint64_t, 4> philox4x64(std::array<std::uint64_t, 4> coun
 /// Different seeds, streams or coordinates give independent numbers. All members are const and thread-safe.
 class CounterRandom {
  public:
+  /// Other seeds, and other streams of one seed, are independent sequences.
   explicit CounterRandom(std::uint64_t seed, std::uint64_t stream = 0) : key_{seed, stream} {}
 
   /// 64 random bits at (i, j, k). Four neighbouring i share one Philox block.

@@ -47,6 +47,7 @@ struct DefaultArch {};
 template <class Scalar, class Arch>
 struct Batch;
 
+/// For one architecture; there is none here.
 template <class Scalar, class Arch>
 inline constexpr bool has_simd_v = false;
 #endif
@@ -192,12 +193,14 @@ inline void transpose_square(const double* from, Index from_stride, double* to, 
 /// The real type under a scalar: double for std::complex<double>.
 template <class Scalar>
 struct real_type {
-  using type = Scalar;
+  using type = Scalar;  ///< the scalar itself where it is real
 };
+/// What a complex number is made of.
 template <class Real>
 struct real_type<std::complex<Real>> {
-  using type = Real;
+  using type = Real;  ///< of either part
 };
+/// What real_type gives.
 template <class Scalar>
 using real_t = typename real_type<Scalar>::type;
 

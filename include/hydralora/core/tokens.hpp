@@ -61,16 +61,18 @@ constexpr void expects_contiguous_columns() {
 template <class Scalar>
 class ConstTokens {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
-  using Map = Eigen::Map<const Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< an owning matrix with these numbers
+  using Map = Eigen::Map<const Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;  ///< what matrix() gives
 
-  ConstTokens() = default;
+  ConstTokens() = default;  ///< an empty view
+  /// A host's buffer: token t begins at data + t · stride. Without a stride the columns lie side by side.
   ConstTokens(const Scalar* data, Index features, Index tokens, Index stride)
       : data_(data), features_(features), tokens_(tokens), stride_(stride) {
     check();
   }
   ConstTokens(const Scalar* data, Index features, Index tokens) : ConstTokens(data, features, tokens, features) {}
 
+  /// An Eigen expression's own memory.
   template <class Expression, std::enable_if_t<detail::is_eigen<Expression>::value, int> = 0>
   ConstTokens(const Expression& x) : features_(x.rows()), tokens_(x.cols()) {  // NOLINT(google-explicit-constructor)
     detail::expects_contiguous_columns<Scalar, Expression>();
@@ -79,12 +81,13 @@ class ConstTokens {
     check();  // a Map may be null, or step back or by less than a column
   }
 
-  const Scalar* data() const { return data_; }
-  Index features() const { return features_; }
-  Index tokens() const { return tokens_; }
-  Index stride() const { return stride_; }
-  Shape shape() const { return {features_, tokens_}; }
-  const Scalar* token(Index t) const { return data_ + t * stride_; }
+  const Scalar* data() const { return data_; }                        ///< the first number
+  Index features() const { return features_; }                        ///< numbers of a token
+  Index tokens() const { return tokens_; }                            ///< how many columns
+  Index stride() const { return stride_; }                            ///< numbers from one column to the next
+  Shape shape() const { return {features_, tokens_}; }                ///< features × tokens
+  const Scalar* token(Index t) const { return data_ + t * stride_; }  ///< features() numbers in a row
+  /// One number, unchecked.
   const Scalar& operator()(Index feature, Index t) const { return data_[t * stride_ + feature]; }
 
   /// Tokens begin … begin + count - 1.
@@ -113,14 +116,16 @@ class ConstTokens {
 template <class Scalar>
 class Tokens {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
-  using Map = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;    ///< an owning matrix with these numbers
+  using Map = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;  ///< what matrix() gives
 
-  Tokens() = default;
+  Tokens() = default;  ///< an empty view
+  /// A host's buffer: token t begins at data + t · stride. Without a stride the columns lie side by side.
   Tokens(Scalar* data, Index features, Index tokens, Index stride)
       : data_(data), view_(data, features, tokens, stride) {}
   Tokens(Scalar* data, Index features, Index tokens) : Tokens(data, features, tokens, features) {}
 
+  /// An Eigen expression's own memory.
   template <class Expression, std::enable_if_t<detail::is_eigen<Expression>::value, int> = 0>
   Tokens(Expression&& y) : view_(y) {  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
     using E = detail::bare_t<Expression>;
@@ -130,18 +135,23 @@ class Tokens {
     data_ = y.data();
   }
 
+  /// The same memory, read only.
   operator ConstTokens<Scalar>() const { return view_; }  // NOLINT(google-explicit-constructor)
 
-  Scalar* data() const { return data_; }
-  Index features() const { return view_.features(); }
-  Index tokens() const { return view_.tokens(); }
-  Index stride() const { return view_.stride(); }
-  Shape shape() const { return view_.shape(); }
-  Scalar* token(Index t) const { return data_ + t * stride(); }
+  Scalar* data() const { return data_; }                         ///< the first number
+  Index features() const { return view_.features(); }            ///< numbers of a token
+  Index tokens() const { return view_.tokens(); }                ///< how many columns
+  Index stride() const { return view_.stride(); }                ///< numbers from one column to the next
+  Shape shape() const { return view_.shape(); }                  ///< features × tokens
+  Scalar* token(Index t) const { return data_ + t * stride(); }  ///< features() numbers in a row
+  /// One number, unchecked.
   Scalar& operator()(Index feature, Index t) const { return data_[t * stride() + feature]; }
 
+  /// Tokens begin … begin + count - 1.
   Tokens slice(Index begin, Index count) const { return {token(begin), features(), count, stride()}; }
+  /// Features begin … begin + count - 1 of every token.
   Tokens rows(Index begin, Index count) const { return {data_ + begin, count, tokens(), stride()}; }
+  /// The same memory as an Eigen map.
   Map matrix() const { return Map(data_, features(), tokens(), Eigen::OuterStride<>(stride())); }
 
  private:

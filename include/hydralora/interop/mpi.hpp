@@ -33,6 +33,7 @@ enum class Summation {
 /// @throws std::runtime_error  where MPI reports an error, with its words.
 class MpiCommunicator {
  public:
+  /// Collective: duplicates the host's communicator. @throws std::invalid_argument before MPI_Init.
   explicit MpiCommunicator(MPI_Comm host = MPI_COMM_WORLD, Summation summation = Summation::fastest)
       : summation_(summation) {
     int initialized = 0;
@@ -47,8 +48,8 @@ class MpiCommunicator {
   MpiCommunicator(const MpiCommunicator&) = delete;
   MpiCommunicator& operator=(const MpiCommunicator&) = delete;
 
-  int rank() const { return rank_; }
-  int size() const { return size_; }
+  int rank() const { return rank_; }  ///< this process, from 0
+  int size() const { return size_; }  ///< processes in all
 
   /// data = Σ of all ranks' data.
   template <class Scalar>

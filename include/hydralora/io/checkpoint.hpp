@@ -27,6 +27,8 @@ constexpr const char* steps_name = "optimizer.steps";
 
 /// Saves what an optimiser trains and what it remembers: the parameters of every group, the moments, the steps. All other
 /// state of a run is in its program: batches and dropout are functions of seed and step.
+/// @param path       OVERWRITTEN, the whole file or nothing.
+/// @param optimizer  read.
 ///
 /// @param notes  text to find again: the seed, the data, the settings.
 /// @throws FileError  where it cannot be written; what was at `path` is then still there (write_file_atomically()).
@@ -47,6 +49,7 @@ void save_checkpoint(const std::filesystem::path& path, const AdamW<Scalar>& opt
 
 /// Puts a run back where save_checkpoint() found it.
 ///
+/// @param path       what save_checkpoint() wrote.
 /// @param optimizer  made anew over parameters of the same sizes; they, the moments and the steps are OVERWRITTEN.
 /// @param finite_only  refuse numbers that are not finite: a run that had diverged.
 /// @return  the notes.

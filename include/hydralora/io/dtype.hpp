@@ -18,9 +18,10 @@ enum class DType { BOOL, U8, I8, F8_E5M2, F8_E4M3, I16, U16, F16, BF16, I32, U32
 
 /// Name in the file, and bytes of one number.
 struct DTypeInfo {
-  const char* name;
-  Index bytes;
+  const char* name;  ///< as in the file
+  Index bytes;       ///< of one number
 };
+/// What is known of a type.
 inline const DTypeInfo& info_of(DType type) {
   static constexpr std::array<DTypeInfo, 15> table = {{{"BOOL", 1},
                                                        {"U8", 1},

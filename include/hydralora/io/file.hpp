@@ -32,9 +32,11 @@ inline namespace HYDRALORA_BUILD {
 /// What is wrong with a file: what() begins with its path.
 class FileError : public std::runtime_error {
  public:
+  /// @param path    the file, as the caller named it.
+  /// @param reason  what is wrong with it, put behind the path.
   FileError(const std::filesystem::path& path, const std::string& reason)
       : std::runtime_error(path.string() + ": " + reason), path_(path) {}
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return path_; }  ///< the file
 
  private:
   std::filesystem::path path_;
@@ -96,8 +98,8 @@ class InputFile {
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }
-  std::uint64_t size() const { return size_; }
+  const std::filesystem::path& path() const { return path_; }  ///< as the caller named it
+  std::uint64_t size() const { return size_; }                 ///< bytes in the file
 
   /// Bytes [offset, offset + count).
   /// @throws FileError  where they are not all there.

@@ -32,25 +32,27 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
+/// The layer that a module's tensors are for.
 enum class AdapterKind { lora, split_lora, hydra_lora };
 
+/// The layer's name, for messages.
 inline const char* name_of(AdapterKind kind) {
   return kind == AdapterKind::lora ? "LoRA" : kind == AdapterKind::split_lora ? "SplitLoRA" : "HydraLoRA";
 }
 
 /// One adapted module of a directory, all that there is to know of it without its numbers.
 struct AdapterModule {
-  std::string name;  ///< in the model, without base_model.model.
-  AdapterKind kind = AdapterKind::lora;
-  Index in_features = 0;
-  Index out_features = 0;
-  Index rank = 0;
-  Index heads = 1;
-  bool routed = false;  ///< it has a gate; a SplitLoRA without one is the sum of its heads
-  double alpha = 0;
-  bool rank_stabilized = false;
-  double dropout = 0;
-  DType type = DType::F32;  ///< of its A
+  std::string name;                      ///< in the model, without base_model.model.
+  AdapterKind kind = AdapterKind::lora;  ///< the layer to load() it into
+  Index in_features = 0;                 ///< columns of A
+  Index out_features = 0;                ///< rows of B
+  Index rank = 0;                        ///< of each head
+  Index heads = 1;                       ///< how many B there are
+  bool routed = false;                   ///< it has a gate; a SplitLoRA without one is the sum of its heads
+  double alpha = 0;                      ///< lora_alpha, or what alpha_pattern says of this module
+  bool rank_stabilized = false;          ///< use_rslora
+  double dropout = 0;                    ///< lora_dropout
+  DType type = DType::F32;               ///< of its A
 };
 
 namespace detail {

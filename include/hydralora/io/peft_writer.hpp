@@ -32,8 +32,8 @@ inline namespace HYDRALORA_BUILD {
 /// read lora_alpha and never use_rslora, and all of them read the right scaling then.
 class PeftWriter {
  public:
-  std::string base_model;  ///< base_model_name_or_path
-  std::string task_type = "CAUSAL_LM";
+  std::string base_model;               ///< base_model_name_or_path
+  std::string task_type = "CAUSAL_LM";  ///< task_type
 
   /// A copy of the parameters, rounded to `type` (by default those of the layer).
   /// @throws std::invalid_argument  a name that is empty, taken, or has characters that a pattern would take for its own; a gate or weights that no directory can say;

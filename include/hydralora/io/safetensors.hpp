@@ -63,10 +63,11 @@ class SafetensorsFile {
     check_places(data_bytes);
   }
 
-  const std::filesystem::path& path() const { return file_.path(); }
+  const std::filesystem::path& path() const { return file_.path(); }  ///< the file
   /// By name, in its order.
   const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }  ///< the header's text, by key
+  /// Whether there is a tensor of this name.
   bool has(const std::string& name) const { return tensors_.count(name) > 0; }
   /// @throws FileError  where there is none of this name.
   const TensorEntry& entry(const std::string& name) const {
@@ -87,6 +88,8 @@ class SafetensorsFile {
   /// A floating-point tensor of shape [rows, columns], or [rows] into one column, into an Eigen matrix of that size, rounded
   /// to its numbers where they are smaller.
   ///
+  /// @param name         of the tensor.
+  /// @param matrix       of the tensor's size, OVERWRITTEN. What it is a view of must be writable.
   /// @param finite_only  refuse a tensor with an infinity or a NaN.
   /// @throws FileError  no such tensor, another shape, no floating-point type, unreadable; the matrix may then hold a part.
   template <class Derived>
@@ -189,7 +192,7 @@ class SafetensorsFile {
 ///   file.save("adapter.safetensors");
 class SafetensorsWriter {
  public:
-  std::map<std::string, std::string> metadata;
+  std::map<std::string, std::string> metadata;  ///< text that goes into the header
 
   /// A copy of the matrix as a tensor of shape [rows, columns], or [rows] with as_vector, its numbers rounded to `type`
   /// (by default those it has).

@@ -23,12 +23,12 @@ inline namespace HYDRALORA_BUILD {
 
 /// A tensor as the header describes it, all of it checked against the file.
 struct TensorEntry {
-  DType type = DType::F32;
-  std::vector<Index> shape;
+  DType type = DType::F32;   ///< of its numbers
+  std::vector<Index> shape;  ///< as in the file: the last index runs fastest
   std::uint64_t offset = 0;  ///< of its first byte, from the start of the file
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = 0;   ///< in the file
 
-  Index elements() const { return static_cast<Index>(bytes) / info_of(type).bytes; }
+  Index elements() const { return static_cast<Index>(bytes) / info_of(type).bytes; }  ///< how many numbers
 };
 
 /// Text for names that come out of files: quoted, short, printable.
@@ -41,6 +41,7 @@ inline std::string in_quotes(const std::string& text) {
   return result + (text.size() > most ? "...'" : "'");
 }
 
+/// As messages have it: [4, 7].
 inline std::string shape_text(const std::vector<Index>& shape) {
   std::string text = "[";
   for (std::size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);

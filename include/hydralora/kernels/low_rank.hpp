@@ -45,6 +45,7 @@ void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
 ///
 /// @param s  (rows × features), read.
 /// @param p  (rows × tokens), read.
+/// @param scale  factor on what is added.
 /// @param y  (features × tokens), ADDED to. Must overlap neither s nor p.
 /// Cost      2 · tokens · rows · features flop; a little scratch, taken before y is written to.
 template <class Scalar>
@@ -71,6 +72,7 @@ Index expand_scratch([[maybe_unused]] ConstStack<Scalar> s, [[maybe_unused]] Ind
 ///
 /// @param p   (rows × tokens), read.
 /// @param x   (features × tokens), read.
+/// @param scale  factor on what is added.
 /// @param ds  (rows × features), ADDED to. Must overlap neither p nor x.
 /// Cost       2 · tokens · rows · features flop.
 template <class Scalar>

@@ -14,18 +14,20 @@ inline namespace HYDRALORA_BUILD {
 /// The three heavy products of every adapter (low_rank.hpp) run over such a stack. Holds no ownership.
 template <class Scalar>
 struct Stack {
-  Scalar* data = nullptr;
-  Index rows = 0;
-  Index features = 0;
-  Index row_stride = 0;
-  Index feature_stride = 0;
+  Scalar* data = nullptr;    ///< number (0, 0)
+  Index rows = 0;            ///< vectors
+  Index features = 0;        ///< numbers of each
+  Index row_stride = 0;      ///< from a row to the next
+  Index feature_stride = 0;  ///< from a feature to the next
   /// Numbers after the last one that may be read (and are then ignored), because they belong to the same buffer. Lets
   /// the kernels load whole registers from a stack whose rows do not fill them.
   Index slack = 0;
 
+  /// One number, unchecked.
   Scalar& operator()(Index row, Index feature) const { return data[row * row_stride + feature * feature_stride]; }
 };
 
+/// One that is only read.
 template <class Scalar>
 using ConstStack = Stack<const Scalar>;
 

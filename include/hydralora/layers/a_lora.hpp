@@ -14,18 +14,20 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
+/// What an ALoRA is made of; checked by the layer.
 struct ALoRAConfig {
-  Index in_features = 0;
-  Index out_features = 0;
-  Index rank = 8;
-  double alpha = 16;
+  Index in_features = 0;         ///< of x
+  Index out_features = 0;        ///< of y
+  Index rank = 8;                ///< of each head
+  double alpha = 16;             ///< s = alpha / rank
   bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
   double dropout = 0;            ///< probability that a feature on its way into the A_i is dropped; the gate sees all
   Index heads = 4;               ///< N; one head is exactly LoRA
-  Routing routing = Routing::learned;
-  GateConfig gate = {};  ///< for Routing::learned
+  Routing routing = Routing::learned;  ///< where ω comes from; not uniform, which would be one LoRA
+  GateConfig gate = {};                ///< for Routing::learned
 };
 
+/// The sizes of its tensors and cache.
 inline AdapterShape shape_of(const ALoRAConfig& c) {
   const Index a_rows = checked_product(std::max<Index>(c.heads, 0), std::max<Index>(c.rank, 0), "ALoRA");
   AdapterShape shape{"ALoRA",
@@ -41,6 +43,7 @@ inline AdapterShape shape_of(const ALoRAConfig& c) {
   return shape;
 }
 
+/// Refuses what makes no sense in this layer only. @throws std::invalid_argument with the reason.
 inline void check_own_settings(const ALoRAConfig& c) {
   expects(c.routing != Routing::uniform, "ALoRA: Routing::uniform would be one LoRA with A = A_1 + ... + A_N");
   detail::check_gate("ALoRA", c.gate, c.routing, c.heads, c.dropout);
@@ -78,6 +81,7 @@ class ALoRATensors : public detail::AdapterTensors<Scalar, ALoRAConfig> {
 /// backward  v = s Bᵀ dY                           dB += s dY H̄ᵀ
 ///           dω_i = ⟨v, h_i⟩     dh_i = ω_i v      dℓ = ω ∘ (dω − ⟨ω, dω⟩)
 ///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ      dX += [A_1 … A_N; G]ᵀ [dH; dL]
+///
 /// The two steps in the middle are HydraLoRA's with h and v in each other's place, and so are their kernels.
 /// Kept for backward: heads · rank + heads numbers per token; h̄ is summed again. The rest of the contract is at forward()
 /// and backward() of the base.
@@ -88,8 +92,8 @@ class ALoRA : public detail::AdapterLayer<ALoRA<Scalar>, ALoRATensors<Scalar>> {
 
  public:
   using Base::Base;
-  using typename Base::Cache;
-  using typename Base::Gradients;
+  using typename Base::Cache;      ///< what forward() keeps for backward()
+  using typename Base::Gradients;  ///< of the parameters, with their accessors
 
  private:
   void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> kept, const detail::Dropout& dropout,

@@ -93,17 +93,18 @@ class AdapterCache {
 template <class Layer, class Tensors>
 class AdapterLayer : public Tensors {
  public:
-  using Scalar = typename Tensors::Scalar;
-  using Config = typename Tensors::Config;
-  using Cache = AdapterCache<Scalar>;
+  using Scalar = typename Tensors::Scalar;  ///< of parameters and activations
+  using Config = typename Tensors::Config;  ///< what the layer is made of
+  using Cache = AdapterCache<Scalar>;       ///< what forward() keeps for backward()
 
   /// The same tensors with the same accessors, for gradients.
   class Gradients : public Tensors {
    public:
+    /// Zeros.
     explicit Gradients(const Config& config) : Tensors(config) {}
     /// Gradients in the host's memory (an optimiser's, an all-reduce buffer): parameter_count() numbers.
     Gradients(const Config& config, ParameterMap<Scalar> lent) : Tensors(config, lent) {}
-    void set_zero() { this->parameters().setZero(); }
+    void set_zero() { this->parameters().setZero(); }  ///< for the next batch
   };
 
   /// A and the gate kaiming-uniform (a = √5) from the seed, B = 0, so that a new adapter adds nothing.
@@ -119,14 +120,16 @@ class AdapterLayer : public Tensors {
   /// Overwrites the parameters with those of a new layer with this seed.
   void initialize() { this->initialize_tensors(seed_); }
 
+  /// S of the formula.
   Scalar scaling() const { return Scalar(static_cast<real_t<Scalar>>(scaling_of(this->config()))); }
-  std::uint64_t seed() const { return seed_; }
+  std::uint64_t seed() const { return seed_; }  ///< of initialize() and dropout
 
   /// y += ΔW(x), for every token (column) x, with the layer's own formula.
   ///
   /// @param x       (in_features × tokens), read. tokens = 0 is a no-op.
   /// @param y       (out_features × tokens), ADDED to: the host writes W x first. Must not overlap x.
   /// @param cache   OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.
+  /// @param options  the step of dropout, weights of the heads, segments: see CallOptions.
   /// @throws std::invalid_argument  on a shape mismatch; y and the cache are then untouched.
   /// Cost     2 flop per token and parameter; allocates only where the cache or the thread's scratch must grow.
   /// Numerics a token's bits depend neither on the other tokens (of another segment, where a gate pools) nor on the number
@@ -152,6 +155,7 @@ class AdapterLayer : public Tensors {
   /// @param cache  filled by forward() on the same x.
   /// @param g      ADDED to.
   /// @param dx     (in_features × tokens), ADDED to: the host adds Wᵀ dy. Must overlap neither x nor dy.
+  /// @param options  where the gradient of given weights goes, and that of a balance loss comes from: see CallOptions.
   /// @throws std::invalid_argument  on a shape mismatch, or a cache or gradients of another shape; nothing is written.
   /// Cost     4 flop per token and parameter. Dropout draws its mask again.
   /// Numerics dx as y in forward(); the bits of g do not depend on the number of threads. Thread-safe for different g.

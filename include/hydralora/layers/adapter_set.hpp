@@ -37,12 +37,12 @@ inline constexpr Index base_only = -1;
 template <class Layer>
 class AdapterSet {
  public:
-  using Scalar = typename Layer::Scalar;
+  using Scalar = typename Layer::Scalar;  ///< of all adapters
 
   /// What a forward pass over runs keeps for its backward pass. Reusable, grows, never shrinks.
   class Cache {
    public:
-    Index tokens() const { return tokens_; }
+    Index tokens() const { return tokens_; }  ///< of the forward pass it holds
 
    private:
     friend class AdapterSet;
@@ -70,15 +70,17 @@ class AdapterSet {
     return adapter;
   }
 
-  Index size() const { return static_cast<Index>(entries_.size()); }
+  Index size() const { return static_cast<Index>(entries_.size()); }  ///< adapters in the set
+  /// Of the adapter at a place.
   const std::string& name(Index place) const { return entry("AdapterSet::name", place).name; }
-  /// @throws std::invalid_argument  where there is none of this name.
+  /// Of the adapter with a name. @throws std::invalid_argument where there is none.
   Index place(const std::string& name) const {
     for (Index i = 0; i < size(); ++i) {
       if (entries_[static_cast<std::size_t>(i)].name == name) return i;
     }
     fail("AdapterSet::place: there is no '", name, "'");
   }
+  /// The adapter itself. @throws std::invalid_argument where there is none at this place.
   Layer& operator[](Index place) { return *entry("AdapterSet", place).adapter; }
   const Layer& operator[](Index place) const { return *entry("AdapterSet", place).adapter; }
 
@@ -87,7 +89,7 @@ class AdapterSet {
     if (place != base_only) check_place("AdapterSet::use", place);
     used_ = place;
   }
-  Index used() const { return used_; }
+  Index used() const { return used_; }  ///< the adapter in use, or base_only
 
   /// y += ΔW(x) of the adapter in use; nothing where there is none. Arguments and errors as Layer::forward().
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
@@ -96,6 +98,8 @@ class AdapterSet {
 
   /// y += ΔW(x), every run of tokens with its own adapter, to the bits of a call for every run alone.
   ///
+  /// @param x     (in_features × tokens), read.
+  /// @param y     (out_features × tokens), ADDED to: the host writes W x first. Must not overlap x.
   /// @param runs  their tokens in order, as many in all as x has.
   /// @throws std::invalid_argument  runs that name no adapter of the set or hold another number of tokens, layers that take
   ///                 weights from the caller, or as Layer::forward(); y and the cache are then untouched.
@@ -127,6 +131,9 @@ class AdapterSet {
 
   /// Without a balance loss: one is added by Layer::backward(), adapter by adapter.
   ///
+  /// @param x          (in_features × tokens), as in forward(), read.
+  /// @param dy         (out_features × tokens), read.
+  /// @param cache      filled by forward() on the same x.
   /// @param gradients  one for every adapter of the set, in order; those of the runs' adapters are ADDED to, the others may
   ///                   be null.
   /// @param dx         ADDED to, nothing for tokens without an adapter.

@@ -26,6 +26,7 @@ inline namespace HYDRALORA_BUILD {
 /// A flat run of parameters or gradients.
 template <class Scalar>
 using ParameterMap = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;
+/// The same, read only.
 template <class Scalar>
 using ConstParameterMap = Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;
 
@@ -33,6 +34,7 @@ using ConstParameterMap = Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic,
 template <class Scalar>
 using MatrixMap =
     Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>, Eigen::Unaligned, Eigen::OuterStride<>>;
+/// The same, read only.
 template <class Scalar>
 using ConstMatrixMap =
     Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>, Eigen::Unaligned, Eigen::OuterStride<>>;
@@ -46,13 +48,13 @@ double scaling_of(const Config& config) {
 
 /// What decides the sizes of a layer's tensors, its gradients and its cache.
 struct AdapterShape {
-  static constexpr Index up_padding = 32;
+  static constexpr Index up_padding = 32;  ///< numbers between the columns of B, where there are any
 
-  const char* layer;
-  Index in;
-  Index out;
-  Index rank;
-  Index heads;
+  const char* layer;           ///< its name, for messages
+  Index in;                    ///< in_features
+  Index out;                   ///< out_features
+  Index rank;                  ///< of each head
+  Index heads;                 ///< N; 1 for LoRA
   Index a_rows;                ///< rows of A, or of A_1 … A_N: what reaches B
   Index gate_rows;             ///< rows of the gate, 0 without one
   Index weight_rows;           ///< head weights kept per token for backward
@@ -64,8 +66,9 @@ struct AdapterShape {
   bool takes_weights = false;  ///< they come from the caller
   std::uint32_t gate = 0;      ///< which gate it is, for comparing: a cache of one means nothing to another
 
-  Index down_rows() const { return a_rows + gate_rows; }
-  Index up_rows() const { return up_heads * rank; }
+  Index down_rows() const { return a_rows + gate_rows; }  ///< of the stack [A; gate]
+  Index up_rows() const { return up_heads * rank; }       ///< of the stack [B_1 … B_N]
+  /// Numbers per token between forward and backward.
   Index kept_rows() const { return a_rows + weight_rows + probability_rows + partition_rows; }
   /// Numbers of the gate's own matrix, between the stacks.
   Index gate_size() const { return heads * gate_columns; }
@@ -74,8 +77,9 @@ struct AdapterShape {
   Index up_stride() const { return out % 1024 == 0 ? out + up_padding : out; }
   /// Numbers in the flat buffer, the padding between the columns of B included.
   Index parameter_count() const { return down_rows() * in + gate_size() + up_rows() * up_stride(); }
-  bool gated() const { return gate_rows > 0 || gate_columns > 0; }
+  bool gated() const { return gate_rows > 0 || gate_columns > 0; }  ///< whether there is a learned gate
 
+  /// The same sizes and the same gate, whatever the layer is called.
   friend bool operator==(const AdapterShape& a, const AdapterShape& b) {
     return a.in == b.in && a.out == b.out && a.rank == b.rank && a.heads == b.heads && a.up_heads == b.up_heads &&
            a.a_rows == b.a_rows && a.gate_rows == b.gate_rows && a.weight_rows == b.weight_rows &&
@@ -83,6 +87,7 @@ struct AdapterShape {
            a.partition_rows == b.partition_rows && a.pooled == b.pooled && a.takes_weights == b.takes_weights &&
            a.gate == b.gate;
   }
+  /// As messages have it.
   friend std::ostream& operator<<(std::ostream& stream, const AdapterShape& s) {
     stream << s.layer << ' ' << s.in << "->" << s.out << " rank " << s.rank << " heads " << s.heads << " (";
     if (s.gate_columns > 0) return stream << "gate on A x, kind " << s.gate << ')';
@@ -147,19 +152,19 @@ void kaiming_uniform(MatrixMap<Scalar> matrix, const CounterRandom& random, Inde
 template <class ScalarType, class ConfigType>
 class AdapterTensors {
  public:
-  using Scalar = ScalarType;
-  using Config = ConfigType;
+  using Scalar = ScalarType;  ///< of parameters and activations
+  using Config = ConfigType;  ///< what the layer is made of
 
-  const Config& config() const { return config_; }
+  const Config& config() const { return config_; }  ///< as it was given
 
   /// Everything trainable as one flat vector: down_parameters(), then up_parameters().
   ParameterMap<Scalar> parameters() { return {data(), parameter_count()}; }
   ConstParameterMap<Scalar> parameters() const { return {data(), parameter_count()}; }
-  Index parameter_count() const { return shape_.parameter_count(); }
+  Index parameter_count() const { return shape_.parameter_count(); }  ///< length of parameters(), padding included
 
   /// The part of parameters() with A and the gate, and the part with B, which LoRA+ (arXiv:2402.12354) trains faster.
   ParameterMap<Scalar> down_parameters() { return {data(), down_size()}; }
-  ParameterMap<Scalar> up_parameters() { return {data() + down_size(), up_size()}; }
+  ParameterMap<Scalar> up_parameters() { return {data() + down_size(), up_size()}; }  ///< the part with B
   ConstParameterMap<Scalar> down_parameters() const { return {data(), down_size()}; }
   ConstParameterMap<Scalar> up_parameters() const { return {data() + down_size(), up_size()}; }
 
@@ -167,6 +172,7 @@ class AdapterTensors {
   Stack<Scalar> down_stack() {
     return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows(), gate_and_up_size()};
   }
+  /// [B_1 … B_N]ᵀ.
   Stack<Scalar> up_stack() { return {data() + down_size(), shape_.up_rows(), shape_.out, shape_.up_stride(), 1}; }
   ConstStack<Scalar> down_stack() const {
     return {data(), shape_.down_rows(), shape_.in, 1, shape_.down_rows(), gate_and_up_size()};
@@ -179,7 +185,7 @@ class AdapterTensors {
   Stack<Scalar> gate_stack() { return gate_stack_at<Stack<Scalar>>(data()); }
   ConstStack<Scalar> gate_stack() const { return gate_stack_at<ConstStack<Scalar>>(data()); }
 
-  const AdapterShape& shape() const { return shape_; }
+  const AdapterShape& shape() const { return shape_; }  ///< the sizes of it all
 
  protected:
   explicit AdapterTensors(const Config& config) : config_(config), shape_(checked_shape(config)) {

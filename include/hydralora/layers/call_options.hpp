@@ -12,10 +12,11 @@ inline namespace HYDRALORA_BUILD {
 
 /// Runs of tokens that belong together (a document, a prompt), by their lengths in order: a view of the caller's list.
 struct Segments {
-  const Index* lengths = nullptr;
-  Index count = 0;
+  const Index* lengths = nullptr;  ///< one for every segment
+  Index count = 0;                 ///< segments; 0 = all tokens are one
 
-  Segments() = default;
+  Segments() = default;  ///< no list: all tokens are one segment
+  /// The caller's list, which must outlive the call.
   Segments(const Index* list, Index size) : lengths(list), count(size) {}
   Segments(const std::vector<Index>& list)  // NOLINT(google-explicit-constructor)
       : Segments(list.data(), static_cast<Index>(list.size())) {}
@@ -32,7 +33,7 @@ struct CallOptions {
   /// Dropout draws its mask from (the layer's seed, step, first_token + column, feature), so that a training step can
   /// be computed again bit for bit, and in pieces. Read by forward() with a cache, which remembers both for backward().
   std::uint64_t step = 0;
-  std::uint64_t first_token = 0;
+  std::uint64_t first_token = 0;  ///< of a batch in pieces: tokens before this piece
 
   /// ω for Routing::given, (heads × tokens). Read by forward(); backward() takes what the cache kept.
   ConstTokens<Scalar> weights;

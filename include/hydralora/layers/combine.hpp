@@ -110,15 +110,18 @@ LoRA<Scalar> combine_exactly(const std::vector<const LoRA<Scalar>*>& loras, cons
   return detail::lora_of<Scalar>("combine_exactly", up, down);
 }
 
+/// What is left of several LoRAs within a rank, and what is lost.
 template <class Scalar>
 struct CompressedLoRA {
-  LoRA<Scalar> lora;
+  LoRA<Scalar> lora;  ///< the closest one, scaling 1
   double relative_error = 0;  ///< ‖ΔW − Σ c_i ΔW_i‖ / ‖Σ c_i ΔW_i‖ (Frobenius), rounding aside; 0 where the sum is 0
 };
 
 /// The LoRA of a given rank that is closest to Σ_i c_i ΔW_i. Its scaling is 1, and A and B have the same singular values.
 ///
 /// Source   Eckart and Young 1936; PEFT's add_weighted_adapter with "svd". From the factors, without forming ΔW.
+/// @param loras         of the same features, read.
+/// @param coefficients  c, one for every LoRA.
 /// @param rank  1 … Σ r_i, and no more than the features on either side.
 /// @throws std::invalid_argument  as combine_exactly(), on another rank, or where a number is not finite.
 /// Cost     two QR and one SVD in double, of Σ r_i columns.

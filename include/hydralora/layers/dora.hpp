@@ -25,21 +25,24 @@ inline namespace HYDRALORA_BUILD {
 /// Source    Liu et al. 2024, arXiv:2402.09353, eq. (5); c counts as a constant in backward, as in its section 4.3.
 /// forward   z = W x + s B A x     y += (m / c) ∘ z
 /// backward  dm += Σ_t dy ∘ z / c     dz = (m / c) ∘ dy     then the LoRA's and the base's backward of dz
+///
 /// c without forming ΔW:  c_o² = ‖w_o‖² + 2 s ⟨b_o, (W Aᵀ)_o⟩ + s² b_oᵀ (A Aᵀ) b_o. It takes as much as a forward pass of
 /// `rank` tokens, once for every forward(). Unlike the other adapters it cannot stand apart from the base, and its cache
 /// holds z, out × tokens numbers.
 template <class Scalar = float>
 class DoRALinear {
  public:
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;               ///< out_features numbers
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< the base's weight
 
   /// Those of the LoRA, and dm (out_features).
   struct Gradients {
-    typename LoRA<Scalar>::Gradients adapter;
-    Vector magnitude;
+    typename LoRA<Scalar>::Gradients adapter;  ///< of A and B
+    Vector magnitude;                          ///< dm, (out_features)
 
+    /// Zeros.
     explicit Gradients(const LoRAConfig& config) : adapter(config), magnitude(Vector::Zero(config.out_features)) {}
+    /// For the next batch.
     void set_zero() {
       adapter.set_zero();
       magnitude.setZero();
@@ -49,7 +52,7 @@ class DoRALinear {
   /// What forward() keeps for backward(). Reusable, grows, never shrinks.
   class Cache {
    public:
-    Index tokens() const { return adapter_.tokens(); }
+    Index tokens() const { return adapter_.tokens(); }  ///< of the forward pass it holds
 
    private:
     friend class DoRALinear;
@@ -58,8 +61,8 @@ class DoRALinear {
   };
 
   DenseLinear<Scalar> base;  ///< its weight must not change: the norms of its rows are taken once
-  LoRA<Scalar> adapter;
-  Vector magnitude;  ///< m, trained beside adapter.parameters()
+  LoRA<Scalar> adapter;      ///< turns the rows of the weight
+  Vector magnitude;          ///< m, trained beside adapter.parameters()
 
   /// @throws std::invalid_argument  where the config is refused, or differs from the weight's shape.
   DoRALinear(DenseLinear<Scalar> base_layer, const LoRAConfig& config, std::uint64_t seed = 0)
@@ -81,7 +84,10 @@ class DoRALinear {
   ///
   /// @param x  (in_features × tokens), read.
   /// @param y  (out_features × tokens), ADDED to. Must not overlap x.
+  /// @param cache    OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.
+  /// @param options  as of the LoRA's forward().
   /// @throws std::invalid_argument  on a shape mismatch or overlap; y and the cache are then untouched.
+  ///
   /// A row of W + s B A that is zero has no direction and gives NaN. Numerics as DenseLinear's.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
     const Index out = base.out_features(), tokens = x.tokens();
@@ -107,6 +113,7 @@ class DoRALinear {
   /// @param dy     (out_features × tokens), read.
   /// @param cache  filled by forward() on the same x, with the same parameters.
   /// @param g      ADDED to.
+  /// @param options  as of the LoRA's backward().
   /// @param dx     (in_features × tokens), ADDED to, the base's share Wᵀ dz included. Must overlap neither x nor dy.
   /// @throws std::invalid_argument  on a mismatch of shapes, cache or gradients, or overlap; nothing is then written.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,

@@ -32,14 +32,15 @@ inline namespace HYDRALORA_BUILD {
 template <class Scalar = float>
 class DenseLinear {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< column-major, owned
 
+  /// @param weight  W, (out × in), taken over.
   explicit DenseLinear(Matrix weight) : weight_(std::move(weight)) {}
 
-  const Matrix& weight() const { return weight_; }
+  const Matrix& weight() const { return weight_; }  ///< W, (out × in)
   Matrix& weight() { return weight_; }
-  Index in_features() const { return weight_.cols(); }
-  Index out_features() const { return weight_.rows(); }
+  Index in_features() const { return weight_.cols(); }   ///< columns of W
+  Index out_features() const { return weight_.rows(); }  ///< rows of W
 
   /// y += W x.
   /// @throws std::invalid_argument  on a shape mismatch or overlap; y is then untouched.
@@ -79,12 +80,12 @@ class DenseLinear {
 /// The adapter goes first, since it checks every argument: what it refuses has changed nothing.
 template <class Base, class Adapter>
 struct AdaptedLinear {
-  using Scalar = typename Adapter::Scalar;
-  using Cache = typename Adapter::Cache;
-  using Gradients = typename Adapter::Gradients;
+  using Scalar = typename Adapter::Scalar;        ///< of the adapter
+  using Cache = typename Adapter::Cache;          ///< the adapter's: the base keeps nothing
+  using Gradients = typename Adapter::Gradients;  ///< the adapter's: the base is frozen
 
-  Base base;
-  Adapter adapter;
+  Base base;        ///< frozen
+  Adapter adapter;  ///< trained
 
   /// @throws std::invalid_argument  where the base's weight and the adapter differ in shape.
   AdaptedLinear(Base base_layer, Adapter adapter_layer)
@@ -93,6 +94,7 @@ struct AdaptedLinear {
     expects(weight == delta, "AdaptedLinear: the base's weight is ", weight, ", the adapter's is ", delta);
   }
 
+  /// y += W x + ΔW(x). Arguments, errors and what is added to as the adapter's forward().
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
     adapter.forward(x, y, options);
     base.add_forward(x, y);
@@ -101,6 +103,7 @@ struct AdaptedLinear {
     adapter.forward(x, y, cache, options);
     base.add_forward(x, y);
   }
+  /// dx += Wᵀ dy + what the adapter adds, and the gradients of the adapter. Arguments and errors as its backward().
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
     adapter.backward(x, dy, cache, g, dx, options);

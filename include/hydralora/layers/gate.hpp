@@ -60,19 +60,22 @@ enum class GateGranularity {
 /// The gradients are those of the formulas as they stand, piecewise where heads are selected: an infinitesimal step does
 /// not change which heads a token keeps.
 struct GateConfig {
-  GateInput input = GateInput::x;
-  GateSelection selection = GateSelection::dense;
-  GateGranularity granularity = GateGranularity::token;
-  double temperature = 1;
-  Index top_k = 1;   ///< for GateSelection::top_k, 1 … heads; all heads are exactly the dense gate
-  double top_p = 1;  ///< for GateSelection::top_p, in (0, 1]; 1 is exactly the dense gate
+  GateInput input = GateInput::x;                        ///< what G is applied to
+  GateSelection selection = GateSelection::dense;        ///< which heads a token keeps
+  GateGranularity granularity = GateGranularity::token;  ///< which tokens share what the gate sees
+  double temperature = 1;  ///< π = softmax(ℓ / temperature), > 0: below 1 sharper, above 1 flatter
+  Index top_k = 1;         ///< for GateSelection::top_k, 1 … heads; all heads are exactly the dense gate
+  double top_p = 1;        ///< for GateSelection::top_p, in (0, 1]; 1 is exactly the dense gate
   bool keep_log_partition =
       false;  ///< keep ln Σ exp(ℓ / temperature), a number per token, for the z-loss (train/balance.hpp)
 
-  bool reads_projection() const { return input != GateInput::x; }
+  bool reads_projection() const { return input != GateInput::x; }  ///< whether G is applied to A x
+  /// Whether tokens of a segment share what it sees.
   bool pools() const { return granularity != GateGranularity::token; }
+  /// Whether gradients pass as if ω were π.
   bool straight_through() const { return selection == GateSelection::one_hot; }
 
+  /// The same in every setting.
   friend bool operator==(const GateConfig& a, const GateConfig& b) {
     return a.input == b.input && a.selection == b.selection && a.granularity == b.granularity &&
            a.temperature == b.temperature && a.top_k == b.top_k && a.top_p == b.top_p &&

@@ -15,18 +15,20 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
+/// What a HydraLoRA is made of; checked by the layer.
 struct HydraLoRAConfig {
-  Index in_features = 0;
-  Index out_features = 0;
-  Index rank = 8;
-  double alpha = 16;
+  Index in_features = 0;         ///< of x
+  Index out_features = 0;        ///< of y
+  Index rank = 8;                ///< of A and of each B_i
+  double alpha = 16;             ///< s = alpha / rank
   bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
   double dropout = 0;  ///< probability that a feature on its way into A is dropped in training; the gate sees all
   Index heads = 4;     ///< N; one head is exactly LoRA
-  Routing routing = Routing::learned;
-  GateConfig gate = {};  ///< for Routing::learned
+  Routing routing = Routing::learned;  ///< where ω comes from
+  GateConfig gate = {};                ///< for Routing::learned
 };
 
+/// The sizes of its tensors and cache.
 inline AdapterShape shape_of(const HydraLoRAConfig& c) {
   AdapterShape shape{"HydraLoRA",
                      c.in_features,
@@ -40,6 +42,7 @@ inline AdapterShape shape_of(const HydraLoRAConfig& c) {
   return shape;
 }
 
+/// Refuses what makes no sense in this layer only. @throws std::invalid_argument with the reason.
 inline void check_own_settings(const HydraLoRAConfig& c) {
   detail::check_gate("HydraLoRA", c.gate, c.routing, c.heads, c.dropout);
 }
@@ -75,6 +78,7 @@ class HydraLoRATensors : public detail::AdapterTensors<Scalar, HydraLoRAConfig> 
 /// backward  V = s [B_1 … B_N]ᵀ dY                    dB_i += s dY U_iᵀ
 ///           dω_i = ⟨V_i, h⟩     dh = Σ_i ω_i V_i     dℓ = ω ∘ (dω − ⟨ω, dω⟩)
 ///           [dA; dG] += [dH; dL] Xᵀ                  dX += [A; G]ᵀ [dH; dL]
+///
 /// Kept for backward: H and Ω, rank + heads numbers per token; U is mixed again. The rest of the contract is at
 /// forward() and backward() of the base.
 template <class Scalar = float>
@@ -84,8 +88,8 @@ class HydraLoRA : public detail::AdapterLayer<HydraLoRA<Scalar>, HydraLoRATensor
 
  public:
   using Base::Base;
-  using typename Base::Cache;
-  using typename Base::Gradients;
+  using typename Base::Cache;      ///< what forward() keeps for backward()
+  using typename Base::Gradients;  ///< of the parameters, with their accessors
 
  private:
   void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> kept, const detail::Dropout& dropout,

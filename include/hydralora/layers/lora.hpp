@@ -11,20 +11,23 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
+/// What a LoRA is made of; checked by the layer.
 struct LoRAConfig {
-  Index in_features = 0;
-  Index out_features = 0;
-  Index rank = 8;
-  double alpha = 16;
+  Index in_features = 0;         ///< of x
+  Index out_features = 0;        ///< of y
+  Index rank = 8;                ///< of A and B
+  double alpha = 16;             ///< s = alpha / rank
   bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
   double dropout = 0;            ///< probability that a feature on its way into A is dropped in training
 };
 
+/// The sizes of its tensors and cache.
 inline AdapterShape shape_of(const LoRAConfig& c) {
   return {"LoRA",      c.in_features,     c.out_features,  c.rank,
           /*heads=*/1, /*a_rows=*/c.rank, /*gate_rows=*/0, /*weight_rows=*/0};
 }
 
+/// Nothing beyond what every layer asks for.
 inline void check_own_settings(const LoRAConfig&) {}
 
 /// The matrices of a LoRA, as parameters or as gradients: maps into the flat buffer, by value, assignable.
@@ -52,6 +55,7 @@ class LoRATensors : public detail::AdapterTensors<Scalar, LoRAConfig> {
 /// Source    Hu et al. 2021, arXiv:2106.09685, eq. (3).
 /// forward   h = A x       y += s B h
 /// backward  V = s Bᵀ dY   dB += s dY Hᵀ   dA += V Xᵀ   dX += Aᵀ V
+///
 /// Kept for backward: H, rank numbers per token. The rest of the contract is at forward() and backward() of the base.
 template <class Scalar = float>
 class LoRA : public detail::AdapterLayer<LoRA<Scalar>, LoRATensors<Scalar>> {

@@ -73,6 +73,7 @@ SavedWeight<typename Derived::Scalar> add_to_weight(const char* where, const Eig
 
 /// ΔW = s Σ_i ω_i B_i A_i, (out × in), for a layer that has one ΔW for all tokens.
 ///
+/// @param layer    read.
 /// @param weights  ω, with Routing::given only.
 /// @throws std::invalid_argument  on a layer with a learned gate, or another number of weights.
 /// Cost     2 · heads · rank · in · out flop, in double.
@@ -83,6 +84,7 @@ Eigen::MatrixXd delta_weight(const Layer& layer, const Eigen::VectorXd& weights 
 
 /// W += ΔW: the base then computes what base and adapter did, within the rounding of W's numbers.
 ///
+/// @param layer    read.
 /// @param weight   (out × in), CHANGED: an Eigen matrix, block or map of float, double, Eigen::half or Eigen::bfloat16. A
 ///                 weight that is stored in × out goes in as W.transpose(), a row-major buffer as the transpose of its map.
 /// @param weights  ω, with Routing::given only: a task's one-hot weights, for instance.
@@ -102,9 +104,10 @@ SavedWeight<typename Derived::Scalar> merge(const Layer& layer, Eigen::MatrixBas
   return merge(layer, weight, weights);
 }
 
+/// A routed layer in one weight, and what that costs.
 template <class Scalar>
 struct ApproximateMerge {
-  SavedWeight<Scalar> saved;
+  SavedWeight<Scalar> saved;  ///< the weight as it was
   Eigen::VectorXd weights;    ///< those that were merged: the gate's mean over the calibration tokens
   double relative_error = 0;  ///< ‖merged W x − (W x + ΔW(x))‖ / ‖W x + ΔW(x)‖ over the calibration tokens
 };
@@ -115,7 +118,9 @@ struct ApproximateMerge {
 ///
 /// @param weight       as in merge().
 /// @param calibration  (in_features × tokens), at least one: tokens as the layer will see them.
+/// @param layer        with a learned gate, read.
 /// @throws std::invalid_argument  on a layer without a learned gate (merge() is exact there), no tokens, or as merge();
+/// @param options      as of the layer's forward(), for these tokens.
 ///                 the weight is then unchanged.
 template <class Layer, class Derived>
 ApproximateMerge<typename Derived::Scalar> merge_approximately(

@@ -13,11 +13,12 @@ inline namespace HYDRALORA_BUILD {
 template <class Scalar>
 class SavedWeight {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< column-major, owned
 
+  /// @param original  a copy of the weight before it is changed.
   explicit SavedWeight(Matrix original) : original_(std::move(original)) {}
 
-  const Matrix& original() const { return original_; }
+  const Matrix& original() const { return original_; }  ///< the copy
   /// Puts it back, bit for bit.
   ///
   /// @param weight  an Eigen matrix, block, map or transpose in memory.

@@ -52,8 +52,9 @@ struct SliceRange {
 template <class Layer>
 class SlicedForward {
  public:
-  using Scalar = typename Layer::Scalar;
+  using Scalar = typename Layer::Scalar;  ///< of the layer
 
+  /// Checks, and makes the cache large enough.
   SlicedForward(const Layer& layer, ConstTokens<Scalar> x, Tokens<Scalar> y, typename Layer::Cache& cache,
                 const CallOptions<Scalar>& options = {})
       : layer_(layer), x_(x), y_(y), options_(options) {
@@ -94,11 +95,12 @@ class SlicedForward {
 template <class Layer>
 class SlicedBackward {
  public:
-  using Scalar = typename Layer::Scalar;
-  using Cache = typename Layer::Cache;
-  using Gradients = typename Layer::Gradients;
-  static constexpr int phases = 2;
+  using Scalar = typename Layer::Scalar;        ///< of the layer
+  using Cache = typename Layer::Cache;          ///< of the layer
+  using Gradients = typename Layer::Gradients;  ///< of the layer
+  static constexpr int phases = 2;              ///< numbers that run() takes
 
+  /// Checks, and takes memory. dx is ADDED to.
   SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                  Tokens<Scalar> dx, const CallOptions<Scalar>& options = {})
       : SlicedBackward(layer, x, dy, cache, g, &dx, options) {

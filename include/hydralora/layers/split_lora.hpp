@@ -15,18 +15,20 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
+/// What a SplitLoRA is made of; checked by the layer.
 struct SplitLoRAConfig {
-  Index in_features = 0;
-  Index out_features = 0;
-  Index rank = 8;  ///< of each head
-  double alpha = 16;
+  Index in_features = 0;         ///< of x
+  Index out_features = 0;        ///< of y
+  Index rank = 8;                ///< of each head
+  double alpha = 16;             ///< s = alpha / rank
   bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
   double dropout = 0;            ///< probability that a feature on its way into the A_i is dropped; the gate sees all
-  Index heads = 4;
+  Index heads = 4;               ///< N; one head is exactly LoRA
   Routing routing = Routing::uniform;  ///< uniform is exactly one LoRA of rank heads · rank with the same scaling
   GateConfig gate = {};                ///< for Routing::learned
 };
 
+/// The sizes of its tensors and cache.
 inline AdapterShape shape_of(const SplitLoRAConfig& c) {
   const Index a_rows = checked_product(std::max<Index>(c.heads, 0), std::max<Index>(c.rank, 0), "SplitLoRA");
   AdapterShape shape{"SplitLoRA",
@@ -41,6 +43,7 @@ inline AdapterShape shape_of(const SplitLoRAConfig& c) {
   return shape;
 }
 
+/// Refuses what makes no sense in this layer only. @throws std::invalid_argument with the reason.
 inline void check_own_settings(const SplitLoRAConfig& c) {
   detail::check_gate("SplitLoRA", c.gate, c.routing, c.heads, c.dropout);
 }
@@ -78,6 +81,7 @@ class SplitLoRATensors : public detail::AdapterTensors<Scalar, SplitLoRAConfig> 
 /// backward  V = s [B_1 … B_N]ᵀ dY     dB_i += s dY U_iᵀ     dω_i = ⟨V_i, h_i⟩     dh_i = ω_i V_i
 ///           learned: dℓ = ω ∘ (dω − ⟨ω, dω⟩), or as GateConfig says     given: dω is handed back in CallOptions::weights_gradient
 ///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ     dX += [A_1 … A_N; G]ᵀ [dH; dL]
+///
 /// Kept for backward: heads · rank numbers per token, and the heads weights where they are not all 1. The rest of the
 /// contract is at forward() and backward() of the base.
 template <class Scalar = float>
@@ -87,8 +91,8 @@ class SplitLoRA : public detail::AdapterLayer<SplitLoRA<Scalar>, SplitLoRATensor
 
  public:
   using Base::Base;
-  using typename Base::Cache;
-  using typename Base::Gradients;
+  using typename Base::Cache;      ///< what forward() keeps for backward()
+  using typename Base::Gradients;  ///< of the parameters, with their accessors
 
  private:
   void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> kept, const detail::Dropout& dropout,

@@ -32,14 +32,15 @@ class NarrowWeight {
     expects(weight_.template cast<float>().allFinite(),
             "NarrowWeight: a number is not finite, or too large for 16 bits");
   }
-  Index rows() const { return weight_.rows(); }
-  Index cols() const { return weight_.cols(); }
-  Index bytes() const { return weight_.size() * static_cast<Index>(sizeof(Narrow)); }
+  Index rows() const { return weight_.rows(); }                                        ///< out_features
+  Index cols() const { return weight_.cols(); }                                        ///< in_features
+  Index bytes() const { return weight_.size() * static_cast<Index>(sizeof(Narrow)); }  ///< memory taken
   /// tile = W's block that begins at (row, col).
   template <class Scalar>
   void read(Index row, Index col, Tokens<Scalar> tile) const {
     tile.matrix() = weight_.block(row, col, tile.features(), tile.tokens()).template cast<Scalar>();
   }
+  /// The same to the bit.
   friend bool operator==(const NarrowWeight& a, const NarrowWeight& b) {
     return a.weight_.rows() == b.weight_.rows() && a.weight_.cols() == b.weight_.cols() && a.weight_ == b.weight_;
   }
@@ -68,10 +69,12 @@ class Int8Weight {
       }
     }
   }
-  Index rows() const { return codes_.rows(); }
-  Index cols() const { return codes_.cols(); }
+  Index rows() const { return codes_.rows(); }  ///< out_features
+  Index cols() const { return codes_.cols(); }  ///< in_features
+  /// Memory taken: codes and steps.
   Index bytes() const { return codes_.size() + steps_.size() * static_cast<Index>(sizeof(float)); }
-  const Eigen::VectorXf& steps() const { return steps_; }
+  const Eigen::VectorXf& steps() const { return steps_; }  ///< of every row
+  /// The numbers from (row, col) on, as many as the tile has, into it.
   template <class Scalar>
   void read(Index row, Index col, Tokens<Scalar> tile) const {
     for (Index j = 0; j < tile.tokens(); ++j) {
@@ -80,6 +83,7 @@ class Int8Weight {
       }
     }
   }
+  /// The same to the bit.
   friend bool operator==(const Int8Weight& a, const Int8Weight& b) {
     return a.rows() == b.rows() && a.cols() == b.cols() && a.codes_ == b.codes_ && a.steps_ == b.steps_;
   }
@@ -96,7 +100,8 @@ class Int8Weight {
 /// Source   NF4, Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E.
 class NF4Weight {
  public:
-  static constexpr Index block = 64;
+  static constexpr Index block = 64;  ///< numbers that share a scale
+  /// What the 16 codes mean, times the scale of the block.
   static constexpr std::array<float, 16> codes = {
       -1.0F,        -0.69619280F, -0.52507305F, -0.39491749F, -0.28444138F, -0.18477343F, -0.09105004F, 0.0F,
       0.079580300F, 0.16093020F,  0.24611230F,  0.33791524F,  0.44070983F,  0.56261700F,  0.72295684F,  1.0F};
@@ -124,12 +129,14 @@ class NF4Weight {
       }
     }
   }
-  Index rows() const { return rows_; }
-  Index cols() const { return cols_; }
+  Index rows() const { return rows_; }  ///< out_features
+  Index cols() const { return cols_; }  ///< in_features
+  /// Memory taken: codes and scales.
   Index bytes() const {
     return static_cast<Index>(packed_.size()) + static_cast<Index>(scales_.size() * sizeof(float));
   }
-  const std::vector<float>& scales() const { return scales_; }
+  const std::vector<float>& scales() const { return scales_; }  ///< the largest of every block
+  /// The numbers from (row, col) on, as many as the tile has, into it.
   template <class Scalar>
   void read(Index row, Index col, Tokens<Scalar> tile) const {
     for (Index i = 0; i < tile.features(); ++i) {
@@ -141,6 +148,7 @@ class NF4Weight {
       }
     }
   }
+  /// The same to the bit.
   friend bool operator==(const NF4Weight& a, const NF4Weight& b) {
     return a.rows_ == b.rows_ && a.cols_ == b.cols_ && a.packed_ == b.packed_ && a.scales_ == b.scales_;
   }
@@ -167,13 +175,14 @@ class NF4Weight {
 template <class StorageType, class Scalar = float>
 class StoredLinear {
  public:
-  using Storage = StorageType;
+  using Storage = StorageType;  ///< how W is kept
 
+  /// @param storage  W, (out × in), taken over.
   explicit StoredLinear(Storage storage) : storage_(std::move(storage)) {}
 
-  const Storage& storage() const { return storage_; }
-  Index in_features() const { return storage_.cols(); }
-  Index out_features() const { return storage_.rows(); }
+  const Storage& storage() const { return storage_; }     ///< W as it is kept
+  Index in_features() const { return storage_.cols(); }   ///< columns of W
+  Index out_features() const { return storage_.rows(); }  ///< rows of W
 
   /// W as numbers again.
   Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> weight() const {
@@ -234,12 +243,16 @@ class StoredLinear {
   Storage storage_;
 };
 
+/// A frozen base in bfloat16.
 template <class Scalar = float>
 using BFloat16Linear = StoredLinear<NarrowWeight<Eigen::bfloat16>, Scalar>;
+/// A frozen base in half precision.
 template <class Scalar = float>
 using HalfLinear = StoredLinear<NarrowWeight<Eigen::half>, Scalar>;
+/// A frozen base in 8 bits.
 template <class Scalar = float>
 using Int8Linear = StoredLinear<Int8Weight, Scalar>;
+/// A frozen base in 4 bits.
 template <class Scalar = float>
 using NF4Linear = StoredLinear<NF4Weight, Scalar>;
 

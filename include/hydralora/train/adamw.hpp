@@ -18,6 +18,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
+/// What all groups have in common.
 struct AdamWConfig {
   double beta1 = 0.9;     ///< memory of the mean of the gradients, in [0, 1)
   double beta2 = 0.999;   ///< memory of the mean of their squares, in [0, 1)
@@ -103,9 +104,10 @@ inline double integer_power(double base, std::int64_t exponent) {
 template <class Scalar>
 class AdamW {
  public:
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;  ///< of moments
 
   /// @param groups  borrowed memory, must outlive the optimiser. Empty groups are allowed.
+  /// @param config  β1, β2 and ε.
   /// @throws std::invalid_argument  where a group's sizes differ; where a rate or decay is negative or not finite;
   ///         where two of the buffers share memory (a number would be updated twice, or read after its update);
   ///         on β outside [0, 1) and on an ε that is not > 0 in Scalar.
@@ -168,7 +170,7 @@ class AdamW {
     steps_ = steps;
   }
 
-  const std::vector<ParameterGroup<Scalar>>& groups() const { return groups_; }
+  const std::vector<ParameterGroup<Scalar>>& groups() const { return groups_; }  ///< as they were given
 
   /// m of every group end to end, then v likewise: all that a checkpoint needs besides steps().
   /// Writable, for restoring.

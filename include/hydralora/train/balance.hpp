@@ -19,9 +19,9 @@ inline namespace HYDRALORA_BUILD {
 /// How much of each loss is added to the training loss; 0 leaves it out. A weight that is too large pins the gate to
 /// uniform: 0.01 is often too much for a small adapter.
 struct BalanceWeights {
-  double importance = 0;
-  double load = 0;
-  double z = 0;  ///< needs GateConfig::keep_log_partition
+  double importance = 0;  ///< of cv² of what the heads do
+  double load = 0;        ///< of N · Σ_i f_i p_i
+  double z = 0;           ///< needs GateConfig::keep_log_partition
 };
 
 /// The losses of one batch, each without its weight.
@@ -35,6 +35,7 @@ struct BalanceLosses {
   /// The mean of (ln Σ_i exp(ℓ_i / temperature))². Source: ST-MoE, arXiv:2202.08906, eq. (5). 0 where it is not kept.
   double z = 0;
 
+  /// What is added to the training loss.
   double weighted(const BalanceWeights& w) const { return w.importance * importance + w.load * load + w.z * z; }
 };
 
@@ -47,6 +48,7 @@ struct BalanceLosses {
 ///   layer.backward(x, dy, cache, g, dx, options);
 ///
 /// @param layer     with a learned gate.
+/// @param w         factors; one that is 0 leaves its loss out of the gradient.
 /// @param cache     filled by its forward().
 /// @param gradient  (heads × tokens), ADDED to: that of the pooled logits over the temperature.
 /// @param mask      m, (1 × tokens): 1 for a token that counts, 0 for padding; empty = all count. Read.

@@ -23,13 +23,15 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
+/// Settings of kmeans().
 struct KMeansConfig {
-  Index clusters = 1;
+  Index clusters = 1;        ///< 1 … samples
   int restarts = 8;          ///< runs from different seedings; the one with the smallest error is kept
   int max_iterations = 100;  ///< of one run
-  std::uint64_t seed = 0;
+  std::uint64_t seed = 0;    ///< of the seedings
 };
 
+/// What kmeans() found.
 struct KMeansResult {
   Eigen::MatrixXd centroids;  ///< (features × clusters)
   std::vector<Index> labels;  ///< nearest centroid of every sample, ties to the lower one
@@ -178,6 +180,7 @@ Eigen::MatrixXd kmeans_points(const char* where, const Eigen::MatrixBase<Derived
 ///          Lloyd 1982, "Least squares quantization in PCM". The result is a local minimum: the best of
 ///          config.restarts runs, ties to the earlier.
 /// @param points  (features × samples), a column is a sample; read, copied once into double.
+/// @param config  clusters, restarts, iterations and seed.
 /// @return  see KMeansResult. A cluster that runs empty takes the sample farthest from its centroid; one is empty in
 ///          the result only with fewer distinct points than clusters, or where max_iterations ended the run.
 /// @throws std::invalid_argument  on no points, a number that is not finite or so large that squared distances

@@ -26,8 +26,8 @@ inline namespace HYDRALORA_BUILD {
 
 /// Positions begin … begin + count − 1 of a batch.
 struct Share {
-  Index begin;
-  Index count;
+  Index begin;  ///< the first
+  Index count;  ///< how many
 };
 
 /// The share of a batch of `total` samples that a rank takes: in order, sizes that differ by one at most.
@@ -74,8 +74,8 @@ class DataParallel {
  public:
   /// What all ranks did together.
   struct Batch {
-    Index samples;
-    double mean_loss;
+    Index samples;     ///< of all ranks
+    double mean_loss;  ///< sum of all losses over them
   };
 
   /// Collective: rank 0's parameters replace those of all others, and a hash of them is compared.

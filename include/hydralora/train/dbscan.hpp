@@ -13,9 +13,10 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
+/// What dbscan() found.
 struct DbscanResult {
   std::vector<Index> labels;  ///< cluster of every sample, in the order in which the clusters begin; −1 = noise
-  Index clusters = 0;
+  Index clusters = 0;         ///< noise is none
 };
 
 /// Clusters of any shape as regions that are dense: a sample with at least min_samples samples (itself among them) within
@@ -25,6 +26,8 @@ struct DbscanResult {
 /// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters"; the paper of HydraLoRA
 ///          names it as an alternative to k-means.
 /// @param points  (features × samples), a column is a sample.
+/// @param radius       within which samples are neighbours, > 0.
+/// @param min_samples  that make a sample a core, itself among them.
 /// @throws std::invalid_argument  where radius is not above 0 and finite, min_samples < 1, or a number is not finite.
 /// Cost     up to 6 · features · samples² flop, no index.
 template <class Derived>

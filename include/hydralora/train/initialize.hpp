@@ -171,6 +171,7 @@ SavedWeight<Scalar> move_into_adapter(const char* where, Layer& layer, const Eig
 ///
 /// Source   PiSSA, Meng et al. 2024, arXiv:2404.02948. LoRA, or HydraLoRA with a learned gate, whose heads all start as B:
 ///          combine it with HeadWarmup.
+/// @param layer   A and every B are OVERWRITTEN.
 /// @param weight  (out × in), CHANGED. What is returned restores it.
 /// @throws std::invalid_argument  on another shape, a rank above W's, a W that is not finite or too
 ///                   large; nothing is then changed.
@@ -208,6 +209,8 @@ SavedWeight<typename Layer::Scalar> initialize_olora(
 /// its own centroid a head's logit is about `strength` above that at the centre. The rest of the layer is unchanged.
 ///
 /// @param centroids  (gate inputs × heads): in_features, or rank where the gate reads A x. KMeansResult::centroids.
+/// @param layer      its gate is OVERWRITTEN.
+/// @param strength   of a centroid's own head over the others, in logits.
 /// @throws std::invalid_argument  on a layer without a learned gate, another shape, numbers that are not finite, or
 ///                   centroids that are all the same; the layer is then unchanged.
 template <class Layer, class Derived>

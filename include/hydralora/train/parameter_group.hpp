@@ -24,19 +24,22 @@ inline namespace HYDRALORA_BUILD {
 template <class Scalar>
 struct ParameterGroup {
   static_assert(std::is_floating_point_v<Scalar>, "hydralora: an optimiser works on real floating-point numbers.");
-  using Map = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;
+  using Map = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;  ///< a flat run of numbers
 
-  Map parameters;
-  Map gradients;
-  double learning_rate;
-  double weight_decay;
+  Map parameters;        ///< what step() changes
+  Map gradients;         ///< of the same size, what step() reads
+  double learning_rate;  ///< η before the schedule
+  double weight_decay;   ///< of AdamW
 
+  /// Borrows both buffers.
   ParameterGroup(Map the_parameters, Map the_gradients, double the_learning_rate, double the_weight_decay = 0)
       : parameters(the_parameters),
         gradients(the_gradients),
         learning_rate(the_learning_rate),
         weight_decay(the_weight_decay) {}
+  /// Looks at the same memory.
   ParameterGroup(const ParameterGroup&) = default;
+  /// Looks at the other's memory from now on.
   ParameterGroup& operator=(const ParameterGroup& other) {  // an Eigen map's own assignment would copy the numbers
     if (this == &other) return *this;
     ::new (&parameters) Map(other.parameters);

@@ -32,7 +32,7 @@ class RouterStats {
     top1_counts_ = Eigen::VectorXd::Zero(heads);
   }
 
-  Index heads() const { return weight_sums_.size(); }
+  Index heads() const { return weight_sums_.size(); }  ///< of the router
   /// Tokens seen so far.
   Index tokens() const { return tokens_; }
 

@@ -57,6 +57,7 @@ Eigen::VectorXd principal_cosines(const Eigen::MatrixBase<X>& x, const Eigen::Ma
   return Eigen::BDCSVD<Eigen::MatrixXd>(overlap).singularValues().cwiseMin(1.0);
 }
 
+/// What principal_components() found.
 struct PrincipalComponents {
   Eigen::MatrixXd coordinates;  ///< (components × samples)
   Eigen::VectorXd variance;     ///< of each component, as a share of the whole, descending
