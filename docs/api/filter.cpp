@@ -9,7 +9,7 @@
 // Line numbers stay, so warnings point into the header.
 
 #include <algorithm>
-#include <cctype>
+#include <cstddef>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -48,7 +48,7 @@ std::string_view without_indentation(std::string_view text) { return text.substr
 
 /// A line that stands by itself: formulas in full size, and columns where there are two spaces or more.
 std::string row(std::string_view text) {
-  std::string out = "<br>&emsp;";
+  std::string out;
   const std::string line = typeset(without_indentation(text), "\\displaystyle ");
   for (std::size_t i = 0; i < line.size();) {
     const std::size_t spaces = indentation(std::string_view(line).substr(i));
@@ -83,6 +83,7 @@ std::vector<std::string> comment(const std::vector<std::string>& lines) {
   std::vector<std::string> out;
   Part part = Part::prose;
   std::size_t base = 0;  // indentation of a block
+  bool titled = false;   // the block is that of a title, which indents it
   for (std::size_t i = 0; i < lines.size(); ++i) {
     const std::string_view line = lines[i];
     const std::size_t indent = indentation(line);
@@ -109,8 +110,8 @@ std::vector<std::string> comment(const std::vector<std::string>& lines) {
       }
       if (!title.empty()) {
         const std::string_view rest = without_indentation(line.substr(title.size()));
-        out.push_back("@titled{" + std::string(title) + "} " +
-                      (part == Part::rows ? row(rest).substr(10) : typeset(rest)));
+        out.push_back("@titled{" + std::string(title) + "} " + (part == Part::rows ? row(rest) : typeset(rest)));
+        titled = part == Part::rows;
         if (part == Part::prose) part = Part::text;
       } else if (line[0] == '@') {
         out.push_back(command(line));
@@ -128,12 +129,13 @@ std::vector<std::string> comment(const std::vector<std::string>& lines) {
       }
       part = code && after_blank ? Part::code : Part::rows;
       base = indent;
+      titled = false;
     }
     if (part == Part::code) {
       out.push_back("    " + std::string(line));
     } else if (part == Part::rows && (base == 0 || indent <= base + 1)) {
       const bool first = out.empty() || out.back().empty();  // a paragraph of its own
-      out.push_back(row(line).substr(first ? 4 : 0));
+      out.push_back((first ? "" : "<br>") + std::string(titled ? "" : "&emsp;") + row(line));
     } else {
       out.push_back(typeset(line));
     }
@@ -285,11 +287,15 @@ void filter_page(std::istream& in, std::ostream& out) {
       const std::size_t begin = std::min(line.find('$', at), line.size());
       const std::size_t marks = starts_with(std::string_view(line).substr(begin), "$$") ? 2 : 1;
       const std::size_t end = line.find(std::string(marks, '$'), std::min(begin + marks, line.size()));
-      const bool maths = end != std::string::npos && line.substr(at, begin - at).find('`') == std::string::npos;
+      const auto ticks = std::count(line.begin() + static_cast<std::ptrdiff_t>(at),
+                                    line.begin() + static_cast<std::ptrdiff_t>(begin), '`');
+      const bool maths = end != std::string::npos && ticks % 2 == 0;  // not in a piece of code
       out << api_docs::typeset(std::string_view(line).substr(at, (maths ? begin : line.size()) - at));
       if (!maths) break;
-      out << (marks == 2 ? "\\f[" : "\\f$") << line.substr(begin + marks, end - begin - marks)
-          << (marks == 2 ? "\\f]" : "\\f$");
+      std::string formula = line.substr(begin + marks, end - begin - marks);
+      if (formula.size() > 1 && formula.front() == '`' && formula.back() == '`')
+        formula = formula.substr(1, formula.size() - 2);
+      out << (marks == 2 ? "\\f[" : "\\f$") << formula << (marks == 2 ? "\\f]" : "\\f$");
       at = end + marks;
     }
     out << '\n';

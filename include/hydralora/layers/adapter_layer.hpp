@@ -120,7 +120,7 @@ class AdapterLayer : public Tensors {
   /// Overwrites the parameters with those of a new layer with this seed.
   void initialize() { this->initialize_tensors(seed_); }
 
-  /// S of the formula.
+  /// s of the formula.
   Scalar scaling() const { return Scalar(static_cast<real_t<Scalar>>(scaling_of(this->config()))); }
   std::uint64_t seed() const { return seed_; }  ///< of initialize() and dropout
 
