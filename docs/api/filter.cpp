@@ -229,7 +229,7 @@ void filter_header(std::istream& in, std::ostream& out) {
       out << '\n';
       continue;
     }
-    if (is_overload(lines, i - 1)) line = "/** As above. */ " + line;
+    if (is_overload(lines, i - 1)) line.insert(0, "/** As above. */ ");
     const std::size_t behind = line.find("///<");
     out << (behind == std::string::npos ? line : line.substr(0, behind + 4) + typeset(line.substr(behind + 4))) << '\n';
   }

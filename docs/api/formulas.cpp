@@ -366,7 +366,7 @@ class Parser {
         std::string letter = greek != nullptr ? greek : encode(word.substr(i, 1));
         f.strong = f.strong || greek != nullptr;
         if (i + 1 < word.size() && (word[i + 1] == U'\u0302' || word[i + 1] == U'\u0304')) {
-          letter = (word[i + 1] == U'\u0302' ? "\\hat{" : "\\bar{") + letter + "}";
+          letter.insert(0, word[i + 1] == U'\u0302' ? "\\hat{" : "\\bar{").append("}");
           f.strong = true;
           ++i;
         }
