@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
-// What Doxygen reads instead of a header or a page (INPUT_FILTER): the same lines, with
+// What Doxygen reads instead of a header (INPUT_FILTER): the same lines, with
 //   - formulas as LaTeX (formulas.hpp), and indented blocks in lines of their own;
 //   - Source, Cost, Numerics, forward and the like as titles;
 //   - the comment at the top of a header as the description of the file;
-//   - hydralora::LoRA instead of the name with the instruction set in it;
-//   - GitHub's marks for maths in pages, $…$ and ```math, as Doxygen's.
+//   - hydralora::LoRA instead of the name with the instruction set in it.
 // Line numbers stay, so warnings point into the header.
 
 #include <algorithm>
@@ -235,86 +234,14 @@ void filter_header(std::istream& in, std::ostream& out) {
   }
 }
 
-/// A link to a header leads to its page; one to a file that has none is left out, with its text still there.
-std::string with_links(const std::string& line) {
-  std::string out;
-  for (std::size_t at = 0; at < line.size();) {
-    const std::size_t open = line.find('[', at);
-    const std::size_t middle = open == std::string::npos ? open : line.find("](", open);
-    const std::size_t end = middle == std::string::npos ? middle : line.find(')', middle);
-    if (end == std::string::npos) return out + line.substr(at);
-    const std::string target = line.substr(middle + 2, end - middle - 2);
-    constexpr std::string_view headers = "include/";
-    const bool behind_a_door = target.find("kernels/simd/") != std::string::npos;  // no page
-    const std::size_t header = behind_a_door ? std::string::npos : target.find(std::string(headers) + "hydralora/");
-    const bool image = open > 0 && line[open - 1] == '!', page = target.find(".md") != std::string::npos;
-    out += line.substr(at, open - at);
-    if (header != std::string::npos) {
-      out += line.substr(open, middle - open) + "](@ref " + target.substr(header + headers.size()) + ")";
-    } else if (image || page || target.find("://") != std::string::npos || target[0] == '#') {
-      out += line.substr(open, end + 1 - open);
-    } else {
-      out += line.substr(open + 1, middle - open - 1);
-    }
-    at = end + 1;
-  }
-  return out;
-}
-
-/// GitHub's $…$, $`…`$ and ```math, which Doxygen writes \f$ and \f[.
-void filter_page(std::istream& in, std::ostream& out) {
-  bool code = false, display = false;
-  for (std::string line; std::getline(in, line);) {
-    if (starts_with(line, "```")) {
-      if (display) {
-        out << "\\f]\n";
-        display = false;
-      } else if (line == "```math") {
-        out << "\\f[\n";
-        display = true;
-      } else {
-        out << line << '\n';
-        code = !code;
-      }
-      continue;
-    }
-    if (code || display || starts_with(line, "#")) {
-      out << line << '\n';
-      continue;
-    }
-    line = with_links(line);
-    for (std::size_t at = 0; at < line.size();) {
-      const std::size_t begin = std::min(line.find('$', at), line.size());
-      const std::size_t marks = starts_with(std::string_view(line).substr(begin), "$$") ? 2 : 1;
-      const std::size_t end = line.find(std::string(marks, '$'), std::min(begin + marks, line.size()));
-      const auto ticks = std::count(line.begin() + static_cast<std::ptrdiff_t>(at),
-                                    line.begin() + static_cast<std::ptrdiff_t>(begin), '`');
-      const bool maths = end != std::string::npos && ticks % 2 == 0;  // not in a piece of code
-      out << api_docs::typeset(std::string_view(line).substr(at, (maths ? begin : line.size()) - at));
-      if (!maths) break;
-      std::string formula = line.substr(begin + marks, end - begin - marks);
-      if (formula.size() > 1 && formula.front() == '`' && formula.back() == '`')
-        formula = formula.substr(1, formula.size() - 2);
-      out << (marks == 2 ? "\\f[" : "\\f$") << formula << (marks == 2 ? "\\f]" : "\\f$");
-      at = end + marks;
-    }
-    out << '\n';
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string_view file = argc > 1 ? argv[1] : "";
-  std::ifstream in{std::string(file)};
+  std::ifstream in{argc > 1 ? argv[1] : ""};
   if (!in) {
-    std::cerr << "usage: api_filter <header or page>: cannot read " << file << '\n';
+    std::cerr << "usage: api_filter <header>\n";
     return 1;
   }
-  if (file.size() > 3 && file.substr(file.size() - 3) == ".md") {
-    filter_page(in, std::cout);
-  } else {
-    filter_header(in, std::cout);
-  }
+  filter_header(in, std::cout);
   return 0;
 }

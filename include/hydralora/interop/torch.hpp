@@ -74,8 +74,8 @@ Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
 template <class Layer>
 class TorchAdapterImpl : public torch::nn::Module {
  public:
-  using Scalar = typename Layer::Scalar;
-  using Config = typename Layer::Config;
+  using Scalar = typename Layer::Scalar;  ///< float or double
+  using Config = typename Layer::Config;  ///< the layer's
   static_assert(std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>,
                 "hydralora: torch modules are of float or double.");
 
