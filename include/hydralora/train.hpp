@@ -6,6 +6,7 @@
 #include "hydralora/train/adamw.hpp"
 #include "hydralora/train/balance.hpp"
 #include "hydralora/train/components.hpp"
+#include "hydralora/train/data_parallel.hpp"
 #include "hydralora/train/dbscan.hpp"
 #include "hydralora/train/parameter_group.hpp"
 #include "hydralora/train/router_stats.hpp"
