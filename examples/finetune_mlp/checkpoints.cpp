@@ -46,13 +46,9 @@ void Checkpoints::save(const hydralora::AdamW<float>& optimizer, const Result& r
   hydralora::save_checkpoint(file_of(folder, result.name), optimizer, {{"run", run}, {"state", state.dump()}});
 }
 
-void Checkpoints::remove() const {
-  if (folder.empty()) return;
+void Checkpoints::remove(const std::string& name) const {
   std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-    if (entry.path().string().find(".checkpoint.safetensors") != std::string::npos)
-      std::filesystem::remove(entry.path(), ignored);
-  }
+  if (!folder.empty()) std::filesystem::remove(file_of(folder, name), ignored);
 }
 
 }  // namespace finetune

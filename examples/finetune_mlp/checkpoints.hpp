@@ -31,8 +31,8 @@ struct Checkpoints {
   bool load(hydralora::AdamW<float>& optimizer, Result& result, SincePoint& since) const;
   /// Saves it, whole or not at all.
   void save(const hydralora::AdamW<float>& optimizer, const Result& result, const SincePoint& since) const;
-  /// The run is over: its files go.
-  void remove() const;
+  /// The run is over: the file of the training of this name goes.
+  void remove(const std::string& name) const;
 };
 
 }  // namespace finetune

@@ -116,9 +116,15 @@ int run(const Arguments& a) {
                        {"dropout", settings.dropout},
                        {"base_precision", a.base_precision}};
 
+  nlohmann::ordered_json run = about;  // all that the results follow from
+  run["learning_rate"] = settings.learning_rate;
+  run["evaluation_examples"] = settings.evaluation_examples;
+  for (const Domain& d : corpus.domains) run["hashes"].push_back(text_hash(d.text));
+  const std::string identity = run.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  if (settings.ranks != nullptr) expects_same(*settings.ranks, identity);
   if (settings.checkpoints.every > 0) {
     settings.checkpoints.folder = a.out;
-    settings.checkpoints.run = about.dump();
+    settings.checkpoints.run = identity;
   }
 
   ProgressLine line;
@@ -157,7 +163,7 @@ int run(const Arguments& a) {
   const std::string csv_path = out->write("curves.csv", csv),
                     routing_path = out->write("routing.csv", routing_csv(mixture, results)),
                     json_path = out->write("results.json", json);
-  settings.checkpoints.remove();
+  for (const Result& r : curves) settings.checkpoints.remove(r.name);
   std::cout << "\n"
             << csv_path << ", " << routing_path << " and " << json_path << " written, " << std::setprecision(0)
             << about["seconds"].get<double>() << " s in all\n";
@@ -252,8 +258,10 @@ int main(int argc, char** argv) {
 #if defined(_OPENMP)
     if (a.threads > 0) omp_set_num_threads(a.threads);
 #endif
+    if ((a.study || a.search) && (!a.mpi.empty() || s.checkpoints.every > 0)) {
+      throw InputError("--mpi and --checkpoint-every are for a run, not for --study or --search-learning-rates");
+    }
     if (!a.mpi.empty()) {
-      if (a.study || a.search) throw InputError("--mpi: the searches and the study run in one process");
       s.ranks = mpi_ranks(a.mpi == "rank-order");
       if (s.batch < s.ranks->size()) throw InputError("--batch is smaller than the number of ranks");
     }

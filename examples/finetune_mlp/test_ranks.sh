@@ -44,6 +44,17 @@ compgen -G "killed/*.checkpoint.safetensors" >/dev/null && fail "checkpoints sta
 status=0
 "$program" "${long[@]}" --seed 1 --checkpoint-every 3 --out other >/dev/null 2>other.err || status=$?
 [ $status -eq 2 ] && grep -q 'is from a run with other settings' other.err || fail "another run's checkpoint: $status, $(cat other.err)"
+cp -r broken rate
+status=0
+"$program" "${long[@]}" --learning-rate 0.001 --checkpoint-every 3 --out rate >/dev/null 2>rate.err || status=$?
+[ $status -eq 2 ] && grep -q 'is from a run with other settings' rate.err || fail "a checkpoint of another rate: $status, $(cat rate.err)"
+tr a-z b-za <law.txt >same_size.txt
+status=0
+"$program" "${long[@]/law.txt/same_size.txt}" --checkpoint-every 3 --out rate >/dev/null 2>rate.err || status=$?
+[ $status -eq 2 ] || fail "a checkpoint of another text of the same size: $status, $(cat rate.err)"
+for option in --study --search-learning-rates; do
+  "$program" "${short[@]}" $option --checkpoint-every 3 --out rate >/dev/null 2>rate.err && fail "$option --checkpoint-every"
+done
 for file in broken/*.checkpoint.safetensors; do truncate -s -1 "$file"; done
 status=0
 "$program" "${long[@]}" --checkpoint-every 3 --out broken >/dev/null 2>broken.err || status=$?
@@ -63,6 +74,11 @@ else
   "${mpirun[@]}" 3 "$program" "${short[@]}" --mpi rank-order --out again >/dev/null
   cmp ranks3/curves.csv again/curves.csv || fail "3 ranks, a second time: other bits"
   cmp -s ranks1/curves.csv ranks3/curves.csv && fail "3 ranks give the bits of one: do they share anything?"
+
+  # Two ranks that were given different texts.
+  status=0
+  timeout 60 "${mpirun[@]}" 1 "$program" "${short[@]}" --mpi fastest --out two : -np 1 "$program" "${short[@]}" --seed 7 --mpi fastest --out two >two.log 2>&1 || status=$?
+  [ $status -eq 2 ] && grep -q 'rank 1: this rank has other text or options than rank 0' two.log || fail "ranks with other options: $status, $(cat two.log)"
 
   "${mpirun[@]}" 2 "$program" "${long[@]}" --mpi rank-order --out whole2 >/dev/null
   start_and_kill killed2 "${mpirun[@]}" 2 "$program" "${long[@]}" --mpi rank-order --checkpoint-every 3 --out killed2

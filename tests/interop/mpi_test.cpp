@@ -203,6 +203,13 @@ TEST_CASE("MPI: ranks that differ are found, by all of them") {
   larger.rank += last ? 1 : 0;
   Hydra<float> other(larger);
   using Parallel = DataParallel<float, MpiCommunicator>;
+  std::vector<ParameterGroup<float>> turned = {
+      {student.layer.down_parameters(), student.gradients.down_parameters(), 1e-2},
+      {student.layer.up_parameters(), student.gradients.up_parameters(), 1e-2}};
+  if (last) std::swap(turned[0], turned[1]);
+  CHECK((message_of<std::invalid_argument>([&] {
+           Parallel(ranks, turned);
+         }).find("the ranks' parameters differ in number or groups") != std::string::npos) == several);
   CHECK((message_of<std::invalid_argument>([&] {
            Parallel(ranks, other.groups());
          }).find("the ranks' parameters differ in number") != std::string::npos) == several);
@@ -256,6 +263,7 @@ int main(int argc, char** argv) {
   if (argc > 1 && argv[1][0] != '-') dump_path = argv[1];
   doctest::Context context(argc, argv);
   const int failed = context.run();
+  const MpiCommunicator outlives_mpi;
   MPI_Finalize();
   return failed;
 }

@@ -164,6 +164,39 @@ TEST_CASE_TEMPLATE("torch: y, dx and every gradient are those of autograd on the
   check_against_autograd<HydraLoRA<Scalar>>(wide, {33});
 }
 
+TEST_CASE("torch: y may be a view: of a biased Linear's result on sequences, or of a wider tensor") {
+  torch::manual_seed(5);
+  for (const Index out : {6, 9}) {  // as many features as x has, and others
+    CAPTURE(out);
+    auto adapter = random_adapter<LoRA<double>>({6, out, 2});
+    const Textbook<LoRA<double>> textbook(adapter->layer());
+    torch::nn::Linear first(6, 6), base(6, out);
+    first->to(torch::kDouble);
+    base->to(torch::kDouble);
+    const Tensor x0 = torch::randn({3, 5, 6}, torch::kDouble), target = torch::randn({3, 5, out}, torch::kDouble);
+    for (const bool narrow : {false, true}) {
+      CAPTURE(narrow);
+      const auto gradients = [&](bool ours) {
+        Tensor x = x0.clone().requires_grad_();
+        const Tensor hidden = first(x);
+        Tensor y = base(hidden);
+        Tensor wide = torch::cat({y, y}, -1), part = narrow ? wide.narrow(-1, out, out) : y;
+        part = ours ? adapter->forward(hidden, part) : part + textbook(hidden, {});
+        const Tensor loss = narrow && ours ? (torch::tanh(wide) * torch::cat({target, target}, -1)).sum()
+                            : narrow ? (torch::tanh(torch::cat({y, part}, -1)) * torch::cat({target, target}, -1)).sum()
+                                     : (torch::tanh(part) * target).sum();
+        first->zero_grad();
+        base->zero_grad();
+        loss.backward();
+        return std::vector<Tensor>{x.grad(), first->weight.grad().clone(), base->weight.grad().clone(),
+                                   base->bias.grad().clone()};
+      };
+      const auto found = gradients(true), expected = gradients(false);
+      for (std::size_t i = 0; i < found.size(); ++i) CHECK(relative(found[i], expected[i]) <= 1e-10);
+    }
+  }
+}
+
 TEST_CASE("torch: nothing is copied") {
   torch::manual_seed(2);
   const HydraLoRAConfig config{256, 192, 8};
@@ -255,6 +288,16 @@ TEST_CASE("torch: what it watches over, it watches over here too") {
   const Tensor twice = adapter->forward(needs, torch::zeros({5, 4}));
   CHECK(fails([&] { torch::autograd::grad({twice.sum()}, {needs}, {}, true, true); }).find("once differentiable") !=
         std::string::npos);
+  {
+    const Tensor root = torch::zeros({5, 4}).requires_grad_(),
+                 grown = torch::exp(root);  // its backward needs its values
+    const Tensor loss = grown.sum();
+    {
+      const torch::NoGradGuard no_gradients;
+      adapter->forward(x, grown);
+    }
+    CHECK(fails([&] { loss.backward(); }).find("modified by an inplace operation") != std::string::npos);
+  }
   Tensor leaf = torch::zeros({5, 4}).requires_grad_();
   CHECK(fails([&] { adapter->forward(x, leaf); }).find("leaf") != std::string::npos);
   // A graph that outlives its module.
@@ -331,8 +374,8 @@ TEST_CASE("torch: its Adam trains the layer's own memory, its files bring it bac
   torch::save(adapter, folder("adapter.pt").string());
   TorchAdapter<HydraLoRA<float>> other(config, 2);
   torch::load(other, folder("adapter.pt").string());
-  CHECK(torch::equal(other->forward(x, torch::zeros({64, 8})), adapter->forward(x, torch::zeros({64, 8}))));
   CHECK(other->layer().parameters() == adapter->layer().parameters());
+  CHECK(torch::equal(other->forward(x, torch::zeros({64, 8})), adapter->forward(x, torch::zeros({64, 8}))));
   CHECK(other->down.data_ptr() == other->layer().parameters().data());
   other->to(torch::kDouble);
   CHECK(message_of<std::invalid_argument>([&] {

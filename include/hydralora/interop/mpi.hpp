@@ -25,26 +25,26 @@ enum class Summation {
 
 /// An MPI communicator of this library's own, a duplicate of the host's: their messages never meet.
 ///
-/// The host calls MPI_Init before and MPI_Finalize after it lives. All calls come from the thread that constructed it
+/// The host calls MPI_Init before it lives, and MPI_Finalize best after. All calls come from the thread that constructed it
 /// (MPI_THREAD_FUNNELED is enough), every one on all ranks.
 ///
-/// A rank that stops early leaves the others waiting in their next call: catch what is thrown and call MPI_Abort, which
-/// ends them all. mpirun does the same for a rank that is killed.
+/// A rank that stops early leaves the others waiting in their next call: catch what is thrown while this lives and call
+/// MPI_Abort, which ends them all. mpirun does the same for a rank that is killed.
 /// @throws std::runtime_error  where MPI reports an error, with its words.
 class MpiCommunicator {
  public:
   /// Collective: duplicates the host's communicator. @throws std::invalid_argument before MPI_Init.
   explicit MpiCommunicator(MPI_Comm host = MPI_COMM_WORLD, Summation summation = Summation::fastest)
       : summation_(summation) {
-    int initialized = 0;
-    check(MPI_Initialized(&initialized), "MPI_Initialized");
-    expects(initialized != 0, "MpiCommunicator: MPI_Init has not been called");
+    expects(running(), "MpiCommunicator: MPI_Init has not been called, or MPI_Finalize has");
     check(MPI_Comm_dup(host, &comm_), "MPI_Comm_dup");
     check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
     check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
   }
-  ~MpiCommunicator() { MPI_Comm_free(&comm_); }
+  ~MpiCommunicator() {
+    if (running()) MPI_Comm_free(&comm_);
+  }
   MpiCommunicator(const MpiCommunicator&) = delete;
   MpiCommunicator& operator=(const MpiCommunicator&) = delete;
 
@@ -77,6 +77,13 @@ class MpiCommunicator {
     static_assert(std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>,
                   "hydralora: gradients are float or double.");
     return std::is_same_v<Scalar, float> ? MPI_FLOAT : MPI_DOUBLE;
+  }
+
+  static bool running() {
+    int initialized = 0, finalized = 0;
+    MPI_Initialized(&initialized);
+    MPI_Finalized(&finalized);
+    return initialized != 0 && finalized == 0;
   }
 
   static void check(int status, const char* what) {

@@ -95,7 +95,8 @@ class TorchAdapterImpl : public torch::nn::Module {
   ///
   /// @param x        [..., in_features], read where it lies.
   /// @param y        [..., out_features], as many tokens, ADDED to where it lies: what the base computed. No leaf that
-  ///                 requires a gradient, and nothing whose own backward needs its values.
+  ///                 requires a gradient, nothing whose own backward needs its values, and none of several views that
+  ///                 one call made (chunk, split, unbind; narrow is fine).
   /// @param weights  [..., heads] for Routing::given, read; gets a gradient where it requires one.
   /// In training mode dropout draws from (the layer's seed, `step`), and `step` goes up by one. Where a gate pools, every
   /// sequence (the last dimension but one) is a segment.
@@ -105,20 +106,25 @@ class TorchAdapterImpl : public torch::nn::Module {
   /// Once differentiable.
   torch::Tensor forward(torch::Tensor x, torch::Tensor y, torch::Tensor weights = {}) {
     const Tokens<Scalar> x_tokens = tokens_of<Scalar>(x, "x"), y_tokens = tokens_of<Scalar>(y, "y");
+    expects(!(torch::GradMode::is_enabled() && y.is_leaf() && y.requires_grad()),
+            "TorchAdapter: y is a leaf that requires a gradient, and would be written in place");
     adopt_parameters();
     if (!torch::GradMode::is_enabled() && !dropping()) {
       CallOptions<Scalar> options;
       std::vector<Index> segments;
       set_options(options, segments, x, weights);
       layer_.forward(x_tokens, y_tokens, options);
+      y.unsafeGetTensorImpl()->bump_version();  // as torch's own in-place operations do
       return y;
     }
-    return Function::apply(x, y, down, up, weights.defined() ? weights : torch::empty({0}, type()), this);
+    return Function::apply(y, x, down, up, weights.defined() ? weights : torch::empty({0}, type()), this);
   }
 
-  /// The layer over the same memory.
-  Layer& layer() { return layer_; }
-  const Layer& layer() const { return layer_; }
+  /// The layer over the same memory. After Module::load() or to() it is up to date once it is asked for, or forward() is.
+  Layer& layer() {
+    adopt_parameters();
+    return layer_;
+  }
 
   torch::Tensor down;      ///< A and the gate, flat
   torch::Tensor up;        ///< B, flat
@@ -135,7 +141,8 @@ class TorchAdapterImpl : public torch::nn::Module {
   };
 
   struct Function : torch::autograd::Function<Function> {
-    static torch::Tensor forward(torch::autograd::AutogradContext* context, torch::Tensor x, torch::Tensor y,
+    // y comes first: where it is a view, torch takes the first argument for the one that is written.
+    static torch::Tensor forward(torch::autograd::AutogradContext* context, torch::Tensor y, torch::Tensor x,
                                  torch::Tensor down, torch::Tensor up, torch::Tensor weights,
                                  TorchAdapterImpl* module) {
       auto saved = c10::make_intrusive<Saved>(module->flat_, module->dropping() ? module->layer_ : module->undropped_);
@@ -177,8 +184,8 @@ class TorchAdapterImpl : public torch::nn::Module {
         saved->layer.backward(x_tokens, dy_tokens, saved->cache, g, options);
       }
       const std::int64_t down_size = g.down_parameters().size();
-      return {dx,
-              upstream[0],
+      return {upstream[0],
+              dx,
               gradients.narrow(0, 0, down_size),
               gradients.narrow(0, down_size, gradients.numel() - down_size),
               dweights,

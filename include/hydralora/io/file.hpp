@@ -178,7 +178,7 @@ inline void write_file_atomically(const std::filesystem::path& path, const void*
   const detail::Descriptor directory = detail::open_file(folder, O_RDONLY | O_DIRECTORY);
   if (directory.get() < 0 && errno != EACCES) detail::fail_with_errno(folder, "cannot open the folder");
 
-  // Who could not read the old file cannot read the new one either, at no moment.
+  // Whom the old file's rights kept out, the new one's keep out too, at any moment.
   struct stat old {};
   const bool replaces = ::stat(target.c_str(), &old) == 0 && S_ISREG(old.st_mode);
   const mode_t rights = replaces ? old.st_mode & 0777 : 0666;
@@ -190,11 +190,14 @@ inline void write_file_atomically(const std::filesystem::path& path, const void*
   detail::Descriptor file;
   for (int attempt = 0; file.get() < 0; ++attempt) {  // a name that nobody has
     temporary = begin.string() + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
-    file = detail::open_file(temporary, O_WRONLY | O_CREAT | O_EXCL, rights);
+    file = detail::open_file(temporary, O_WRONLY | O_CREAT | O_EXCL, replaces ? rights & 0700 : rights);
     if (file.get() < 0 && (errno != EEXIST || attempt >= 1000)) detail::fail_with_errno(temporary, "cannot create");
   }
-  // What the umask took away comes back. Where that fails (a file system without rights) the new file has fewer of them.
-  if (replaces) static_cast<void>(::fchmod(file.get(), rights));
+  // Where rights cannot be set, or the group cannot be the old one's, the new file has fewer of them.
+  if (replaces) {
+    const bool same_group = ::fchown(file.get(), static_cast<uid_t>(-1), old.st_gid) == 0;
+    static_cast<void>(::fchmod(file.get(), same_group ? rights : rights & 0707));
+  }
   try {
     for (std::size_t done = 0; done < count;) {
       const ssize_t put = ::write(file.get(), static_cast<const unsigned char*>(bytes) + done, count - done);

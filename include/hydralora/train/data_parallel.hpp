@@ -66,7 +66,9 @@ std::uint64_t parameters_hash(const std::vector<ParameterGroup<Scalar>>& groups)
 /// Shares may be uneven, or empty. Construct layers with the same seed on every rank and give CallOptions::first_token the
 /// place of the share in the batch: dropout then draws what one process would have drawn. A balance loss (train/balance.hpp) is taken over the tokens of one rank.
 ///
-/// Cost     one reduction of all gradients and five numbers a step; a buffer of that size, allocated at construction.
+/// Only parameters are made equal: who loads a checkpoint does so on every rank, or broadcasts AdamW's state() and steps() too.
+///
+/// Cost     one reduction of all gradients and seven numbers a step; a buffer of that size, allocated at construction.
 /// Numerics sums in Scalar; ranks of equal programs on equal processors stay equal bit for bit. A NaN on one rank is a NaN
 ///          on all, so all of them notice a run that diverges at the same step.
 template <class Scalar, class Communicator>
@@ -85,10 +87,18 @@ class DataParallel {
   DataParallel(Communicator& communicator, std::vector<ParameterGroup<Scalar>> groups)
       : communicator_(communicator), groups_(std::move(groups)) {
     detail::expects_groups("DataParallel", groups_);
+    constexpr int most_ranks = 4096;
+    expects(communicator_.size() <= most_ranks, "DataParallel: ", communicator_.size(), " ranks, at most ", most_ranks,
+            " can be counted");
     Index size = 0;
-    for (const auto& group : groups_) size += group.parameters.size();
-    // Before anything of that size goes over the wire: a broadcast of different sizes would hang, or worse.
-    expects_equal(static_cast<std::uint64_t>(size), "the ranks' parameters differ in number: this one has ", size);
+    std::uint64_t sizes = 0;
+    for (const auto& group : groups_) {
+      size += group.parameters.size();
+      sizes = (sizes + static_cast<std::uint64_t>(group.parameters.size())) * 0x9e3779b97f4a7c15U;
+    }
+    // Before anything of these sizes goes over the wire: a broadcast of different sizes would hang, or worse.
+    expects_equal(sizes, "the ranks' parameters differ in number or groups: this one has ", size, " in ",
+                  groups_.size());
     buffer_.resize(static_cast<std::size_t>(size + digits + 1));
     for (auto& group : groups_) communicator_.broadcast(group.parameters.data(), group.parameters.size());
     expects_equal_parameters();
