@@ -150,12 +150,6 @@ struct Source {
 
 }  // namespace
 
-std::uint64_t text_hash(const std::string& text) {
-  std::uint64_t hash = 0xcbf29ce484222325U;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
-  return hash;
-}
-
 Domain load_domain(const std::string& spec, std::size_t max_bytes) {
   const std::size_t equals = spec.find('=');
   if (equals == std::string::npos || equals == 0 || equals + 1 == spec.size()) {

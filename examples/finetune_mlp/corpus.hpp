@@ -18,9 +18,6 @@ namespace finetune {
 
 using hydralora::Index;
 
-/// FNV-1a, to tell texts apart.
-std::uint64_t text_hash(const std::string& text);
-
 /// Something is wrong with what the user gave. what() is one line; main prints it and exits with code 2.
 class InputError : public std::runtime_error {
  public:

@@ -1,23 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "ranks.hpp"
 
-#include <algorithm>
-#include <cstdint>
 #include <cstdlib>
 
 #include "corpus.hpp"
-
-namespace finetune {
-
-void expects_same(Ranks& ranks, const std::string& text) {
-  std::uint64_t hash = text_hash(text);
-  float own[4], first[4];  // 16 bits each, which float holds exactly
-  for (int i = 0; i < 4; ++i) own[i] = first[i] = static_cast<float>((hash >> (16 * i)) & 0xffffU);
-  ranks.broadcast(first, 4);
-  if (!std::equal(own, own + 4, first)) throw InputError("this rank has other text or options than rank 0");
-}
-
-}  // namespace finetune
 
 #if defined(FINETUNE_MPI)
 #include <hydralora/interop/mpi.hpp>

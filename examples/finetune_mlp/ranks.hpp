@@ -22,9 +22,6 @@ class Ranks {
   [[noreturn]] virtual void abort(int code) = 0;
 };
 
-/// @throws InputError  on a rank where this text is not rank 0's: that rank was started with other options or other data.
-void expects_same(Ranks& ranks, const std::string& text);
-
 /// Starts MPI, and ends it when the result is gone.
 /// @param rank_order  sums in the order of the ranks: the same bits in every run.
 /// @throws InputError  where the program was built without MPI.

@@ -78,7 +78,7 @@ else
   # Two ranks that were given different texts.
   status=0
   timeout 60 "${mpirun[@]}" 1 "$program" "${short[@]}" --mpi fastest --out two : -np 1 "$program" "${short[@]}" --seed 7 --mpi fastest --out two >two.log 2>&1 || status=$?
-  [ $status -eq 2 ] && grep -q 'rank 1: this rank has other text or options than rank 0' two.log || fail "ranks with other options: $status, $(cat two.log)"
+  [ $status -eq 2 ] && grep -q 'the ranks were given different text or options' two.log || fail "ranks with other options: $status, $(cat two.log)"
 
   "${mpirun[@]}" 2 "$program" "${long[@]}" --mpi rank-order --out whole2 >/dev/null
   start_and_kill killed2 "${mpirun[@]}" 2 "$program" "${long[@]}" --mpi rank-order --checkpoint-every 3 --out killed2

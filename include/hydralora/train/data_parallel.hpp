@@ -11,10 +11,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <limits>
 #include <utility>
 #include <vector>
 
@@ -37,21 +35,46 @@ inline Share share_of(Index total, int rank, int size) {
   return {begin, total / size + (rank < total % size ? 1 : 0)};
 }
 
-namespace detail {
-
-/// FNV-1a over the bytes of all parameters, 64 bits.
-template <class Scalar>
-std::uint64_t parameters_hash(const std::vector<ParameterGroup<Scalar>>& groups) {
-  std::uint64_t hash = 0xcbf29ce484222325U;
-  for (const auto& group : groups) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(group.parameters.data());
-    const Index size = group.parameters.size() * static_cast<Index>(sizeof(Scalar));
-    for (Index i = 0; i < size; ++i) hash = (hash ^ bytes[i]) * 0x100000001b3U;
-  }
+/// FNV-1a over bytes, 64 bits, to tell parameters, settings or texts apart. @param hash  of what came before.
+inline std::uint64_t fnv1a(const void* data, std::size_t bytes, std::uint64_t hash = 0xcbf29ce484222325U) {
+  const auto* byte = static_cast<const unsigned char*>(data);
+  for (std::size_t i = 0; i < bytes; ++i) hash = (hash ^ byte[i]) * 0x100000001b3U;
   return hash;
 }
 
+namespace detail {
+
+// A count or a hash goes over a wire of Scalars in digits of 12 bits: float sums them exactly over 4096 ranks.
+inline constexpr Index wire_digits = 6, wire_digit_bits = 12;
+inline constexpr int most_ranks = 4096;
+
+template <class Scalar>
+void write_digits(std::uint64_t number, Scalar* to) {
+  for (Index i = 0; i < wire_digits; ++i) {
+    to[i] =
+        static_cast<Scalar>((number >> static_cast<unsigned>(i * wire_digit_bits)) & ((1U << wire_digit_bits) - 1U));
+  }
+}
+template <class Scalar>
+Index read_digits(const Scalar* from) {
+  Index number = 0;
+  for (Index i = wire_digits - 1; i >= 0; --i) number = (number << wire_digit_bits) + static_cast<Index>(from[i]);
+  return number;
+}
+
 }  // namespace detail
+
+/// Collective: whether every rank has this number (a size, a hash). The answer is the same on all of them.
+template <class Scalar, class Communicator>
+bool same_on_all_ranks(Communicator& communicator, std::uint64_t number) {
+  Scalar own[detail::wire_digits], first[detail::wire_digits];
+  detail::write_digits(number, own);
+  std::copy_n(own, detail::wire_digits, first);
+  communicator.broadcast(first, detail::wire_digits);
+  Scalar differing = std::equal(own, own + detail::wire_digits, first) ? Scalar(0) : Scalar(1);
+  communicator.sum(&differing, 1);
+  return differing == Scalar(0);
+}
 
 /// Keeps the parameters of several processes equal, and makes their gradients those of the whole batch:
 ///
@@ -87,19 +110,20 @@ class DataParallel {
   DataParallel(Communicator& communicator, std::vector<ParameterGroup<Scalar>> groups)
       : communicator_(communicator), groups_(std::move(groups)) {
     detail::expects_groups("DataParallel", groups_);
-    constexpr int most_ranks = 4096;
-    expects(communicator_.size() <= most_ranks, "DataParallel: ", communicator_.size(), " ranks, at most ", most_ranks,
-            " can be counted");
+    expects(communicator_.size() <= detail::most_ranks, "DataParallel: ", communicator_.size(), " ranks, at most ",
+            detail::most_ranks, " can be counted");
     Index size = 0;
     std::uint64_t sizes = 0;
     for (const auto& group : groups_) {
-      size += group.parameters.size();
-      sizes = (sizes + static_cast<std::uint64_t>(group.parameters.size())) * 0x9e3779b97f4a7c15U;
+      const Index own = group.parameters.size();
+      size += own;
+      sizes = fnv1a(&own, sizeof(own), sizes);
     }
     // Before anything of these sizes goes over the wire: a broadcast of different sizes would hang, or worse.
-    expects_equal(sizes, "the ranks' parameters differ in number or groups: this one has ", size, " in ",
-                  groups_.size());
-    buffer_.resize(static_cast<std::size_t>(size + digits + 1));
+    expects(same_on_all_ranks<Scalar>(communicator_, sizes),
+            "DataParallel: the ranks' parameters differ in number or groups: this one has ", size, " in ",
+            groups_.size());
+    buffer_.resize(static_cast<std::size_t>(size + detail::wire_digits + 1));
     for (auto& group : groups_) communicator_.broadcast(group.parameters.data(), group.parameters.size());
     expects_equal_parameters();
   }
@@ -114,11 +138,11 @@ class DataParallel {
     expects(samples >= 0, "DataParallel::reduce: ", samples, " samples");
     Scalar* to = buffer_.data();
     for (const auto& group : groups_) to = std::copy_n(group.gradients.data(), group.gradients.size(), to);
-    write_digits(static_cast<std::uint64_t>(samples), to);
-    to[digits] = static_cast<Scalar>(loss_sum);
+    detail::write_digits(static_cast<std::uint64_t>(samples), to);
+    to[detail::wire_digits] = static_cast<Scalar>(loss_sum);
     communicator_.sum(buffer_.data(), static_cast<Index>(buffer_.size()));
 
-    const Index total = read_digits(to);
+    const Index total = detail::read_digits(to);
     expects(total > 0, "DataParallel::reduce: no rank has samples");
     const Scalar* from = buffer_.data();
     const auto count = static_cast<Scalar>(total);
@@ -127,42 +151,21 @@ class DataParallel {
           Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>(from, group.gradients.size()) / count;
       from += group.gradients.size();
     }
-    return {total, static_cast<double>(to[digits]) / static_cast<double>(total)};
+    return {total, static_cast<double>(to[detail::wire_digits]) / static_cast<double>(total)};
   }
 
   /// Collective: whether ranks still have the same parameters, bit for bit, as they should at any time.
   /// @throws std::invalid_argument  on every rank alike, where they do not.
   void expects_equal_parameters() {
-    expects_equal(detail::parameters_hash(groups_), "the ranks' parameters differ: rank ", communicator_.rank(),
-                  " has ", "other bits than rank 0, or another rank has");
+    std::uint64_t hash = fnv1a(nullptr, 0);
+    for (const auto& group : groups_) {
+      hash = fnv1a(group.parameters.data(), static_cast<std::size_t>(group.parameters.size()) * sizeof(Scalar), hash);
+    }
+    expects(same_on_all_ranks<Scalar>(communicator_, hash), "DataParallel: the ranks' parameters differ: rank ",
+            communicator_.rank(), " has other bits than rank 0, or another rank has");
   }
 
  private:
-  // A count or a hash goes over a wire of Scalars in digits of 12 bits: float sums them exactly over 4096 ranks.
-  static constexpr Index digits = 6, digit_bits = 12;
-
-  static void write_digits(std::uint64_t number, Scalar* to) {
-    for (Index i = 0; i < digits; ++i) {
-      to[i] = static_cast<Scalar>((number >> static_cast<unsigned>(i * digit_bits)) & ((1U << digit_bits) - 1U));
-    }
-  }
-  static Index read_digits(const Scalar* from) {
-    Index number = 0;
-    for (Index i = digits - 1; i >= 0; --i) number = (number << digit_bits) + static_cast<Index>(from[i]);
-    return number;
-  }
-
-  template <class... Parts>
-  void expects_equal(std::uint64_t mine, const Parts&... parts) {
-    Scalar own[digits], first[digits];
-    write_digits(mine, own);
-    std::copy_n(own, digits, first);
-    communicator_.broadcast(first, digits);
-    Scalar differing = std::equal(own, own + digits, first) ? Scalar(0) : Scalar(1);
-    communicator_.sum(&differing, 1);
-    expects(differing == Scalar(0), "DataParallel: ", parts...);
-  }
-
   Communicator& communicator_;
   std::vector<ParameterGroup<Scalar>> groups_;
   std::vector<Scalar> buffer_;
