@@ -35,7 +35,7 @@ inline Share share_of(Index total, int rank, int size) {
   return {begin, total / size + (rank < total % size ? 1 : 0)};
 }
 
-/// FNV-1a over bytes, 64 bits, to tell parameters, settings or texts apart. @param hash  of what came before.
+/// FNV-1a over bytes, 64 bits, to tell parameters, settings or texts apart. `hash` is that of the bytes before them.
 inline std::uint64_t fnv1a(const void* data, std::size_t bytes, std::uint64_t hash = 0xcbf29ce484222325U) {
   const auto* byte = static_cast<const unsigned char*>(data);
   for (std::size_t i = 0; i < bytes; ++i) hash = (hash ^ byte[i]) * 0x100000001b3U;
