@@ -17,9 +17,9 @@ std::filesystem::path file_of(const std::filesystem::path& folder, std::string n
 
 }  // namespace
 
-bool Checkpoints::load(hydralora::AdamW<float>& optimizer, Result& result, SincePoint& since) const {
-  if (folder.empty() || !std::filesystem::exists(file_of(folder, result.name))) return false;
+void Checkpoints::load(hydralora::AdamW<float>& optimizer, Result& result, SincePoint& since) const {
   const std::filesystem::path path = file_of(folder, result.name);
+  if (folder.empty() || !std::filesystem::exists(path)) return;
   const auto metadata = hydralora::SafetensorsFile(path).metadata();  // looked at before anything is changed
   const auto found = metadata.find("run");
   if (found == metadata.end() || found->second != run) {
@@ -37,7 +37,6 @@ bool Checkpoints::load(hydralora::AdamW<float>& optimizer, Result& result, Since
     throw InputError(path.string() + ": " + e.what());
   }
   hydralora::load_checkpoint(path, optimizer);
-  return true;
 }
 
 void Checkpoints::save(const hydralora::AdamW<float>& optimizer, const Result& result, const SincePoint& since) const {

@@ -3,7 +3,6 @@
 // Where a training run leaves what it needs to go on after it was stopped: one file for every method.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
 #include <string>
 
@@ -26,9 +25,9 @@ struct Checkpoints {
   hydralora::Index every = 0;    ///< steps
   std::string run;               ///< what the run is: settings and data. Another run's files are refused
 
-  /// Puts a training run of this name back to where it was saved. @return  whether there was a file.
+  /// Puts a training run of this name back to where it was saved; without a file everything stays as it is.
   /// @throws FileError, InputError  a file that is broken, or of another run.
-  bool load(hydralora::AdamW<float>& optimizer, Result& result, SincePoint& since) const;
+  void load(hydralora::AdamW<float>& optimizer, Result& result, SincePoint& since) const;
   /// Saves it, whole or not at all.
   void save(const hydralora::AdamW<float>& optimizer, const Result& result, const SincePoint& since) const;
   /// The run is over: the file of the training of this name goes.

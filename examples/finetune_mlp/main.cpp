@@ -116,18 +116,20 @@ int run(const Arguments& a) {
                        {"dropout", settings.dropout},
                        {"base_precision", a.base_precision}};
 
-  nlohmann::ordered_json run = about;  // all that the results follow from
-  run["learning_rate"] = settings.learning_rate;
-  run["evaluation_examples"] = settings.evaluation_examples;
-  for (const Domain& d : corpus.domains) run["hashes"].push_back(hydralora::fnv1a(d.text.data(), d.text.size()));
-  const std::string identity = run.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-  if (settings.ranks != nullptr &&
-      !hydralora::same_on_all_ranks<float>(*settings.ranks, hydralora::fnv1a(identity.data(), identity.size()))) {
-    throw InputError("--mpi: the ranks were given different text or options");
-  }
-  if (settings.checkpoints.every > 0) {
-    settings.checkpoints.folder = a.out;
-    settings.checkpoints.run = identity;
+  if (settings.ranks != nullptr || settings.checkpoints.every > 0) {
+    nlohmann::ordered_json run = about;  // all that the results follow from
+    run["learning_rate"] = settings.learning_rate;
+    run["evaluation_examples"] = settings.evaluation_examples;
+    for (const Domain& d : corpus.domains) run["hashes"].push_back(hydralora::fnv1a(d.text.data(), d.text.size()));
+    const std::string identity = run.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+    if (settings.ranks != nullptr &&
+        !hydralora::same_on_all_ranks<float>(*settings.ranks, hydralora::fnv1a(identity.data(), identity.size()))) {
+      throw InputError("--mpi: the ranks were given different text or options");
+    }
+    if (settings.checkpoints.every > 0) {
+      settings.checkpoints.folder = a.out;
+      settings.checkpoints.run = identity;
+    }
   }
 
   ProgressLine line;
