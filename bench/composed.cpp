@@ -56,7 +56,7 @@ void ComposedPeer::forward(Matrix& y) {
 void ComposedPeer::backward(Matrix& dA, Matrix& dgate, Matrix& dB, Matrix& dx) {
   follow_threads();
   const Outputs to{nullptr, &dA, &dgate, &dB, &dx};
-  run(contract_up, to);
+  run(shrink_up, to);
   run(accumulate_up, to);
   if (problem_.routed) unmix();
   run(accumulate_down, to);
@@ -127,7 +127,7 @@ void ComposedPeer::choose(const std::vector<ProductLibrary>& libraries) {
   const Choices forwards = fastest_plan([&] { forward(y); });
   const Choices backwards = fastest_plan([&] { backward(dA, dgate, dB, dx); });
   choices_ = backwards;
-  std::copy_n(forwards.begin(), contract_up, choices_.begin());
+  std::copy_n(forwards.begin(), shrink_up, choices_.begin());
 }
 
 void ComposedPeer::follow_threads() const {
@@ -145,11 +145,11 @@ void ComposedPeer::run(Step step, const Choice& choice, const Outputs& to) {
   const float s = problem_.scaling;
   switch (step) {
     case project:
-      return products.contract(down, down_weights, problem_.x.data(), tokens, 1, p_.data());
+      return products.shrink(down, down_weights, problem_.x.data(), tokens, 1, p_.data());
     case expand_up:
       return products.expand(up, up_weights, u.data(), tokens, s, to.y->data());
-    case contract_up:
-      return products.contract(up, up_weights, problem_.dy.data(), tokens, s, v_.data());
+    case shrink_up:
+      return products.shrink(up, up_weights, problem_.dy.data(), tokens, s, v_.data());
     case accumulate_up:
       return products.accumulate(up, u.data(), problem_.dy.data(), tokens, s, /*add=*/true, to.dB->data());
     case accumulate_down:

@@ -32,7 +32,7 @@ class ComposedPeer final : public Peer {
   std::string choices() const;
 
  private:
-  enum Step { project, expand_up, contract_up, accumulate_up, accumulate_down, expand_down, steps };
+  enum Step { project, expand_up, shrink_up, accumulate_up, accumulate_down, expand_down, steps };
   struct Choice {
     std::string library;
     const Products* products;

@@ -91,18 +91,18 @@ struct Up {
 
 template <class Side>
 struct Contract {
-  static std::string name() { return std::string("contract_") + Side::name; }
+  static std::string name() { return std::string("shrink_") + Side::name; }
   static Work work(F& o) { return product(Side::stored(o), Side::wide(o), Side::narrow(o)); }
   template <class O>
   static auto& output(O& o) {
     return Side::narrow(o);
   }
   static void run_simd(F& o) {
-    simd::contract<float>(Side::stack(std::as_const(Side::stored(o))), Side::wide(o), Side::narrow(o));
+    simd::shrink<float>(Side::stack(std::as_const(Side::stored(o))), Side::wide(o), Side::narrow(o));
   }
   template <class S>
   static void run_reference(Operands<S>& o) {
-    reference::contract<S>(Side::stack(std::as_const(Side::stored(o))), Side::wide(o), Side::narrow(o));
+    reference::shrink<S>(Side::stack(std::as_const(Side::stored(o))), Side::wide(o), Side::narrow(o));
   }
   static void run_eigen(F& o) { Side::narrow(o).noalias() = Side::eigen(Side::stored(o)) * Side::wide(o); }
 };

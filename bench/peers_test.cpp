@@ -101,8 +101,8 @@ void test_products(const std::string& name, const Products& products, Layout lay
   products.follow_threads();
 
   Matrix contracted = Matrix::Constant(rows, tokens, NAN);
-  products.contract(shape, stored.data(), x.data(), tokens, 0.5F, contracted.data());
-  check(what + " contract", contracted, 0.5 * (sd * xd));
+  products.shrink(shape, stored.data(), x.data(), tokens, 0.5F, contracted.data());
+  check(what + " shrink", contracted, 0.5 * (sd * xd));
 
   Matrix expanded = before(features, tokens);
   products.expand(shape, stored.data(), p.data(), tokens, 0.5F, expanded.data());

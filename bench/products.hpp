@@ -26,7 +26,7 @@ class Products {
  public:
   virtual ~Products() = default;
   /// p = scale · S x
-  virtual void contract(StackShape shape, const float* s, const float* x, Size tokens, float scale, float* p) const = 0;
+  virtual void shrink(StackShape shape, const float* s, const float* x, Size tokens, float scale, float* p) const = 0;
   /// y += scale · Sᵀ p
   virtual void expand(StackShape shape, const float* s, const float* p, Size tokens, float scale, float* y) const = 0;
   /// dS = scale · p xᵀ, or += where `add`

@@ -129,7 +129,7 @@ class BlasProducts final : public Products {
  public:
   BlasProducts(const Library& library, bool vectors) : library_(library), vectors_(vectors) {}
 
-  void contract(StackShape shape, const float* s, const float* x, Size tokens, float scale, float* p) const override {
+  void shrink(StackShape shape, const float* s, const float* x, Size tokens, float scale, float* p) const override {
     apply(shape, /*up=*/false, s, x, tokens, scale, 0, p);
   }
   void expand(StackShape shape, const float* s, const float* p, Size tokens, float scale, float* y) const override {

@@ -14,7 +14,7 @@ using Map = Eigen::Map<Eigen::MatrixXf>;
 using ConstMap = Eigen::Map<const Eigen::MatrixXf>;
 
 class EigenProducts final : public Products {
-  void contract(StackShape shape, const float* s, const float* x, Size tokens, float scale, float* p) const override {
+  void shrink(StackShape shape, const float* s, const float* x, Size tokens, float scale, float* p) const override {
     Map to(p, shape.rows, tokens);
     const ConstMap from(x, shape.features, tokens);
     if (shape.layout == Layout::tall) {

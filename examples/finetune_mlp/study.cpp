@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "study.hpp"
 
-#include <hydralora/train/similarity.hpp>
+#include <hydralora/analysis/similarity.hpp>
 
 #include <algorithm>
 #include <array>
@@ -515,7 +515,7 @@ std::vector<Method> study_methods(const Settings& settings, MixtureKind kind) {
   // Rates from the same search as those of methods().
   const bool tasks = kind == MixtureKind::tasks;
   add(Method::Kind::split, "SplitLoRA summed", tasks ? 8e-3 : 16e-3);
-  add(Method::Kind::a_lora, "ALoRA", 8e-3);
+  add(Method::Kind::shared_b_lora, "SharedBLoRA", 8e-3);
   add(Method::Kind::dora, "DoRA", tasks ? 8e-3 : 16e-3);
   add(Method::Kind::lora_fa, "LoRA-FA", 16e-3);
   return all;

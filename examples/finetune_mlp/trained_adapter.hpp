@@ -57,7 +57,7 @@ class FrozenBase {
   std::shared_ptr<const Interface> base_;
 };
 
-/// W is frozen and an adapter is trained on it: LoRA, SplitLoRA, HydraLoRA or ALoRA, all the same here.
+/// W is frozen and an adapter is trained on it: LoRA, SplitLoRA, HydraLoRA or SharedBLoRA, all the same here.
 template <class Adapter>
 class TrainedAdapter final : public Linear {
  public:
@@ -130,7 +130,7 @@ class TrainedAdapter final : public Linear {
  private:
   /// Several B of their own.
   static constexpr bool has_heads = !std::is_same_v<typename Adapter::Config, hydralora::LoRAConfig> &&
-                                    !std::is_same_v<typename Adapter::Config, hydralora::ALoRAConfig>;
+                                    !std::is_same_v<typename Adapter::Config, hydralora::SharedBLoRAConfig>;
 
   /// @param task  receives the weights of a router that is told the part: they must outlive the call.
   hydralora::CallOptions<float> options(const Batch& batch, std::uint64_t step, Matrix& task) const {

@@ -49,8 +49,8 @@ void with_adapter_config(const Method& method, Index in, Index out, double dropo
       return f(adapter_config<SplitLoRAConfig>(method, in, out, dropout));
     case Method::Kind::hydra:
       return f(adapter_config<HydraLoRAConfig>(method, in, out, dropout));
-    case Method::Kind::a_lora:
-      return f(adapter_config<ALoRAConfig>(method, in, out, dropout));
+    case Method::Kind::shared_b_lora:
+      return f(adapter_config<SharedBLoRAConfig>(method, in, out, dropout));
     case Method::Kind::full:
       break;
   }
@@ -63,7 +63,7 @@ SplitLoRA<float> make_adapter(const SplitLoRAConfig& config, std::uint64_t seed)
 HydraLoRA<float> make_adapter(const HydraLoRAConfig& config, std::uint64_t seed) {
   return HydraLoRA<float>(config, seed);
 }
-ALoRA<float> make_adapter(const ALoRAConfig& config, std::uint64_t seed) { return ALoRA<float>(config, seed); }
+SharedBLoRA<float> make_adapter(const SharedBLoRAConfig& config, std::uint64_t seed) { return SharedBLoRA<float>(config, seed); }
 
 /// @param inputs  what the layer sees, for a gate that starts from its clusters.
 template <class Adapter>

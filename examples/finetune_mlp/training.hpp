@@ -43,7 +43,7 @@ struct Settings {
 
 /// A way to fine-tune: full, or an adapter of this kind, rank and number of heads on every layer.
 struct Method {
-  enum class Kind { full, lora, lora_fa, dora, split, hydra, a_lora };
+  enum class Kind { full, lora, lora_fa, dora, split, hydra, shared_b_lora };
   enum class Start {
     kaiming,
     gaussian,

@@ -15,7 +15,7 @@
 #include "hydralora/kernels/low_rank.hpp"
 #include "hydralora/kernels/softmax.hpp"
 #include "hydralora/kernels/stack.hpp"
-#include "hydralora/layers/a_lora.hpp"
+#include "hydralora/layers/shared_b_lora.hpp"
 #include "hydralora/layers/adapter_layer.hpp"
 #include "hydralora/layers/adapter_tensors.hpp"
 #include "hydralora/layers/call_options.hpp"

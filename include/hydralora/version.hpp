@@ -3,5 +3,5 @@
 
 /// Semantic version of the library; CMakeLists.txt reads these three lines.
 #define HYDRALORA_VERSION_MAJOR 0
-#define HYDRALORA_VERSION_MINOR 1
+#define HYDRALORA_VERSION_MINOR 2
 #define HYDRALORA_VERSION_PATCH 0

@@ -44,7 +44,7 @@ bool trains(const typename Layer::Config& config) {
 
 int main() {
   const bool trained = trains<LoRA<float>>({8, 8, 2}) && trains<SplitLoRA<double>>({8, 8, 2}) &&
-                       trains<HydraLoRA<float>>({8, 8, 2}) && trains<ALoRA<double>>({8, 8, 2});
+                       trains<HydraLoRA<float>>({8, 8, 2}) && trains<SharedBLoRA<double>>({8, 8, 2});
   Eigen::MatrixXf weight = Eigen::MatrixXf::Identity(8, 8);
   const LoRA<float> adapter(LoRAConfig{8, 8, 2});
   merge(adapter, weight).restore(weight);

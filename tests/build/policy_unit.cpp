@@ -13,6 +13,6 @@ const void* UNIT(int& lanes, float& result) {
   std::vector<float> y(16 * 3, 0.0F);
   layer.forward({x.data(), 16, 3}, {y.data(), 16, 3});
   for (const float v : y) result += v;
-  using Door = void (*)(hydralora::ConstStack<float>, hydralora::ConstTokens<float>, hydralora::Tokens<float>);
-  return reinterpret_cast<const void*>(static_cast<Door>(&hydralora::kernels::contract<float>));
+  using Kernel = void (*)(hydralora::ConstStack<float>, hydralora::ConstTokens<float>, float, hydralora::Tokens<float>);
+  return reinterpret_cast<const void*>(static_cast<Kernel>(&hydralora::kernels::shrink<float>));
 }

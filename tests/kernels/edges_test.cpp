@@ -96,8 +96,8 @@ void check_exactly(Index rows, Index features, Index tokens, const Layout& layou
   std::string wrong;
 
   Guarded<Scalar> projected(Matrix<Scalar>::Constant(rows, tokens, not_a_number<Scalar>), 1, gap);
-  kernels::contract<Scalar>(read, xs.view(), projected.view());
-  if (projected.values() != s * x || !projected.rest_untouched()) wrong += " contract";
+  kernels::shrink<Scalar>(read, xs.view(), Scalar(1), projected.view());
+  if (projected.values() != s * x || !projected.rest_untouched()) wrong += " shrink";
 
   Guarded<Scalar> y(x, offset, gap);
   kernels::expand<Scalar>(read, ps.view(), Scalar(2), y.view());
@@ -200,7 +200,7 @@ TEST_CASE_TEMPLATE("a token's P and Y have the same bits alone and in any batch,
       const auto run = [&](Index begin, Index count) {
         Matrix<Scalar> result(rows + features, count);
         result.bottomRows(features) = x.middleCols(begin, count);
-        kernels::contract<Scalar>(stack, x.middleCols(begin, count), result.topRows(rows));
+        kernels::shrink<Scalar>(stack, x.middleCols(begin, count), Scalar(1), result.topRows(rows));
         kernels::expand<Scalar>(stack, p.middleCols(begin, count), Scalar(0.7), result.bottomRows(features));
         return result;
       };
@@ -315,7 +315,7 @@ TEST_CASE_TEMPLATE("NaN and Inf stay in their token, row or feature in all three
           dirty_p(row, token) = std::numeric_limits<Scalar>::infinity();
           Matrix<Scalar> out(rows, tokens), sum = Matrix<Scalar>::Zero(rows, features);
           Matrix<Scalar> grown = Matrix<Scalar>::Zero(features, tokens);
-          kernels::contract<Scalar>(stack, dirty_x, out);
+          kernels::shrink<Scalar>(stack, dirty_x, Scalar(1), out);
           kernels::expand<Scalar>(stack, dirty_p, Scalar(1), grown);
           CHECK(out.col(token).array().isNaN().all());
           CHECK_FALSE(grown.col(token).array().isFinite().any());  // Inf, or NaN where the stack is zero

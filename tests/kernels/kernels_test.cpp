@@ -57,11 +57,11 @@ void check_products(Index rows, Index features, Index tokens, bool feature_major
   StackBuffer<Scalar> stack(s, feature_major);
   StackBuffer<double> twin(sd, feature_major);
 
-  // contract: entry by entry within rounding of Σ|s||x|
+  // shrink: entry by entry within rounding of Σ|s||x|
   Strided<Scalar> out(Matrix<Scalar>::Constant(rows, tokens, Scalar(7)), 1, 4), xs(x, 1, 2);
   Matrix<double> expected(rows, tokens);
-  kernels::contract<Scalar>(stack.view(), xs.view(), out.view());
-  reference::contract<double>(twin.view(), xd, expected);
+  kernels::shrink<Scalar>(stack.view(), xs.view(), Scalar(1), out.view());
+  reference::shrink<double>(twin.view(), xd, expected);
   const Matrix<double> magnitude = sd.cwiseAbs() * xd.cwiseAbs();
   CHECK(((out.values().template cast<double>() - expected).cwiseAbs().array() <=
          (tolerance::product_sum<Scalar>(static_cast<double>(features)) * magnitude).array())
@@ -281,10 +281,10 @@ TEST_CASE("NaN and Inf in one token stay in that token") {
   const Matrix<float> s = random_matrix<float>(12, 40, 4);
   Matrix<float> clean(12, 13), dirty(12, 13);
   StackBuffer<float> stack(s, true);
-  kernels::contract<float>(stack.view(), x, clean);
+  kernels::shrink<float>(stack.view(), x, float(1), clean);
   x(3, 4) = std::numeric_limits<float>::quiet_NaN();
   x(5, 7) = std::numeric_limits<float>::infinity();
-  kernels::contract<float>(stack.view(), x, dirty);
+  kernels::shrink<float>(stack.view(), x, float(1), dirty);
   for (Index t = 0; t < 13; ++t) {
     if (t == 4) {
       CHECK(dirty.col(t).array().isNaN().all());

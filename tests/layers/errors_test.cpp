@@ -60,11 +60,11 @@ TEST_CASE("configs that make no sense are refused before anything is allocated")
   check_config<LoRA<float>>(LoRAConfig{8, 6, 2});
   check_config<SplitLoRA<float>>(SplitLoRAConfig{8, 6, 2});
   check_config<HydraLoRA<float>>(HydraLoRAConfig{8, 6, 2});
-  check_config<ALoRA<float>>(ALoRAConfig{8, 6, 2});
-  ALoRAConfig summed{8, 6, 2};
+  check_config<SharedBLoRA<float>>(SharedBLoRAConfig{8, 6, 2});
+  SharedBLoRAConfig summed{8, 6, 2};
   summed.routing = Routing::uniform;
-  CHECK(message_of([&] { ALoRA<float> layer(summed); }) ==
-        "ALoRA: Routing::uniform would be one LoRA with A = A_1 + ... + A_N");
+  CHECK(message_of([&] { SharedBLoRA<float> layer(summed); }) ==
+        "SharedBLoRA: Routing::uniform would be one LoRA with A = A_1 + ... + A_N");
 }
 
 TEST_CASE("a call with the wrong shapes, overlaps, cache or gradients throws and leaves everything untouched") {
@@ -151,7 +151,7 @@ TEST_CASE("a call with the wrong shapes, overlaps, cache or gradients throws and
         more.heads = 4;
         typename Layer::Gradients more_g(more);
         contains(message_of([&] { layer.backward(x, dy, cache, more_g, dx); }), "heads 4");
-        if constexpr (!std::is_same_v<typename Layer::Config, ALoRAConfig>) {
+        if constexpr (!std::is_same_v<typename Layer::Config, SharedBLoRAConfig>) {
           contains(message_of([&] { typename Layer::Gradients(layer.config()).B(3); }), "head 3 of 3 heads");
         }
         if constexpr (!std::is_same_v<typename Layer::Config, HydraLoRAConfig>) {

@@ -66,12 +66,12 @@ SplitLoRA<double> routed_layer(const SplitLoRA<double>*, const LayerShape& s, co
   return SplitLoRA<double>(SplitLoRAConfig{s.in, s.out, s.rank, 3.0, false, 0, s.heads, Routing::learned, gate});
 }
 
-ALoRA<double> routed_layer(const ALoRA<double>*, const LayerShape& s, const GateConfig& gate) {
-  return ALoRA<double>(ALoRAConfig{s.in, s.out, s.rank, 3.0, false, 0, s.heads, Routing::learned, gate});
+SharedBLoRA<double> routed_layer(const SharedBLoRA<double>*, const LayerShape& s, const GateConfig& gate) {
+  return SharedBLoRA<double>(SharedBLoRAConfig{s.in, s.out, s.rank, 3.0, false, 0, s.heads, Routing::learned, gate});
 }
 
 template <class Layer>
-constexpr bool shares_B = std::is_same_v<typename Layer::Config, ALoRAConfig>;
+constexpr bool shares_B = std::is_same_v<typename Layer::Config, SharedBLoRAConfig>;
 template <class Layer>
 constexpr bool is_hydra = std::is_same_v<typename Layer::Config, HydraLoRAConfig>;
 
@@ -216,7 +216,7 @@ TEST_CASE("gradients of every gate, input, granularity and balance loss by compl
       CAPTURE(static_cast<int>(gate.granularity));
       check_gate<HydraLoRA<double>>(s, gate, index);
       check_gate<SplitLoRA<double>>(s, gate, index + 1000);
-      check_gate<ALoRA<double>>(s, gate, index + 2000);
+      check_gate<SharedBLoRA<double>>(s, gate, index + 2000);
     });
   }
 }

@@ -52,7 +52,7 @@ double complex_step(Complex& entry, const Textbook<Complex>& book, const Matrix<
 template <class Gradients, class Function>
 void for_each_tensor(Gradients& g, Textbook<Complex>& book, Function&& f) {
   constexpr bool hydra = std::is_same_v<typename Gradients::Config, HydraLoRAConfig>;
-  constexpr bool shared_b = std::is_same_v<typename Gradients::Config, ALoRAConfig>;
+  constexpr bool shared_b = std::is_same_v<typename Gradients::Config, SharedBLoRAConfig>;
   constexpr bool lora = std::is_same_v<typename Gradients::Config, LoRAConfig>;
   if constexpr (lora) {
     f("A", g.A(), book.A[0]);
@@ -134,7 +134,7 @@ void check_layer(const Layer& layer, Kind kind, const LayerShape& s, std::uint64
       agrees("shared A", g.A()(i, j), sum);
     });
   }
-  if constexpr (std::is_same_v<typename Layer::Config, ALoRAConfig>) {
+  if constexpr (std::is_same_v<typename Layer::Config, SharedBLoRAConfig>) {
     for_some_entries(s.out, s.rank, seed, [&](Index i, Index j) {
       double sum = 0;
       for (auto& b : book.B) sum += complex_step(b(i, j), book, xc, mask, dy);

@@ -91,7 +91,7 @@ TEST_CASE_TEMPLATE("one head is LoRA, bit for bit at initialisation and in every
   HydraLoRA<Scalar> hydra(HydraLoRAConfig{19, 23, 5, 16, false, 0, 1}, 4);
   SplitLoRA<Scalar> split(SplitLoRAConfig{19, 23, 5, 16, false, 0, 1}, 4);
   CHECK(same_bits<Scalar>(hydra.A(), lora.A()));
-  ALoRA<Scalar> shared_b(ALoRAConfig{19, 23, 5, 16, false, 0, 1}, 4);
+  SharedBLoRA<Scalar> shared_b(SharedBLoRAConfig{19, 23, 5, 16, false, 0, 1}, 4);
   CHECK(same_bits<Scalar>(split.A(0), lora.A()));
   CHECK(same_bits<Scalar>(shared_b.A(0), lora.A()));
   LoRA<Scalar> trained = lora;

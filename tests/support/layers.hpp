@@ -26,9 +26,9 @@ inline const char* name(Kind kind) {
     case Kind::hydra:
       return "HydraLoRA";
     case Kind::shared_b:
-      return "ALoRA";
+      return "SharedBLoRA";
     case Kind::shared_b_given:
-      return "ALoRA given";
+      return "SharedBLoRA given";
   }
   return "";
 }
@@ -45,7 +45,7 @@ void with_layer(Kind kind, const LayerShape& s, double dropout, std::uint64_t se
     run(SplitLoRA<Scalar>(SplitLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing}, seed));
   };
   const auto shared_b = [&](Routing routing) {
-    run(ALoRA<Scalar>(ALoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing}, seed));
+    run(SharedBLoRA<Scalar>(SharedBLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing}, seed));
   };
   switch (kind) {
     case Kind::lora:

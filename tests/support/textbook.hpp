@@ -14,7 +14,7 @@ namespace support {
 
 template <class Scalar>
 struct Textbook {
-  std::vector<Matrix<Scalar>> A;  // one per head; HydraLoRA repeats its only A, ALoRA its only B
+  std::vector<Matrix<Scalar>> A;  // one per head; HydraLoRA repeats its only A, SharedBLoRA its only B
   std::vector<Matrix<Scalar>> B;
   Matrix<Scalar> gate;     // heads × in, or empty
   Matrix<Scalar> weights;  // heads × tokens where the caller gives them
@@ -84,7 +84,7 @@ Textbook<To> textbook(const hydralora::HydraLoRA<From>& layer, const Matrix<From
 }
 
 template <class To, class From>
-Textbook<To> textbook(const hydralora::ALoRA<From>& layer, const Matrix<From>& weights = {}) {
+Textbook<To> textbook(const hydralora::SharedBLoRA<From>& layer, const Matrix<From>& weights = {}) {
   Textbook<To> book{
       {}, {}, layer.gate().template cast<To>(), weights.template cast<To>(), hydralora::scaling_of(layer.config())};
   for (Index i = 0; i < layer.config().heads; ++i) {

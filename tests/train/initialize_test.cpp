@@ -8,7 +8,7 @@
 #include <hydralora/train.hpp>
 #include <limits>
 
-#include "hydralora/train/similarity.hpp"
+#include "hydralora/analysis/similarity.hpp"
 #include "support/errors.hpp"
 #include "support/shapes.hpp"
 
@@ -276,7 +276,7 @@ TEST_CASE("the norm of ΔW from Gram matrices is that of ΔW") {
   CHECK(delta_norm(hydra) == doctest::Approx(even.norm()).epsilon(1e-12));
   CHECK(delta_norm(split) ==
         doctest::Approx((2 * split.B(0) * split.A(0) + 2 * split.B(1) * split.A(1)).norm()).epsilon(1e-12));
-  ALoRA<double> shared_b(ALoRAConfig{9, 7, 2, 4, false, 0, 3});
+  SharedBLoRA<double> shared_b(SharedBLoRAConfig{9, 7, 2, 4, false, 0, 3});
   shared_b.parameters() = random_matrix<double>(shared_b.parameter_count(), 1, 5);
   Eigen::MatrixXd mean_A = Eigen::MatrixXd::Zero(2, 9);
   for (Index i = 0; i < 3; ++i) mean_A += w[i] * shared_b.A(i);

@@ -63,7 +63,7 @@ Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
   return {tensor.template data_ptr<Scalar>(), features, features > 0 ? tensor.numel() / features : 0, stride};
 }
 
-/// An adapter as a torch module, for LoRA, SplitLoRA, HydraLoRA and ALoRA of float or double:
+/// An adapter as a torch module, for LoRA, SplitLoRA, HydraLoRA and SharedBLoRA of float or double:
 ///
 ///   hydralora::TorchAdapter<hydralora::HydraLoRA<float>> adapter(config, /*seed=*/1);
 ///   y = adapter->forward(x, base->forward(x));          // the base's result, with ΔW(x) added in place

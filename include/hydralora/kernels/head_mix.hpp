@@ -4,7 +4,7 @@
 //
 //   shared A (HydraLoRA)       h has r numbers        u_i = ω_i h        column-wise Khatri–Rao product of Ω and H
 //   an A per head (SplitLoRA)  h has N·r numbers      u_i = ω_i h_i
-//   shared B (ALoRA)           as shared A, with h and v in each other's place
+//   shared B (SharedBLoRA)     as shared A, with h and v in each other's place
 //
 // Which of the two it is follows from the number of rows of H; with one head they are the same thing.
 #pragma once

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// The three skinny products. They are all the heavy work of LoRA, SplitLoRA, HydraLoRA and ALoRA, forward and backward:
+// The three skinny products. They are all the heavy work of LoRA, SplitLoRA, HydraLoRA and SharedBLoRA, forward and backward:
 //
-//   contract     P  = S X              [h; ℓ] = [A; G] x            V = Bᵀ dy
+//   shrink       P  = scale · S X      [h; ℓ] = [A; G] x            V = s · Bᵀ dy
 //   expand       Y += scale · Sᵀ P     y += s · B u                 dx += [A; G]ᵀ [dh; dℓ]
 //   accumulate   dS += scale · P Xᵀ    [dA; dG] += [dh; dℓ] xᵀ      dB += s · dy uᵀ
 //
@@ -25,20 +25,28 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace kernels {
 
-/// P = S X, for every token: p_k = Σ_j S(k, j) x_j.
+/// P = scale · S X, for every token: p_k = scale · Σ_j S(k, j) x_j.
 ///
 /// @param s  (rows × features), read.
 /// @param x  (features × tokens), read.
+/// @param scale  factor on the sums.
 /// @param p  (rows × tokens), OVERWRITTEN. Must overlap neither s nor x.
 /// Cost      2 · tokens · rows · features flop; scratch for one copy of s.
 template <class Scalar>
-void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
+void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Scalar scale, Tokens<Scalar> p) {
   assert(x.features() == s.features && p.features() == s.rows && p.tokens() == x.tokens());
   if constexpr (simd::has_simd<Scalar>) {
-    simd::contract<simd::DefaultArch>(s, x, p);
+    simd::shrink<simd::DefaultArch>(s, x, p);
   } else {
-    reference::contract(s, x, p);
+    reference::shrink(s, x, p);
   }
+  if (scale != Scalar(1)) p.matrix() *= scale;
+}
+/// The former name of shrink(), without a scale.
+template <class Scalar>
+[[deprecated("use kernels::shrink(s, x, scale, p)")]] void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x,
+                                                                    Tokens<Scalar> p) {
+  shrink<Scalar>(s, x, Scalar(1), p);
 }
 
 /// Y += scale · Sᵀ P, for every token: y_j += scale · Σ_k S(k, j) p_k.

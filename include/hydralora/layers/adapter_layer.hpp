@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The door that LoRA, SplitLoRA, HydraLoRA and ALoRA share: construction, checks, what is kept between forward and backward.
+// The door that LoRA, SplitLoRA, HydraLoRA and SharedBLoRA share: construction, checks, what is kept between forward and backward.
 // The formulas are in the layers' own files.
 #pragma once
 
@@ -45,7 +45,7 @@ class AdapterCache {
   ConstTokens<Scalar> log_partition() const {
     return rows(shape_.kept_rows() - shape_.partition_rows, shape_.partition_rows);
   }
-  /// H, (rank × tokens); SplitLoRA and ALoRA: (heads · rank × tokens).
+  /// H, (rank × tokens); SplitLoRA and SharedBLoRA: (heads · rank × tokens).
   ConstTokens<Scalar> h() const { return rows(0, shape_.a_rows); }
 
  private:

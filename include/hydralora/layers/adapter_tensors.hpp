@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The tensors that LoRA, SplitLoRA, HydraLoRA and ALoRA have in common: one flat buffer with two stacks of rows,
+// The tensors that LoRA, SplitLoRA, HydraLoRA and SharedBLoRA have in common: one flat buffer with two stacks of rows,
 //
 //   down  [A; gate]        what a token is projected on
 //   up    [B_1 … B_N]      what comes back out

@@ -161,7 +161,7 @@ class DoRALinear {
     cross.matrix().setZero();
     base.add_forward(turned, cross);
     const Tokens<Scalar> gram = scratch.take_tokens<Scalar>(rank, rank);  // A Aᵀ
-    kernels::contract<Scalar>(std::as_const(adapter).down_stack(), turned, gram);
+    kernels::shrink<Scalar>(std::as_const(adapter).down_stack(), turned, Scalar(1), gram);
     kernels::expand<Scalar>(std::as_const(adapter).up_stack(), gram, s / 2, cross);
     c.matrix().col(0) = squares_;
     for (Index k = 0; k < rank; ++k) {

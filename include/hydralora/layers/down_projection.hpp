@@ -77,15 +77,16 @@ Stack<Scalar> stack_rows(Stack<Scalar> s, Index first, Index rows) {
 template <class Scalar>
 void project_down(ConstStack<Scalar> down, Index adapter_rows, const Dropout& dropout, ConstTokens<Scalar> x,
                   Tokens<Scalar> p) {
-  if (dropout.probability == 0) return kernels::contract(down, x, p);
+  if (dropout.probability == 0) return kernels::shrink(down, x, Scalar(1), p);
 
   ScratchFrame scratch;
   const Tokens<Scalar> dropped = scratch.take_tokens<Scalar>(x.features(), x.tokens());
   dropped.matrix() = x.matrix();
   dropout.apply(dropped);
   const Index gate_rows = down.rows - adapter_rows;
-  kernels::contract<Scalar>(stack_rows(down, 0, adapter_rows), dropped, p.rows(0, adapter_rows));
-  if (gate_rows > 0) kernels::contract(stack_rows(down, adapter_rows, gate_rows), x, p.rows(adapter_rows, gate_rows));
+  kernels::shrink<Scalar>(stack_rows(down, 0, adapter_rows), dropped, Scalar(1), p.rows(0, adapter_rows));
+  if (gate_rows == 0) return;
+  kernels::shrink(stack_rows(down, adapter_rows, gate_rows), x, Scalar(1), p.rows(adapter_rows, gate_rows));
 }
 
 /// dDown += dP Xᵀ, i.e. with the mask m of dropout  dA += dH (m∘X)ᵀ  and  dG += dL Xᵀ.

@@ -35,7 +35,7 @@ enum class Routing {
 /// What the gate's matrix G is applied to.
 enum class GateInput {
   x,           ///< the layer's input: G is heads × in_features. As released
-  projection,  ///< A x: G is heads × rank (SplitLoRA and ALoRA: heads × heads · rank). As the paper's eq. (4) writes it
+  projection,  ///< A x: G is heads × rank (SplitLoRA and SharedBLoRA: heads × heads · rank). As the paper's eq. (4) writes it
   rms_projection  ///< √(mean of (A x)² + 1e-6) over a segment's tokens: G as above. Pooled only
 };
 
@@ -228,12 +228,12 @@ void gate_forward(const GateConfig& gate, const GateTensors<Scalar>& to, ConstTo
   using std::log;
   using std::real;
   const Tokens<Scalar> logits = to.weights;
-  if (gate.input == GateInput::projection) kernels::contract<Scalar>(to.matrix, h, logits);  // ℓ = G h
+  if (gate.input == GateInput::projection) kernels::shrink<Scalar>(to.matrix, h, Scalar(1), logits);  // ℓ = G h
   if (gate.input == GateInput::rms_projection) {
     ScratchFrame scratch;
     const Tokens<Scalar> z = scratch.take_tokens<Scalar>(h.features(), h.tokens());
     pool_rms(gate.granularity, segments, h, z);
-    kernels::contract<Scalar>(to.matrix, z, logits);  // ℓ = G z
+    kernels::shrink<Scalar>(to.matrix, z, Scalar(1), logits);  // ℓ = G z
   } else if (gate.pools()) {
     pool_mean(gate.granularity, segments, logits);
   }

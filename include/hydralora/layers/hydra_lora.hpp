@@ -150,8 +150,7 @@ class HydraLoRA : public detail::AdapterLayer<HydraLoRA<Scalar>, HydraLoRATensor
     ScratchFrame scratch;
     const Tokens<Scalar> v = scratch.take_tokens<Scalar>(heads * rank, dy.tokens());
 
-    kernels::contract(this->up_stack(), dy, v);
-    v.matrix() *= this->scaling();                                     // V = s [B_1 … B_N]ᵀ dY
+    kernels::shrink(this->up_stack(), dy, this->scaling(), v);                                     // V = s [B_1 … B_N]ᵀ dY
     kernels::mix_heads_backward<Scalar>(v, h, weights, dweights, dh);  // dω_i = ⟨V_i, h⟩,  dh = Σ_i ω_i V_i
     this->weigh_heads_backward(kept, dkept, dgate, options);           // dℓ = ω ∘ (dω − ⟨ω, dω⟩)
   }

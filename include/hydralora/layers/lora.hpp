@@ -77,8 +77,7 @@ class LoRA : public detail::AdapterLayer<LoRA<Scalar>, LoRATensors<Scalar>> {
   /// From dY to what reaches h of these tokens.
   void backward_tokens(ConstTokens<Scalar> dy, ConstTokens<Scalar> /*h*/, Tokens<Scalar> dh, Stack<Scalar> /*dgate*/,
                        const CallOptions<Scalar>&) const {
-    kernels::contract(this->up_stack(), dy, dh);
-    dh.matrix() *= this->scaling();  // V = s Bᵀ dY
+    kernels::shrink(this->up_stack(), dy, this->scaling(), dh);  // V = s Bᵀ dY
   }
 
   /// From dY to the gradient of B, for the features of dY.

@@ -122,8 +122,7 @@ class SplitLoRA : public detail::AdapterLayer<SplitLoRA<Scalar>, SplitLoRATensor
     const bool uniform = this->config().routing == Routing::uniform;
     const Tokens<Scalar> v = uniform ? dh : scratch.take_tokens<Scalar>(shape.up_rows(), dy.tokens());
 
-    kernels::contract(this->up_stack(), dy, v);
-    v.matrix() *= this->scaling();  // V = s [B_1 … B_N]ᵀ dY
+    kernels::shrink(this->up_stack(), dy, this->scaling(), v);  // V = s [B_1 … B_N]ᵀ dY
     if (uniform) return;
     kernels::mix_heads_backward<Scalar>(v, h, weights, dweights, dh);  // dω_i = ⟨V_i, h_i⟩,  dh_i = ω_i V_i
     this->weigh_heads_backward(kept, dkept, dgate, options);

@@ -13,7 +13,7 @@ namespace reference {
 
 /// P = S X.
 template <class Scalar>
-void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
+void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   for (Index t = 0; t < x.tokens(); ++t) {
     for (Index k = 0; k < s.rows; ++k) {
       Scalar sum(0);

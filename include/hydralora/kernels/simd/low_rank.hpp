@@ -4,7 +4,7 @@
 //
 // What a thread owns decides the order of the loops, so that nothing is summed by two threads:
 //
-//   contract    a few tokens                 the stack, packed once for all threads, streams past them
+//   shrink      a few tokens                 the stack, packed once for all threads, streams past them
 //   expand      2 KiB of every token         their piece of the stack is packed into the L2 cache, all tokens pass by
 //   accumulate  256 bytes of every token     blocks of tokens are copied into the L1 cache, all rows of P pass by
 #pragma once
@@ -23,18 +23,18 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Features summed in one go in contract(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache.
+/// Features summed in one go in shrink(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache.
 /// Part of the result's bits.
 inline constexpr Index feature_block = 256;
-/// Tokens one task takes in contract(): the whole stack passes by them, so they are many, yet few enough for all threads.
+/// Tokens one task takes in shrink(): the whole stack passes by them, so they are many, yet few enough for all threads.
 /// 32 to 128 are within noise.
-inline constexpr Index contract_tokens = 64;
+inline constexpr Index shrink_tokens = 64;
 /// Bytes of a stack that stay in half the L2 cache of today's cores: then every tile takes all features in one go, and X
 /// is read in long runs. A larger stack passes by block by block, and all tiles of the task share a block.
-inline constexpr Index contract_stack_bytes = 524288;
-/// Registers of sums that a tile of few tokens holds in contract(): blocks of a feature-major stack lie so far apart that
+inline constexpr Index shrink_stack_bytes = 524288;
+/// Registers of sums that a tile of few tokens holds in shrink(): blocks of a feature-major stack lie so far apart that
 /// more of them only get in each other's way in the cache.
-inline constexpr Index contract_sums = 8;
+inline constexpr Index shrink_sums = 8;
 /// Tokens summed in one go in accumulate(): with 256 bytes of each, 32 KiB in the L1 cache. Part of the result's bits.
 inline constexpr Index token_block = 128;
 /// Bytes of every token that one task owns in expand(): long enough for the hardware to prefetch Y, and a stack of 64 rows
@@ -99,7 +99,7 @@ void for_each_tile(Index count, Function&& f) {
 
 /// P += a panel's rows times x, block by block, for one tile of tokens.
 template <class Arch, Index rows, Index registers, class Scalar>
-void contract_tile(const Scalar* panel, Index step, ConstTokens<Scalar> x, Tokens<Scalar> p) {
+void shrink_tile(const Scalar* panel, Index step, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   TileArguments<Scalar> tile;
   tile.a_step = step;
   tile.a_copy = feature_block * step;
@@ -127,7 +127,7 @@ void contract_tile(const Scalar* panel, Index step, ConstTokens<Scalar> x, Token
     add_outer_products<Arch, rows, registers, copies>(tile);
   };
   Index j = 0;
-  constexpr Index copies = tile_copies(rows, registers, contract_sums);
+  constexpr Index copies = tile_copies(rows, registers, shrink_sums);
   if constexpr (copies > 1) {
     for (; j + copies * feature_block <= x.features(); j += copies * feature_block) {
       add_blocks(std::integral_constant<Index, copies>{}, j);
@@ -141,14 +141,14 @@ void contract_tile(const Scalar* panel, Index step, ConstTokens<Scalar> x, Token
 
 }  // namespace detail
 
-/// See kernels::contract. Loads: rows of the stack at one feature. Broadcasts: that feature of a tile's tokens.
+/// See kernels::shrink. Loads: rows of the stack at one feature. Broadcasts: that feature of a tile's tokens.
 template <class Arch, class Scalar>
-void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
+void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
   ScratchFrame scratch;
   const detail::Panels<Scalar> stack = detail::panels_of_rows<Arch>(s, x.tokens(), scratch);
-  const Index groups = detail::ceil_div(x.tokens(), contract_tokens);
-  const bool fits = s.rows * s.features * static_cast<Index>(sizeof(Scalar)) <= contract_stack_bytes;
+  const Index groups = detail::ceil_div(x.tokens(), shrink_tokens);
+  const bool fits = s.rows * s.features * static_cast<Index>(sizeof(Scalar)) <= shrink_stack_bytes;
   parallel_for(groups, 2 * x.tokens() * s.rows * s.features, [&](Index group) {
     const Index begin = x.tokens() * group / groups, tokens = x.tokens() * (group + 1) / groups - begin;
     for (Index t = begin; t < begin + tokens; ++t) std::fill(p.token(t), p.token(t) + s.rows, Scalar(0));
@@ -161,7 +161,7 @@ void contract(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
           const Index used = std::min(width, s.rows - row);
           const Scalar* panel = stack.data + row / width * stack.panel_stride + j * stack.step;
           with_constant<tile_registers>(detail::ceil_div(used, lane_count), [&](auto registers) {
-            detail::contract_tile<Arch, rows, registers>(panel, stack.step, piece,
+            detail::shrink_tile<Arch, rows, registers>(panel, stack.step, piece,
                                                          p.slice(begin + t, rows).rows(row, used));
           });
         }

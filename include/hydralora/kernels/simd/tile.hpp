@@ -28,7 +28,7 @@ template <class Scalar, class Arch>
 inline constexpr Index tile_width = tile_registers* lanes<Scalar, Arch>;
 
 /// How many times a tile of so few rows fits into the registers for sums: as copies side by side, each on its own part of
-/// the sum (contract), or as a tile so many times as wide (expand). Even one token then has the 8 chains that an FMA's latency
+/// the sum (shrink), or as a tile so many times as wide (expand). Even one token then has the 8 chains that an FMA's latency
 /// asks for; with twice as many, where there are registers for them, it also reads longer runs of memory.
 constexpr Index tile_copies(Index rows, Index registers, Index sums = HYDRALORA_VECTOR_REGISTERS / 2) {
   return rows > 4 ? 1 : std::max<Index>(1, sums / (rows * registers));

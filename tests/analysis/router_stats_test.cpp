@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "hydralora/train/router_stats.hpp"
+#include "hydralora/analysis/router_stats.hpp"
 #include "support/errors.hpp"
 
 #include <doctest/doctest.h>

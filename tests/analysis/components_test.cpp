@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-#include "hydralora/train/components.hpp"
-#include "hydralora/train/dbscan.hpp"
+#include "hydralora/analysis/components.hpp"
+#include "hydralora/analysis/dbscan.hpp"
 #include "support/errors.hpp"
 
 #include <doctest/doctest.h>

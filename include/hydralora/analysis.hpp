@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MIT
+//
+// Everything in analysis/ that compiles fast. similarity.hpp needs Eigen's SVD and is included by itself.
+#pragma once
+
+#include "hydralora/analysis/components.hpp"
+#include "hydralora/analysis/dbscan.hpp"
+#include "hydralora/analysis/router_stats.hpp"
+#include "hydralora/analysis/tsne.hpp"

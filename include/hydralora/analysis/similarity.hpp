@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+//
+// How alike adapters are: the A and the B of two layers, of two runs, of the heads of one layer; and the plane in which
+// to draw many of them.
+//
+// HydraLoRA's observation 2 (the A of independently trained LoRAs look alike, their B do not) depends on the seeds: with
+// the same seed every A starts as the same matrix (arXiv:2509.25414). Compare runs with the same and with different seeds.
+//
+// Not part of hydralora/train.hpp: Eigen's SVD takes a compiler longer than all the rest.
+#pragma once
+
+#include <Eigen/QR>
+#include <Eigen/SVD>
+#include <algorithm>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/core/tokens.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// The cosine of two matrices after the rotation of their rows that brings them closest: max over orthogonal R of
+/// ⟨X, R Y⟩ / (‖X‖ ‖Y‖), the nuclear norm of X Yᵀ over the norms. For A; for B pass B(i).transpose(). A rotation inside the
+/// rank-r space, which A and B may share without any change of B A, does not count as a difference.
+///
+/// @return  in [0, 1]; 0 where one of them is zero.
+/// @throws std::invalid_argument  where the shapes differ, or on numbers that are not finite.
+template <class X, class Y>
+double aligned_cosine(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Y>& y) {
+  expects_shape("aligned_cosine", "the second matrix", Shape{y.rows(), y.cols()}, Shape{x.rows(), x.cols()},
+                "the shape of the first");
+  const Eigen::MatrixXd a = x.template cast<double>(), b = y.template cast<double>();
+  expects(a.allFinite() && b.allFinite(), "aligned_cosine: the matrices are not finite");
+  const double norm_a = a.stableNorm(), norm_b = b.stableNorm();
+  if (norm_a == 0 || norm_b == 0) return 0;
+  const Eigen::BDCSVD<Eigen::MatrixXd> svd((a / norm_a) * (b / norm_b).transpose());
+  return std::min(1.0, svd.singularValues().sum());
+}
+
+/// The cosines of the principal angles between the spans of two sets of columns, descending: all 1 = one holds the other,
+/// all 0 = orthogonal. For B(i); for A pass A().transpose(). Source: Björck and Golub 1973.
+///
+/// @return  as many numbers in [0, 1] as the smaller of the two ranks; none for a matrix of zeros.
+/// @throws std::invalid_argument  where the numbers of rows differ, or on numbers that are not finite.
+template <class X, class Y>
+Eigen::VectorXd principal_cosines(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Y>& y) {
+  expects(x.rows() == y.rows(), "principal_cosines: columns of ", x.rows(), " and of ", y.rows(), " numbers");
+  expects(x.allFinite() && y.allFinite(), "principal_cosines: the columns are not finite");
+  const auto orthonormal = [](const Eigen::MatrixXd& m) -> Eigen::MatrixXd {
+    if (m.size() == 0) return Eigen::MatrixXd(m.rows(), 0);
+    const Eigen::ColPivHouseholderQR<Eigen::MatrixXd> qr(m);
+    return qr.householderQ() * Eigen::MatrixXd::Identity(m.rows(), qr.rank());
+  };
+  const Eigen::MatrixXd overlap =
+      orthonormal(x.template cast<double>()).transpose() * orthonormal(y.template cast<double>());
+  if (overlap.size() == 0) return Eigen::VectorXd();
+  return Eigen::BDCSVD<Eigen::MatrixXd>(overlap).singularValues().cwiseMin(1.0);
+}
+
+/// What principal_components() found.
+struct PrincipalComponents {
+  Eigen::MatrixXd coordinates;  ///< (components × samples)
+  Eigen::VectorXd variance;     ///< of each component, as a share of the whole, descending
+};
+
+/// The samples in the directions in which they differ most: PCA of the centred columns. The sign of a component is such
+/// that its largest coordinate is positive.
+///
+/// @param points      (features × samples): flattened matrices, activations.
+/// @param components  1 … min(features, samples).
+/// @throws std::invalid_argument  on another number of components, or numbers that are not finite.
+/// Cost     one SVD in double of a features × samples matrix.
+inline PrincipalComponents principal_components(const Eigen::MatrixXd& points, Index components) {
+  expects(components >= 1 && components <= std::min(points.rows(), points.cols()), "principal_components: ", components,
+          " components of ", Shape{points.rows(), points.cols()}, " numbers (features x samples)");
+  expects(points.allFinite(), "principal_components: the points are not finite");
+  Eigen::MatrixXd centred = points.colwise() - points.rowwise().mean();
+  constexpr double rounding = 1e-12;  // what centring equal numbers may leave of them
+  if (centred.cwiseAbs().maxCoeff() <= rounding * points.cwiseAbs().maxCoeff()) centred.setZero();
+  const Eigen::BDCSVD<Eigen::MatrixXd> svd(centred, Eigen::ComputeThinV);
+  const Eigen::VectorXd squares = svd.singularValues().cwiseAbs2();
+  PrincipalComponents result;
+  result.coordinates =
+      svd.singularValues().head(components).asDiagonal() * svd.matrixV().leftCols(components).transpose();
+  result.variance =
+      squares.sum() > 0 ? Eigen::VectorXd(squares.head(components) / squares.sum()) : Eigen::VectorXd::Zero(components);
+  for (Index i = 0; i < components; ++i) {
+    Index largest = 0;
+    result.coordinates.row(i).cwiseAbs().maxCoeff(&largest);
+    if (result.coordinates(i, largest) < 0) result.coordinates.row(i) *= -1;
+  }
+  return result;
+}
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
