@@ -194,8 +194,8 @@ TEST_CASE("AdaptedLinear refuses a base and an adapter of different shapes; Dens
            "the base's weight is 6x9, the adapter's is 6x8");
   const DenseLinear<float> base(Matrix<float>::Ones(6, 8));
   Matrix<float> x = Matrix<float>::Ones(8, 5), y = Matrix<float>::Zero(6, 5);
-  contains(message_of([&] { base.add_forward(x.topRows(7), y); }), "the input is 7x5, expected 8x5");
-  contains(message_of([&] { base.add_forward(x, y.leftCols(3)); }), "the output is 6x3, expected 6x5");
-  contains(message_of([&] { base.add_forward(x, x.topRows(6)); }), "overlap");
+  contains(message_of([&] { base.forward(x.topRows(7), y); }), "the input is 7x5, expected 8x5");
+  contains(message_of([&] { base.forward(x, y.leftCols(3)); }), "the output is 6x3, expected 6x5");
+  contains(message_of([&] { base.forward(x, x.topRows(6)); }), "overlap");
   CHECK(y.isZero(0));
 }

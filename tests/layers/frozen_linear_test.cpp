@@ -15,8 +15,8 @@ TEST_CASE("DenseLinear adds to its output and writes nothing else") {
   const DenseLinear<double> base(random_matrix<double>(6, 9, 1));
   const Matrix<double> x = random_matrix<double>(9, 5, 2), dy = random_matrix<double>(6, 5, 3);
   Strided<double> y(Matrix<double>::Ones(6, 5)), dx(Matrix<double>::Ones(9, 5));
-  base.add_forward(x, y.view());
-  base.add_backward(dy, dx.view());
+  base.forward(x, y.view());
+  base.backward(dy, dx.view());
   const Matrix<double> wx = base.weight().lazyProduct(x), wdy = base.weight().transpose().lazyProduct(dy);
   CHECK(relative_difference((y.values().array() - 1).matrix(), wx) <= tolerance::law<double>);
   CHECK(relative_difference((dx.values().array() - 1).matrix(), wdy) <= tolerance::law<double>);
@@ -78,8 +78,8 @@ TEST_CASE("DenseLinear gives the same bits on any number of threads") {
     for (const int threads : thread_counts) {
       const Threads use(threads);
       Matrix<float> y = Matrix<float>::Zero(150, tokens), dx = Matrix<float>::Zero(500, tokens);
-      base.add_forward(x, y);
-      base.add_backward(y, dx);
+      base.forward(x, y);
+      base.backward(y, dx);
       if (threads == 1) first = dx;
 #ifndef EIGEN_USE_BLAS  // a BLAS has threads of its own, and sums as it likes
       CHECK(same_bits(dx, first));

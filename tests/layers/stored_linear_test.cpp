@@ -33,8 +33,8 @@ void check_products(const Linear& linear, std::uint64_t seed) {
     const Matrix<Scalar> y0 = random_matrix<Scalar>(W.rows(), tokens, seed + 2),
                          dx0 = random_matrix<Scalar>(W.cols(), tokens, seed + 3);
     Matrix<Scalar> y = y0, dx = dx0;
-    linear.add_forward(x, y);
-    linear.add_backward(dy, dx);
+    linear.forward(x, y);
+    linear.backward(dy, dx);
     const double bound = tolerance::product_sum<Scalar>(static_cast<double>(std::max(W.rows(), W.cols())), 4);
     CHECK(relative_difference(y, y0 + W * x) <= bound * (1 + W.norm()));
     CHECK(relative_difference(dx, dx0 + W.transpose() * dy) <= bound * (1 + W.norm()));
@@ -187,10 +187,10 @@ TEST_CASE("stored weights under an adapter, on any number of threads, and what t
   }
   const auto linear = stored<Int8Linear<float>>(W);
   Matrix<float> y(300, 59);
-  CHECK(message_of([&] { linear.add_forward(x, y); }) ==
-        "StoredLinear::add_forward: from 500x60 to 300x59, expected 500x60 to 300x60");
+  CHECK(message_of([&] { linear.forward(x, y); }) ==
+        "StoredLinear::forward: from 500x60 to 300x59, expected 500x60 to 300x60");
   Matrix<float> both(500, 60);
-  CHECK(message_of([&] { linear.add_forward(both, both.topRows(300)); }).find("overlap") != std::string::npos);
+  CHECK(message_of([&] { linear.forward(both, both.topRows(300)); }).find("overlap") != std::string::npos);
   Matrix<float> large = Matrix<float>::Constant(1, 1, 1e5F);
   CHECK(message_of([&] { NarrowWeight<Eigen::half>{large}; }) ==
         "NarrowWeight: a number is not finite, or too large for 16 bits");

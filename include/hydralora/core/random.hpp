@@ -130,6 +130,9 @@ class CounterRandom {
     return philox4x64({i, j, k, 0}, key_);
   }
 
+  /// The same numbers at every position.
+  friend bool operator==(const CounterRandom& a, const CounterRandom& b) { return a.key_ == b.key_; }
+
  private:
   static double to_unit(std::uint64_t bits) { return static_cast<double>(bits >> 11U) * 0x1p-53; }
 

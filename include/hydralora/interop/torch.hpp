@@ -194,7 +194,7 @@ class TorchAdapterImpl : public torch::nn::Module {
   };
 
   static torch::TensorOptions type() { return torch::TensorOptions(torch::CppTypeToScalarType<Scalar>::value); }
-  static auto shape_of_checked(const Config& config) { return detail::checked_shape(config); }
+  static auto shape_of_checked(const Config& config) { return detail::checked_shape<typename Layer::Middle>(config); }
   static Config without_dropout(Config config) {
     config.dropout = 0;
     return config;
@@ -209,7 +209,7 @@ class TorchAdapterImpl : public torch::nn::Module {
                    const torch::Tensor& weights) const {
     options.step = step;
     if (weights.defined() && weights.numel() > 0) options.weights = tokens_of<Scalar>(weights, "weights");
-    if (!layer_.shape().pooled || x.dim() < 3 || x.numel() == 0) return;
+    if (!layer_.shape().gate.pools() || x.dim() < 3 || x.numel() == 0) return;
     segments.assign(static_cast<std::size_t>(x.numel() / (x.size(-1) * x.size(-2))), x.size(-2));
     options.segments = segments;
   }

@@ -96,21 +96,27 @@ inline std::string tensor_name(const std::string& module, const std::string& par
   return module_prefix + module + '.' + part + (head < 0 ? "" : std::to_string(head)) + ".weight";
 }
 
-/// f("lora_A0", layer.A(0)) and so on for every tensor that a layer has in a file. head −1: no number in the name.
+/// Calls f("lora_A", 0, layer.A(0)) and so on for every tensor that a layer has in a file. Head −1 stands for a name without
+/// a number.
 template <class Layer, class Function>
 void for_each_tensor(Layer& layer, Function&& f) {
-  using Config = typename std::decay_t<Layer>::Config;
-  if constexpr (std::is_same_v<Config, LoRAConfig>) {
-    f("lora_A", -1, layer.A());
-    f("lora_B", -1, layer.B());
-  } else {
-    if constexpr (std::is_same_v<Config, HydraLoRAConfig>) f("lora_A", -1, layer.A());
-    for (Index i = 0; i < layer.shape().heads; ++i) {
-      if constexpr (std::is_same_v<Config, SplitLoRAConfig>) f("lora_A", i, layer.A(i));
-      f("lora_B", i, layer.B(i));
-    }
-    if (layer.shape().gated()) f("lora_route", -1, layer.gate());
+  using Middle = typename std::decay_t<Layer>::Middle;
+  if constexpr (Middle::shares_A) f("lora_A", -1, layer.A());
+  if constexpr (Middle::shares_B) f("lora_B", -1, layer.B());
+  for (Index i = 0; i < layer.shape().heads; ++i) {
+    if constexpr (!Middle::shares_A) f("lora_A", i, layer.A(i));
+    if constexpr (!Middle::shares_B) f("lora_B", i, layer.B(i));
   }
+  if (layer.shape().gated()) f("lora_route", -1, layer.gate());
+}
+
+/// What a directory calls a layer. A layer with any other middle, also one derived from these, does not compile.
+template <class Layer>
+constexpr AdapterKind kind_of() {
+  using Middle = typename Layer::Middle;
+  static_assert(std::is_same_v<typename Middle::Standard, Middle>,
+                "hydralora: directories hold LoRA, SplitLoRA and HydraLoRA.");
+  return Middle::shares_B ? AdapterKind::lora : Middle::shares_A ? AdapterKind::hydra_lora : AdapterKind::split_lora;
 }
 
 }  // namespace detail
@@ -155,8 +161,11 @@ class PeftDirectory {
   template <class Layer>
   void load_into(Layer& layer, const std::string& name, bool finite_only = true) const {
     const AdapterModule& m = module(name);
-    const auto wanted = config_for<Layer>(m);
-    const AdapterShape has = shape_of(wanted), expected = layer.shape();
+    auto wanted = config_for<Layer>(m);
+    if constexpr (detail::kind_of<Layer>() != AdapterKind::lora) {  // files say nothing about the temperature
+      wanted.gate.temperature = layer.config().gate.temperature;
+    }
+    const AdapterShape has = Layer::Middle::shape(wanted), expected = layer.shape();
     const double scaling = scaling_of(wanted), expected_scaling = scaling_of(layer.config());
     if (!(has == expected) || std::abs(scaling - expected_scaling) > 1e-12 * std::abs(expected_scaling)) {
       std::ostringstream text;
@@ -273,11 +282,7 @@ class PeftDirectory {
   template <class Layer>
   typename Layer::Config config_for(const AdapterModule& m) const {
     using Config = typename Layer::Config;
-    constexpr AdapterKind kind = std::is_same_v<Config, LoRAConfig>        ? AdapterKind::lora
-                                 : std::is_same_v<Config, SplitLoRAConfig> ? AdapterKind::split_lora
-                                                                           : AdapterKind::hydra_lora;
-    static_assert(kind != AdapterKind::hydra_lora || std::is_same_v<Config, HydraLoRAConfig>,
-                  "hydralora: directories hold LoRA, SplitLoRA and HydraLoRA.");
+    constexpr AdapterKind kind = detail::kind_of<Layer>();
     if (m.kind != kind) {
       throw FileError(weights_.path(),
                       "module " + in_quotes(m.name) + " is a " + name_of(m.kind) + ", not a " + name_of(kind));

@@ -44,19 +44,15 @@ class PeftWriter {
     const Config& config = layer.config();
     expects(!module.empty() && module.find_first_of("/\\^$|()[]{}*+?") == std::string::npos,
             "PeftWriter: ", in_quotes(module), " is no module's name");
-    if constexpr (!std::is_same_v<Config, LoRAConfig>) {
-      static_assert(std::is_same_v<Config, SplitLoRAConfig> || std::is_same_v<Config, HydraLoRAConfig>,
-                    "hydralora: directories hold LoRA, SplitLoRA and HydraLoRA.");
-      const bool summed = std::is_same_v<Config, SplitLoRAConfig> && config.routing == Routing::uniform;
-      GateConfig plain;
-      plain.keep_log_partition = config.gate.keep_log_partition;
-      expects(summed || (config.routing == Routing::learned && config.gate == plain), "PeftWriter: ", in_quotes(module),
-              ": a directory can only say a dense softmax gate on x, token by token");
-    }
+    const Gate& gate = layer.shape().gate;
+    GateConfig plain;
+    plain.keep_log_partition = gate.config.keep_log_partition;
+    expects(gate == Gate(gate.heads, Routing::learned, plain), "PeftWriter: ", in_quotes(module),
+            ": a directory can only say a dense softmax gate on x, token by token");
     // alpha / rank * rank may be another number than alpha, and no whole one.
     const auto rank = static_cast<double>(config.rank);
     const Settings settings{config.rank, config.rank_stabilized ? scaling_of(config) * rank : config.alpha};
-    const Index heads = std::is_same_v<Config, LoRAConfig> ? 0 : layer.shape().heads;
+    const Index heads = detail::kind_of<Layer>() == AdapterKind::lora ? 0 : layer.shape().heads;
     expects(modules_.empty() || (heads == heads_ && config.dropout == dropout_), "PeftWriter: ", in_quotes(module),
             " has ", heads, " heads and dropout ", config.dropout, ", the modules before it ", heads_, " and ",
             dropout_, ": a directory has one setting for all");

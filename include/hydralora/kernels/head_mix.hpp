@@ -4,17 +4,20 @@
 //
 //   shared A (HydraLoRA)       h has r numbers        u_i = ω_i h        column-wise Khatri–Rao product of Ω and H
 //   an A per head (SplitLoRA)  h has N·r numbers      u_i = ω_i h_i
-//   shared B (SharedBLoRA)     as shared A, with h and v in each other's place
+//   shared B (SharedBLoRA)     h has N·r numbers      u = Σ_i ω_i h_i
 //
-// Which of the two it is follows from the number of rows of H; with one head they are the same thing.
+// The number of rows of H decides between the first two; with one head they are the same. The third uses the kernels of
+// the first with h and v exchanged.
 #pragma once
 
 #include <algorithm>
 #include <cassert>
 
 #include "hydralora/core/parallel.hpp"
+#include "hydralora/core/segments.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"
+#include "hydralora/core/workspace.hpp"
 #include "hydralora/kernels/low_rank.hpp"
 #include "hydralora/kernels/reference/head_mix.hpp"
 #include "hydralora/kernels/simd/head_mix.hpp"
@@ -59,6 +62,34 @@ void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstToken
   }
 }
 
+/// u = Σ_i ω_i h_i, for every token.
+///
+/// @param h        (N·r × tokens), read.
+/// @param weights  ω, (N × tokens), read.
+/// @param u        (r × tokens), OVERWRITTEN. Must overlap neither.
+template <class Scalar>
+void sum_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> u) {
+  ScratchFrame scratch;
+  const Tokens<Scalar> unused = scratch.take_tokens<Scalar>(weights.features(), weights.tokens());
+  mix_heads_backward<Scalar>(h, h.rows(0, u.features()), weights, unused, u);
+}
+
+/// Backward of sum_heads(): dω_i = ⟨v, h_i⟩ and dh_i = ω_i v.
+///
+/// @param v         the gradient of u, (r × tokens), read.
+/// @param h         (N·r × tokens), read.
+/// @param weights   ω, (N × tokens), read.
+/// @param dweights  dω, (N × tokens), OVERWRITTEN.
+/// @param dh        (N·r × tokens), OVERWRITTEN.
+template <class Scalar>
+void sum_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstTokens<Scalar> weights,
+                        Tokens<Scalar> dweights, Tokens<Scalar> dh) {
+  ScratchFrame scratch;
+  const Tokens<Scalar> unused = scratch.take_tokens<Scalar>(v.features(), v.tokens());
+  mix_heads_backward<Scalar>(h, v, weights, dweights, unused);
+  mix_heads<Scalar>(v, weights, dh);
+}
+
 /// B̄ = Σ_i ω_i B_i, for a run of tokens that share one ω: then y += s · B̄ h is a plain product of rank r, 1/N of the work
 /// of expand(). Source: HydraLoRA, arXiv:2404.19245, section 3.3 (inference).
 ///
@@ -78,6 +109,47 @@ void combine_heads(ConstStack<Scalar> s, ConstTokens<Scalar> weights, Stack<Scal
     const Tokens<Scalar> sum(&combined(j, 0), s.features, 1);
     std::fill(sum.data(), sum.data() + s.features, Scalar(0));
     expand<Scalar>(columns, weights, Scalar(1), sum);
+  });
+}
+
+/// Y += scale · [B_1 … B_N] U with u_i = ω_i h, where all tokens of a segment have the same ω. A segment that is long
+/// enough uses B̄ = Σ_i ω_i B_i instead.
+///
+/// @param up        [B_1 … B_N], (N·r × features), read.
+/// @param h         (r × tokens), read.
+/// @param weights   ω, (N × tokens), read. B̄ is formed with the weights of a segment's first token.
+/// @param segments  lengths that sum to the number of tokens.
+/// @param scale     factor on what is added.
+/// @param y         (features × tokens), ADDED to. All scratch memory is reserved before y is written.
+template <class Scalar>
+void expand_segments(ConstStack<Scalar> up, ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Segments segments,
+                     Scalar scale, Tokens<Scalar> y) {
+  const Index heads = weights.features(), rank = h.features();
+  // In units of 2 · rank · features flop: forming B̄ costs N, and each token then costs 1 instead of N.
+  const auto combines = [&](Index count) { return heads + count < heads * count; };
+  ScratchFrame scratch;
+  const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(up.features, rank);
+  const Stack<Scalar> combined{columns.data(), rank, up.features, columns.stride(), 1};
+
+  // Every segment uses the same scratch. Reserving the largest need first means that running out of memory leaves y as
+  // it was.
+  Index largest = 0;
+  segments.for_each(y.tokens(), [&](Index, Index count) {
+    constexpr Index line = cache_line<Scalar>;  // a piece of scratch begins at one
+    largest = std::max(largest, combines(count) ? expand_scratch<Scalar>(combined, count)
+                                                : up.rows * count + line + expand_scratch<Scalar>(up, count));
+  });
+  { ScratchFrame().template take<Scalar>(largest); }
+
+  segments.for_each(y.tokens(), [&](Index first, Index count) {
+    if (combines(count)) {
+      combine_heads<Scalar>(up, weights.slice(first, 1), combined);
+      return expand<Scalar>(combined, h.slice(first, count), scale, y.slice(first, count));
+    }
+    ScratchFrame of_segment;
+    const Tokens<Scalar> u = of_segment.take_tokens<Scalar>(up.rows, count);
+    mix_heads<Scalar>(h.slice(first, count), weights.slice(first, count), u);
+    expand<Scalar>(up, u, scale, y.slice(first, count));
   });
 }
 

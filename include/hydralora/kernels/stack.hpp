@@ -11,7 +11,7 @@ inline namespace HYDRALORA_BUILD {
 /// A skinny stack of `rows` vectors with `features` numbers each: [A; gate] or the transposed [B_1 … B_N].
 ///
 /// Number (row, feature) lies at data[row · row_stride + feature · feature_stride]; one of the strides is usually 1.
-/// The three heavy products of every adapter (low_rank.hpp) run over such a stack. Holds no ownership.
+/// The three heavy products of every adapter (low_rank.hpp) run over such a stack. A view: it owns nothing.
 template <class Scalar>
 struct Stack {
   Scalar* data = nullptr;    ///< number (0, 0)
@@ -25,6 +25,22 @@ struct Stack {
 
   /// One number, unchecked.
   Scalar& operator()(Index row, Index feature) const { return data[row * row_stride + feature * feature_stride]; }
+
+  /// The same memory, read only.
+  template <class S = Scalar, std::enable_if_t<!std::is_const_v<S>, int> = 0>
+  operator Stack<const S>() const {  // NOLINT(google-explicit-constructor)
+    return {data, rows, features, row_stride, feature_stride, slack};
+  }
+
+  /// Rows first … first + count - 1.
+  Stack row_range(Index first, Index count) const {
+    return {data + first * row_stride, count, features, row_stride, feature_stride};
+  }
+  /// Features first … first + count - 1 of every row.
+  Stack feature_range(Index first, Index count) const {
+    const Index behind = row_stride == 1 ? (features - first - count) * feature_stride : 0;
+    return {data + first * feature_stride, rows, count, row_stride, feature_stride, slack + behind};
+  }
 };
 
 /// One that is only read.

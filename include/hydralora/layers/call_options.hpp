@@ -3,25 +3,11 @@
 
 #include <cstdint>
 
-#include <vector>
-
+#include "hydralora/core/segments.hpp"
 #include "hydralora/core/tokens.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
-
-/// Runs of tokens that belong together (a document, a prompt), by their lengths in order: a view of the caller's list.
-struct Segments {
-  const Index* lengths = nullptr;  ///< one for every segment
-  Index count = 0;                 ///< segments; 0 = all tokens are one
-
-  Segments() = default;  ///< no list: all tokens are one segment
-  /// The caller's list, which must outlive the call.
-  Segments(const Index* list, Index size) : lengths(list), count(size) {}
-  Segments(const std::vector<Index>& list)  // NOLINT(google-explicit-constructor)
-      : Segments(list.data(), static_cast<Index>(list.size())) {}
-  Segments(const std::vector<Index>&&) = delete;  // a temporary list would be gone before the call
-};
 
 /// What one call of forward() or backward() may add. Every member has a default; set the ones that are wanted:
 ///
@@ -35,7 +21,7 @@ struct CallOptions {
   std::uint64_t step = 0;
   std::uint64_t first_token = 0;  ///< of a batch in pieces: tokens before this piece
 
-  /// ω for Routing::given, (heads × tokens). Read by forward(); backward() takes what the cache kept.
+  /// ω for Routing::given, (heads × tokens). Read by forward(); backward() reads them from the cache.
   ConstTokens<Scalar> weights;
 
   /// dω for Routing::given, (heads × tokens), ADDED to by backward() where it is not empty. Must overlap none of x, dy,

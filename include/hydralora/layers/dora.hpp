@@ -133,7 +133,7 @@ class DoRALinear {
     for (Index t = 0; t < tokens; ++t) {
       g.magnitude.array() += dy.matrix().col(t).array() * z.matrix().col(t).array() / c.matrix().col(0).array();
     }
-    base.add_backward(dz, dx);
+    base.backward(dz, dx);
   }
 
  private:
@@ -147,7 +147,7 @@ class DoRALinear {
   /// z holds s B A x.
   void finish(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> z, Tokens<Scalar> c) const {
     norms(c);
-    base.add_forward(x, z);
+    base.forward(x, z);
     y.matrix().array() += z.matrix().array().colwise() * (magnitude.array() / c.matrix().col(0).array());
   }
 
@@ -159,7 +159,7 @@ class DoRALinear {
     const Tokens<Scalar> cross = scratch.take_tokens<Scalar>(out, rank);                  // W Aᵀ + s/2 · B A Aᵀ
     turned.matrix() = adapter.A().transpose();
     cross.matrix().setZero();
-    base.add_forward(turned, cross);
+    base.forward(turned, cross);
     const Tokens<Scalar> gram = scratch.take_tokens<Scalar>(rank, rank);  // A Aᵀ
     kernels::shrink<Scalar>(std::as_const(adapter).down_stack(), turned, Scalar(1), gram);
     kernels::expand<Scalar>(std::as_const(adapter).up_stack(), gram, s / 2, cross);

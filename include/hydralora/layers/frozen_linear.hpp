@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT
 //
-// The frozen layer an adapter sits on, and the two together.
+// The frozen base of an adapter, and the two together. A base is any class with
 //
-// A base is anything with
 //   Index in_features() const;
 //   Index out_features() const;
-//   void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const;      // y  += W x
-//   void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const;   // dx += Wᵀ dy
+//   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const;      // y  += W x
+//   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const;   // dx += Wᵀ dy
 #pragma once
 
 #include <algorithm>
@@ -44,8 +43,8 @@ class DenseLinear {
 
   /// y += W x.
   /// @throws std::invalid_argument  on a shape mismatch or overlap; y is then untouched.
-  void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
-    check("DenseLinear::add_forward: ", x, y, weight_.cols(), weight_.rows());
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
+    check("DenseLinear::forward: ", x, y, weight_.cols(), weight_.rows());
     parallel_slices(x.tokens(), slice_tokens, [&](Index begin, Index count) {
       y.slice(begin, count).matrix().noalias() += weight_ * x.slice(begin, count).matrix();
     });
@@ -53,11 +52,17 @@ class DenseLinear {
 
   /// dx += Wᵀ dy.
   /// @throws std::invalid_argument  on a shape mismatch or overlap; dx is then untouched.
-  void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
-    check("DenseLinear::add_backward: ", dy, dx, weight_.rows(), weight_.cols());
+  void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
+    check("DenseLinear::backward: ", dy, dx, weight_.rows(), weight_.cols());
     parallel_slices(dy.tokens(), slice_tokens, [&](Index begin, Index count) {
       dx.slice(begin, count).matrix().noalias() += weight_.transpose() * dy.slice(begin, count).matrix();
     });
+  }
+
+  /// The former names of forward() and backward().
+  [[deprecated("use forward()")]] void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const { forward(x, y); }
+  [[deprecated("use backward()")]] void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
+    backward(dy, dx);
   }
 
  private:
@@ -75,6 +80,28 @@ class DenseLinear {
 
   Matrix weight_;
 };
+
+namespace detail {
+
+// Until version 0.3 a base may still have the former names add_forward() and add_backward().
+template <class Base, class In, class Out>
+auto base_forward(const Base& base, const In& x, const Out& y, int) -> decltype(base.forward(x, y)) {
+  base.forward(x, y);
+}
+template <class Base, class In, class Out>
+void base_forward(const Base& base, const In& x, const Out& y, long) {
+  base.add_forward(x, y);
+}
+template <class Base, class In, class Out>
+auto base_backward(const Base& base, const In& dy, const Out& dx, int) -> decltype(base.backward(dy, dx)) {
+  base.backward(dy, dx);
+}
+template <class Base, class In, class Out>
+void base_backward(const Base& base, const In& dy, const Out& dx, long) {
+  base.add_backward(dy, dx);
+}
+
+}  // namespace detail
 
 /// A frozen base with an adapter on it:  y += W x + ΔW(x),  and back. Both parts are public: inspect, train, swap them.
 /// The adapter goes first, since it checks every argument: what it refuses has changed nothing.
@@ -97,17 +124,17 @@ struct AdaptedLinear {
   /// y += W x + ΔW(x). Arguments, errors and what is added to as the adapter's forward().
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
     adapter.forward(x, y, options);
-    base.add_forward(x, y);
+    detail::base_forward(base, x, y, 0);
   }
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
     adapter.forward(x, y, cache, options);
-    base.add_forward(x, y);
+    detail::base_forward(base, x, y, 0);
   }
   /// dx += Wᵀ dy + what the adapter adds, and the gradients of the adapter. Arguments and errors as its backward().
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
     adapter.backward(x, dy, cache, g, dx, options);
-    base.add_backward(dy, dx);
+    detail::base_backward(base, dy, dx, 0);
   }
   /// The same where no dx is wanted: the base has nothing to do.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,

@@ -3,15 +3,12 @@
 // LoRA: one low-rank addition to a frozen weight.
 #pragma once
 
-#include <cstdint>
-
-#include "hydralora/kernels/low_rank.hpp"
-#include "hydralora/layers/adapter_layer.hpp"
+#include "hydralora/layers/adapter.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// What a LoRA is made of; checked by the layer.
+/// The settings of a LoRA, or of any layer with one A and one B; checked by the layer.
 struct LoRAConfig {
   Index in_features = 0;         ///< of x
   Index out_features = 0;        ///< of y
@@ -21,33 +18,21 @@ struct LoRAConfig {
   double dropout = 0;            ///< probability that a feature on its way into A is dropped in training
 };
 
-/// The sizes of its tensors and cache.
-inline AdapterShape shape_of(const LoRAConfig& c) {
-  return {"LoRA",      c.in_features,     c.out_features,  c.rank,
-          /*heads=*/1, /*a_rows=*/c.rank, /*gate_rows=*/0, /*weight_rows=*/0};
-}
+/// LoRA's middle: u = h.
+struct LoRAMiddle : MiddleDefaults {
+  using Config = LoRAConfig;            ///< the layer's settings
+  static constexpr bool linear = true;  ///< ΔW = s B A
 
-/// Nothing beyond what every layer asks for.
-inline void check_own_settings(const LoRAConfig&) {}
-
-/// The matrices of a LoRA, as parameters or as gradients: maps into the flat buffer, by value, assignable.
-template <class Scalar>
-class LoRATensors : public detail::AdapterTensors<Scalar, LoRAConfig> {
-  using Base = detail::AdapterTensors<Scalar, LoRAConfig>;
-
- public:
-  auto A() { return this->down_matrix(0, this->shape().rank); }  ///< rank × in_features
-  auto A() const { return this->down_matrix(0, this->shape().rank); }
-  auto B() { return this->head_matrix(0); }  ///< out_features × rank
-  auto B() const { return this->head_matrix(0); }
-
- protected:
-  using Base::Base;
-
-  void initialize_tensors(std::uint64_t seed) {
-    detail::kaiming_uniform<Scalar>(A(), detail::layer_random(seed, detail::RandomStream::A));
-    this->up_parameters().setZero();
+  using Standard = LoRAMiddle;  ///< adapter directories can hold this layer
+  static AdapterShape shape(const Config& c) {
+    AdapterShape s("LoRA", c);
+    s.mixes = false;
+    return s;
   }
+  template <class S>
+  void mix(const MiddleInput<S>& /*in*/, Tokens<S> /*u*/) const {}
+  template <class S>
+  void mix_backward(const MiddleInput<S>& /*in*/, ConstTokens<S> /*v*/, const MiddleGradient<S>& /*d*/) const {}
 };
 
 /// One low-rank adapter, y += s · B (A x).
@@ -56,36 +41,20 @@ class LoRATensors : public detail::AdapterTensors<Scalar, LoRAConfig> {
 /// forward   h = A x       y += s B h
 /// backward  V = s Bᵀ dY   dB += s dY Hᵀ   dA += V Xᵀ   dX += Aᵀ V
 ///
-/// Kept for backward: H, rank numbers per token. The rest of the contract is at forward() and backward() of the base.
+/// Line by line: formula.hpp. Saved for backward: H, rank numbers per token. Parameters, forward() and backward() are
+/// documented in Adapter.
 template <class Scalar = float>
-class LoRA : public detail::AdapterLayer<LoRA<Scalar>, LoRATensors<Scalar>> {
-  using Base = detail::AdapterLayer<LoRA<Scalar>, LoRATensors<Scalar>>;
-  friend Base;
-
+class LoRA : public Adapter<Scalar, LoRAMiddle> {
  public:
-  using Base::Base;
-  using typename Base::Cache;
-  using typename Base::Gradients;
-
- private:
-  void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> h, const detail::Dropout& dropout,
-                   const CallOptions<Scalar>&) const {
-    detail::project_down(this->down_stack(), this->shape().a_rows, dropout, x, h);  // h = A x
-    kernels::expand<Scalar>(this->up_stack(), h, this->scaling(), y);               // y += s B h
-  }
-
-  /// From dY to what reaches h of these tokens.
-  void backward_tokens(ConstTokens<Scalar> dy, ConstTokens<Scalar> /*h*/, Tokens<Scalar> dh, Stack<Scalar> /*dgate*/,
-                       const CallOptions<Scalar>&) const {
-    kernels::shrink(this->up_stack(), dy, this->scaling(), dh);  // V = s Bᵀ dY
-  }
-
-  /// From dY to the gradient of B, for the features of dY.
-  void backward_up(ConstTokens<Scalar> dy, ConstTokens<Scalar> h, ConstTokens<Scalar> /*weights*/,
-                   Stack<Scalar> dup) const {
-    kernels::accumulate(h, dy, this->scaling(), dup);  // dB += s dY Hᵀ
-  }
+  using Adapter<Scalar, LoRAMiddle>::Adapter;
 };
+
+/// The former names.
+template <class Scalar>
+using LoRATensors [[deprecated("use AdapterTensors<Scalar, LoRAMiddle>")]] = AdapterTensors<Scalar, LoRAMiddle>;
+[[deprecated("use LoRAMiddle::shape()")]] inline AdapterShape shape_of(const LoRAConfig& c) {
+  return LoRAMiddle::shape(c);
+}
 
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora

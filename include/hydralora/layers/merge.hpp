@@ -11,7 +11,7 @@
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/tokens.hpp"
-#include "hydralora/layers/adapter_tensors.hpp"
+#include "hydralora/layers/adapter_shape.hpp"
 #include "hydralora/layers/gate.hpp"
 #include "hydralora/layers/saved_weight.hpp"
 
@@ -20,7 +20,7 @@ inline namespace HYDRALORA_BUILD {
 
 namespace detail {
 
-/// s Σ_i ω_i B_i A_i in double, (out × in). Where A or B is shared, it is that of every i.
+/// s Σ_i ω_i B_i A_i in double, (out × in). A shared A or B serves every i.
 template <class Layer>
 Eigen::MatrixXd weighted_delta(const Layer& layer, const Eigen::VectorXd& weights) {
   const AdapterShape& shape = layer.shape();
@@ -41,6 +41,7 @@ Eigen::MatrixXd weighted_delta(const Layer& layer, const Eigen::VectorXd& weight
 /// The weights with which a layer can be merged exactly, or the reason why it cannot.
 template <class Layer>
 Eigen::VectorXd constant_weights(const char* where, const Layer& layer, const Eigen::VectorXd& weights) {
+  static_assert(Layer::Middle::linear, "hydralora: this layer does not add s B A x, so there is no delta W to merge.");
   const AdapterShape& shape = layer.shape();
   expects(!shape.gated(), where, ": a routed ", shape.layer,
           " has another delta W for every token: merge_approximately() says what that costs");

@@ -12,17 +12,17 @@
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/tokens.hpp"
-#include "hydralora/layers/adapter_layer.hpp"
-#include "hydralora/layers/down_projection.hpp"
+#include "hydralora/layers/adapter.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Slices go token by token, and the gradient of a gate that reads A x is a sum over tokens.
+/// A slice sees only its own tokens. A gate that pools needs others, and the gradient of a gate on A x is a sum over all.
 inline void check_sliceable(const AdapterShape& shape) {
-  expects(!shape.pooled && shape.gate_columns == 0, shape.layer, ": a gate that ",
-          shape.pooled ? "pools tokens" : "reads A x", " cannot be cut into slices: use forward() and backward()");
+  expects(!shape.gate.pools() && !shape.gate.reads_projection(), shape.layer, ": a gate that ",
+          shape.gate.pools() ? "pools tokens" : "reads A x",
+          " cannot be cut into slices: use forward() and backward()");
 }
 
 /// Begin and length of slice i of n of `size` things, cut at multiples of `grain`.
@@ -59,10 +59,9 @@ class SlicedForward {
                 const CallOptions<Scalar>& options = {})
       : layer_(layer), x_(x), y_(y), options_(options) {
     detail::check_sliceable(layer.shape());
-    layer.check_forward(x, y, options);
-    kept_ = cache.reset(layer.shape(), x.tokens(), options);
-    dropout_ = layer.dropout(cache);
-    cache.tokens_ = x.tokens();
+    detail::check_forward<Scalar>(layer.shape(), x, y, options);
+    pass_ = cache.begin(layer.shape(), x.tokens(), layer.dropout(options), options.segments);
+    cache.end(x.tokens());
   }
 
   /// Slice `slice` of `slices`. Thread-safe for different slices. Cost: its share of forward().
@@ -72,8 +71,8 @@ class SlicedForward {
     const SerialScope serial;
     CallOptions<Scalar> options = options_;
     if (options.weights.tokens() > 0) options.weights = options.weights.slice(tokens.begin, tokens.count);
-    layer_.forward_step(x_.slice(tokens.begin, tokens.count), y_.slice(tokens.begin, tokens.count),
-                        kept_.slice(tokens.begin, tokens.count), dropout_.from(tokens.begin), options);
+    layer_.formula().forward(x_.slice(tokens.begin, tokens.count), y_.slice(tokens.begin, tokens.count),
+                             pass_.slice(tokens.begin, tokens.count), options);
   }
 
  private:
@@ -81,8 +80,7 @@ class SlicedForward {
   ConstTokens<Scalar> x_;
   Tokens<Scalar> y_;
   CallOptions<Scalar> options_;
-  Tokens<Scalar> kept_;
-  detail::Dropout dropout_;
+  Pass<Tokens<Scalar>> pass_;
 };
 
 /// layer.backward(x, dy, cache, g, dx, options) in numbered phases:
@@ -103,13 +101,13 @@ class SlicedBackward {
   /// Checks, and takes memory. dx is ADDED to.
   SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                  Tokens<Scalar> dx, const CallOptions<Scalar>& options = {})
-      : SlicedBackward(layer, x, dy, cache, g, &dx, options) {
-    dx_ = dx;
+      : SlicedBackward(layer, x, dy, cache, g, options, dx) {
+    detail::check_view(layer.shape(), "::backward: ", "dx", dx.shape(), {layer.shape().in, x.tokens()}, "in_features");
   }
-  /// The same where no dx is wanted.
+  /// The same without dx.
   SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                  const CallOptions<Scalar>& options = {})
-      : SlicedBackward(layer, x, dy, cache, g, nullptr, options) {}
+      : SlicedBackward(layer, x, dy, cache, g, options, Tokens<Scalar>{}) {}
 
   /// Slice `slice` of `slices` of one phase. Thread-safe for different slices of the same phase.
   void run(int phase, Index slice, Index slices) const {
@@ -117,10 +115,10 @@ class SlicedBackward {
     if (x_.tokens() == 0) return;
     const SerialScope serial;
     if (phase == 0) {
-      to_projections(detail::SliceRange(x_.tokens(), 1, slice, slices));
+      run_tokens(detail::SliceRange(x_.tokens(), 1, slice, slices));
     } else {
-      to_up_gradients(detail::SliceRange(dy_.features(), grain, slice, slices));
-      to_down_gradients(detail::SliceRange(x_.features(), grain, slice, slices));
+      run_up(detail::SliceRange(dy_.features(), grain, slice, slices));
+      run_down(detail::SliceRange(x_.features(), grain, slice, slices));
     }
   }
 
@@ -130,51 +128,42 @@ class SlicedBackward {
   static_assert(grain % detail::Dropout::share == 0);
 
   SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
-                 const Tokens<Scalar>* dx, const CallOptions<Scalar>& options)
-      : layer_(layer), x_(x), dy_(dy), cache_(cache), g_(g), wants_dx_(dx != nullptr), options_(options) {
+                 const CallOptions<Scalar>& options, Tokens<Scalar> dx)
+      : layer_(layer), x_(x), dy_(dy), dx_(dx), pass_(cache.pass()), g_(g.stacks()), options_(options) {
     detail::check_sliceable(layer.shape());
-    layer.check_backward(x, dy, cache, g, dx, options);
-    dkept_.resize(static_cast<std::size_t>(checked_product(layer.shape().kept_rows(), x.tokens(), "SlicedBackward")));
+    detail::check_backward<Scalar>(layer.shape(), layer.dropout(options), x, dy, cache, g.shape(), dx, options);
+    dp_.resize(
+        static_cast<std::size_t>(checked_product(layer.formula().gradient_rows(), x.tokens(), "SlicedBackward")));
   }
 
-  Tokens<Scalar> dkept() const { return {dkept_.data(), layer_.shape().kept_rows(), x_.tokens()}; }
+  Tokens<Scalar> dp() const { return {dp_.data(), layer_.formula().gradient_rows(), x_.tokens()}; }
 
-  void to_projections(detail::SliceRange tokens) const {
+  void run_tokens(detail::SliceRange tokens) const {
     if (tokens.count == 0) return;
     const auto slice = [&](const auto& view) { return view.slice(tokens.begin, tokens.count); };
     CallOptions<Scalar> options = options_;
     if (options.weights_gradient.tokens() > 0) options.weights_gradient = slice(options.weights_gradient);
     if (options.logits_gradient.tokens() > 0) options.logits_gradient = slice(options.logits_gradient);
-    layer_.backward_tokens_step(slice(dy_), slice(cache_.kept()), slice(dkept()), Stack<Scalar>{}, options);
+    layer_.formula().backward_tokens(slice(dy_), slice(pass_), slice(dp()), g_.gate, options);
   }
-
-  void to_up_gradients(detail::SliceRange features) const {
+  void run_up(detail::SliceRange features) const {
     if (features.count == 0) return;
-    layer_.backward_up_step(dy_.rows(features.begin, features.count), cache_.h(), cache_.weights(),
-                            detail::stack_features(g_.up_stack(), features.begin, features.count));
+    layer_.formula().backward_up(dy_.rows(features.begin, features.count), pass_,
+                                 g_.up.feature_range(features.begin, features.count));
   }
-
-  void to_down_gradients(detail::SliceRange features) const {
+  void run_down(detail::SliceRange features) const {
     if (features.count == 0) return;
-    const Index first = features.begin, count = features.count;
-    const Index a_rows = layer_.shape().a_rows;
-    const detail::Dropout dropout = layer_.dropout(cache_);
-    const ConstTokens<Scalar> dp = dkept().rows(0, layer_.shape().down_rows());
-    detail::project_down_gradient<Scalar>(a_rows, dropout, x_.rows(first, count), dp,
-                                          detail::stack_features(g_.down_stack(), first, count), first);
-    if (!wants_dx_) return;
-    detail::project_down_backward<Scalar>(detail::stack_features(layer_.down_stack(), first, count), a_rows, dropout,
-                                          dp, dx_.rows(first, count), first);
+    const Tokens<Scalar> dx = dx_.features() == 0 ? dx_ : dx_.rows(features.begin, features.count);
+    layer_.formula().backward_down(x_.rows(features.begin, features.count), dp(), pass_, g_.down, dx, features.begin);
   }
 
   const Layer& layer_;
   ConstTokens<Scalar> x_, dy_;
-  const Cache& cache_;
-  Gradients& g_;
   Tokens<Scalar> dx_;
-  bool wants_dx_;
+  Pass<ConstTokens<Scalar>> pass_;
+  AdapterStacks<Scalar> g_;
   CallOptions<Scalar> options_;
-  mutable AlignedVector<Scalar> dkept_;  // every slice of phase 0 writes its own tokens
+  mutable AlignedVector<Scalar> dp_;  // every slice of phase 0 writes its own tokens
 };
 
 }  // namespace HYDRALORA_BUILD

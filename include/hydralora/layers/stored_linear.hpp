@@ -206,8 +206,8 @@ class StoredLinear {
 
   /// y += W x.
   /// @throws std::invalid_argument  on a shape mismatch or overlap; y is then untouched.
-  void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
-    check("add_forward", x, y, in_features(), out_features());
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
+    check("forward", x, y, in_features(), out_features());
     parallel_slices(out_features(), strip, [&](Index begin, Index count) {
       ScratchFrame scratch;
       const Tokens<Scalar> rows = scratch.take_tokens<Scalar>(count, in_features());
@@ -217,14 +217,20 @@ class StoredLinear {
   }
   /// dx += Wᵀ dy.
   /// @throws std::invalid_argument  on a shape mismatch or overlap; dx is then untouched.
-  void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
-    check("add_backward", dy, dx, out_features(), in_features());
+  void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
+    check("backward", dy, dx, out_features(), in_features());
     parallel_slices(in_features(), strip, [&](Index begin, Index count) {
       ScratchFrame scratch;
       const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(out_features(), count);
       storage_.read(0, begin, columns);
       dx.rows(begin, count).matrix().noalias() += columns.matrix().transpose() * dy.matrix();
     });
+  }
+
+  /// The former names of forward() and backward().
+  [[deprecated("use forward()")]] void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const { forward(x, y); }
+  [[deprecated("use backward()")]] void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
+    backward(dy, dx);
   }
 
  private:

@@ -26,26 +26,23 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// A of a head and B of a head for any of the three layers: LoRA has one of each, HydraLoRA one A.
-template <class Scalar>
-auto A_of(LoRA<Scalar>& layer, Index) {
-  return layer.A();
-}
-template <class Scalar>
-auto A_of(SplitLoRA<Scalar>& layer, Index head) {
-  return layer.A(head);
-}
-template <class Scalar>
-auto A_of(HydraLoRA<Scalar>& layer, Index) {
-  return layer.A();
-}
-template <class Scalar>
-auto B_of(LoRA<Scalar>& layer, Index) {
-  return layer.B();
-}
+/// A of a head, or the shared one.
 template <class Layer>
-auto B_of(Layer& layer, Index head) {
-  return layer.B(head);
+auto A_of(Layer& layer, [[maybe_unused]] Index head) {
+  if constexpr (Layer::Middle::shares_A) {
+    return layer.A();
+  } else {
+    return layer.A(head);
+  }
+}
+/// B of a head, or LoRA's. The starts below give every head its own B.
+template <class Layer>
+auto B_of(Layer& layer, [[maybe_unused]] Index head) {
+  if constexpr (Layer::Middle::shares_A && Layer::Middle::shares_B) {
+    return layer.B();
+  } else {
+    return layer.B(head);
+  }
 }
 /// How many different A a layer has.
 template <class Layer>
@@ -128,12 +125,11 @@ namespace detail {
 
 template <class Layer, class Weight>
 void check_weight_for(const char* where, const Layer& layer, const Weight& weight) {
-  static_assert(!std::is_same_v<typename Layer::Config, SplitLoRAConfig>,
-                "hydralora: SplitLoRA cannot start as a part of W; use LoRA or HydraLoRA");
+  static_assert(Layer::Middle::linear && Layer::Middle::shares_A,
+                "hydralora: only a layer with one A can start as a part of W; use LoRA or HydraLoRA");
   const AdapterShape& shape = layer.shape();
-  if constexpr (std::is_same_v<typename Layer::Config, HydraLoRAConfig>) {
-    expects(shape.gated(), where, ": needs weights of the heads that sum to 1: Routing::learned");
-  }
+  expects(Layer::Middle::shares_B || shape.gated(), where,
+          ": needs weights of the heads that sum to 1: Routing::learned");
   expects_shape(where, "the weight", Shape{weight.rows(), weight.cols()}, Shape{shape.out, shape.in}, "out x in");
   expects(shape.rank <= std::min(shape.in, shape.out), where, ": rank ", shape.rank, " of ", shape.layer,
           " is above the weight's ", std::min(shape.in, shape.out));

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <vector>
+
+#include "hydralora/core/config.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// Segments of a batch (documents, prompts), given by their lengths in order. A view of the caller's list.
+struct Segments {
+  const Index* lengths = nullptr;  ///< one for every segment
+  Index count = 0;                 ///< segments; 0 = all tokens are one
+
+  Segments() = default;  ///< no list: all tokens are one segment
+  /// The caller's list, which must outlive the call.
+  Segments(const Index* list, Index size) : lengths(list), count(size) {}
+  Segments(const std::vector<Index>& list)  // NOLINT(google-explicit-constructor)
+      : Segments(list.data(), static_cast<Index>(list.size())) {}
+  Segments(const std::vector<Index>&&) = delete;  // a temporary list ends before the call
+
+  /// Calls f(first, count) for every segment; without a list, once for all tokens.
+  template <class Function>
+  void for_each(Index tokens, Function&& f) const {
+    if (count == 0) return f(Index(0), tokens);
+    for (Index i = 0, first = 0; i < count; first += lengths[i++]) f(first, lengths[i]);
+  }
+};
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT
+//
+// The layer: parameters, construction, checks and cache. What it computes is in formula.hpp.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "hydralora/core/tokens.hpp"
+#include "hydralora/core/workspace.hpp"
+#include "hydralora/layers/adapter_cache.hpp"
+#include "hydralora/layers/adapter_checks.hpp"
+#include "hydralora/layers/adapter_tensors.hpp"
+#include "hydralora/layers/call_options.hpp"
+#include "hydralora/layers/formula.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// The gradients of a layer: tensors of the same shapes with the same accessors.
+template <class Scalar, class Middle>
+class AdapterGradients : public AdapterTensors<Scalar, Middle> {
+  using Base = AdapterTensors<Scalar, Middle>;
+
+ public:
+  /// Zeros.
+  explicit AdapterGradients(const typename Middle::Config& config) : Base(config) {}
+  /// Gradients in the host's memory (an optimiser's, an all-reduce buffer): parameter_count() numbers.
+  AdapterGradients(const typename Middle::Config& config, ParameterMap<Scalar> lent) : Base(config, lent) {}
+  void set_zero() { this->parameters().setZero(); }  ///< for the next batch
+};
+
+/// An adapter, y += s · [B_1 … B_N] u with u = middle(A x): LoRA, SplitLoRA, HydraLoRA, SharedBLoRA, or a layer with a middle
+/// of the user's (docs/adding-a-layer.md).
+template <class ScalarType, class MiddleType>
+class Adapter : public AdapterTensors<ScalarType, MiddleType> {
+  using Base = AdapterTensors<ScalarType, MiddleType>;
+
+ public:
+  using Scalar = ScalarType;                           ///< of parameters and activations
+  using Middle = MiddleType;                           ///< what the layer computes between the stacks
+  using Config = typename Middle::Config;              ///< the layer's settings
+  using Cache = AdapterCache<Scalar>;                  ///< what forward() saves for backward()
+  using Gradients = AdapterGradients<Scalar, Middle>;  ///< of the parameters
+
+  /// A and the gate kaiming-uniform (a = √5) from the seed, B = 0: a new adapter adds nothing.
+  /// @throws std::invalid_argument  a size below 1, alpha not finite, dropout outside [0, 1), a gate that makes no sense.
+  explicit Adapter(const Config& config, std::uint64_t seed = 0)
+      : Base(config), middle_(make_middle(config)), seed_(seed) {
+    initialize();
+  }
+
+  /// Parameters in the host's memory, read and written there. They are taken as they are; initialize() overwrites them. The
+  /// memory must outlive the layer, and copies of the layer share it. The seed serves initialize() and dropout.
+  /// @throws std::invalid_argument  as above, or where the buffer's size is not parameter_count().
+  Adapter(const Config& config, ParameterMap<Scalar> lent, std::uint64_t seed = 0)
+      : Base(config, lent), middle_(make_middle(config)), seed_(seed) {}
+
+  /// Overwrites the parameters with those of a new layer with this seed.
+  void initialize() { this->initialize_tensors(seed_); }
+
+  Scalar scaling() const { return Scalar(static_cast<real_t<Scalar>>(scaling_of(this->config()))); }  ///< s
+  std::uint64_t seed() const { return seed_; }  ///< of initialize() and dropout
+
+  /// y += ΔW(x), for every token (column) x, by the layer's formula.
+  ///
+  /// @param x       (in_features × tokens), read. tokens = 0 is a no-op.
+  /// @param y       (out_features × tokens), ADDED to: the host writes W x first. Must not overlap x.
+  /// @param cache   OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.
+  /// @param options  the step of dropout, weights of the heads, segments: see CallOptions.
+  /// @throws std::invalid_argument  on a shape mismatch; y and the cache are then untouched.
+  /// Cost     2 flop per token and parameter; allocates only where the cache or the thread's scratch must grow.
+  /// Numerics a token's bits depend neither on the other tokens (of another segment, where a gate pools) nor on the number
+  ///          of threads. Thread-safe.
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
+    detail::check_forward<Scalar>(this->shape(), x, y, options);
+    const auto pass = cache.begin(this->shape(), x.tokens(), dropout(options), options.segments);
+    if (x.tokens() == 0) return;
+    formula().forward(x, y, pass, options);
+    cache.end(x.tokens());
+  }
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
+    detail::check_forward<Scalar>(this->shape(), x, y, options);
+    if (x.tokens() == 0) return;
+    ScratchFrame scratch;
+    const Tokens<Scalar> saved = scratch.take_tokens<Scalar>(this->shape().saved_rows(), x.tokens());
+    formula().forward(x, y, {saved, detail::Dropout{}, options.segments}, options);
+  }
+
+  /// The gradients of a loss whose gradient with respect to y is dy.
+  ///
+  /// @param x      (in_features × tokens), as in forward(), read.
+  /// @param dy     (out_features × tokens), read.
+  /// @param cache  filled by forward() on the same x.
+  /// @param g      ADDED to.
+  /// @param dx     (in_features × tokens), ADDED to: the host adds Wᵀ dy. Must overlap neither x nor dy.
+  /// @param options  where the gradient of given weights goes, and that of a balance loss comes from: see CallOptions.
+  /// @throws std::invalid_argument  on a shape mismatch, a cache of another shape, gate or dropout, or gradients of another
+  ///                                shape; nothing is written.
+  /// Cost     4 flop per token and parameter. Dropout draws its mask again.
+  /// Numerics dx as y in forward(); the bits of g do not depend on the number of threads. Thread-safe for different g.
+  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
+                const CallOptions<Scalar>& options = {}) const {
+    detail::check_backward<Scalar>(this->shape(), dropout(options), x, dy, cache, g.shape(), dx, options);
+    check_dx(dx, dy.tokens());
+    if (dy.tokens() > 0) formula().backward(x, dy, cache.pass(), g.stacks(), dx, options);
+  }
+  /// backward() without dx.
+  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
+                const CallOptions<Scalar>& options = {}) const {
+    detail::check_backward<Scalar>(this->shape(), dropout(options), x, dy, cache, g.shape(), {}, options);
+    if (dy.tokens() > 0) formula().backward(x, dy, cache.pass(), g.stacks(), {}, options);
+  }
+
+  /// backward() with A frozen, and with it a gate that reads x. B, a gate that reads A x, and dx get the same bits as from
+  /// backward(); the frozen gradients stay as they are. It needs no x, so the host need not store the layer's input.
+  ///
+  /// Source   LoRA-FA, Zhang et al. 2023, arXiv:2308.03303.
+  void backward_frozen_A(ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
+                         const CallOptions<Scalar>& options = {}) const {
+    detail::check_backward<Scalar>(this->shape(), dropout(options), dy, cache, g.shape(), dx, options);
+    check_dx(dx, dy.tokens());
+    if (dy.tokens() > 0) formula().backward({}, dy, cache.pass(), g.stacks(), dx, options);
+  }
+
+  /// The steps of a pass, for code that runs them one by one (sliced.hpp). Refers to the layer.
+  Formula<Scalar, Middle> formula() const { return {this->shape(), middle_, this->stacks(), scaling()}; }
+  /// The dropout of a pass with a cache.
+  detail::Dropout dropout(const CallOptions<Scalar>& options) const {
+    return {this->config().dropout, detail::layer_random(seed_, detail::RandomStream::dropout), options.step,
+            options.first_token};
+  }
+
+ private:
+  static Middle make_middle([[maybe_unused]] const Config& config) {
+    if constexpr (std::is_constructible_v<Middle, const Config&>) {
+      return Middle(config);
+    } else {
+      return Middle();
+    }
+  }
+  void check_dx(Tokens<Scalar> dx, Index tokens) const {
+    detail::check_view(this->shape(), "::backward: ", "dx", dx.shape(), {this->shape().in, tokens}, "in_features");
+  }
+
+  Middle middle_;
+  std::uint64_t seed_;
+};
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <ostream>
+
+#include "hydralora/core/expects.hpp"
+#include "hydralora/layers/gate.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// s = alpha / r, or alpha / √r where rank-stabilised (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732).
+template <class Config>
+double scaling_of(const Config& config) {
+  const auto rank = static_cast<double>(config.rank);
+  return config.alpha / (config.rank_stabilized ? std::sqrt(rank) : rank);
+}
+
+/// The sizes of a layer's tensors, gradients and cache. A layer stores its shape, because every call reads it.
+struct AdapterShape {
+  static constexpr Index up_padding = 32;  ///< numbers between the columns of B, where there are any
+
+  const char* layer = "empty";  ///< the layer's name, for messages
+  Index in = 0;                 ///< in_features
+  Index out = 0;                ///< out_features
+  Index rank = 0;               ///< of each head
+  Index heads = 1;              ///< N; 1 for LoRA
+  Index a_rows = 0;             ///< rows of [A_1 … A_N], or of the one A
+  Index up_heads = 1;           ///< number of B: heads, or 1 where the heads share it
+  Gate gate = {};               ///< where the weights of the heads come from
+  Index gate_rows = 0;          ///< rows of a gate on x, in the down stack
+  Index gate_columns = 0;       ///< columns of a gate on A x, which has a matrix of its own
+  bool takes_weights = false;   ///< whether the weights come from the caller
+  bool mixes = true;            ///< whether the layer's middle computes u from h; if not, u = h
+
+  AdapterShape() = default;  ///< of a cache that no layer has used
+  /// One A, one B and no gate.
+  template <class Config>
+  AdapterShape(const char* name, const Config& c)
+      : layer(name), in(c.in_features), out(c.out_features), rank(c.rank), a_rows(c.rank) {}
+  /// N heads with a gate, which may share A or B.
+  template <class Config>
+  AdapterShape(const char* name, const Config& c, bool shares_A, bool shares_B, const Gate& the_gate)
+      : AdapterShape(name, c) {
+    heads = c.heads;
+    a_rows = shares_A ? rank : checked_product(std::max<Index>(heads, 0), std::max<Index>(rank, 0), name);
+    up_heads = shares_B ? 1 : heads;
+    gate = the_gate;
+    gate_rows = gate.reads_x() ? heads : 0;
+    gate_columns = gate.reads_projection() ? a_rows : 0;
+    takes_weights = gate.takes_weights();
+  }
+
+  Index down_rows() const { return a_rows + gate_rows; }           ///< of the stack [A; gate]
+  Index up_rows() const { return up_heads * rank; }                ///< of the stack [B_1 … B_N]
+  Index saved_rows() const { return a_rows + gate.saved_rows(); }  ///< numbers per token between forward and backward
+  Index gate_size() const { return heads * gate_columns; }         ///< of the gate's own matrix, between the stacks
+  /// From one column of B to the next: out, or 32 more where out is a multiple of 1024. Columns that lie whole memory pages
+  /// apart compete for the same places in every cache, which slows down a forward pass of few tokens.
+  Index up_stride() const { return out % 1024 == 0 ? out + up_padding : out; }
+  /// Numbers in the flat buffer, the padding between the columns of B included.
+  Index parameter_count() const { return down_rows() * in + gate_size() + up_rows() * up_stride(); }
+  bool gated() const { return gate.learned(); }  ///< whether there is a learned gate
+
+  /// Whether the parameters have the same layout.
+  bool same_tensors(const AdapterShape& other) const {
+    return in == other.in && out == other.out && rank == other.rank && heads == other.heads && a_rows == other.a_rows &&
+           up_heads == other.up_heads && gate_rows == other.gate_rows && gate_columns == other.gate_columns;
+  }
+  /// Equal sizes and equal gates, whatever the layers are called.
+  friend bool operator==(const AdapterShape& a, const AdapterShape& b) {
+    return a.same_tensors(b) && a.mixes == b.mixes && a.gate == b.gate;
+  }
+  /// For messages: HydraLoRA 8->6 rank 2 heads 3 (Routing::learned).
+  friend std::ostream& operator<<(std::ostream& stream, const AdapterShape& s) {
+    return stream << s.layer << ' ' << s.in << "->" << s.out << " rank " << s.rank << " heads " << s.heads << " ("
+                  << s.gate << ')';
+  }
+};
+
+namespace detail {
+
+/// The shape of a layer whose settings make sense. @throws std::invalid_argument before anything is allocated.
+template <class Middle>
+AdapterShape checked_shape(const typename Middle::Config& config) {
+  const AdapterShape s = Middle::shape(config);
+  expects(s.in >= 1 && s.out >= 1, s.layer, ": in_features ", s.in, " and out_features ", s.out, " must be at least 1");
+  expects(s.rank >= 1, s.layer, ": rank ", s.rank, " must be at least 1");
+  expects(s.heads >= 1, s.layer, ": heads ", s.heads, " must be at least 1");
+  expects(std::isfinite(config.alpha), s.layer, ": alpha ", config.alpha, " must be finite");
+  expects(config.dropout >= 0 && config.dropout < 1, s.layer, ": dropout ", config.dropout, " must be in [0, 1)");
+  Middle::check(s.layer, config);
+  constexpr Index largest = std::numeric_limits<Index>::max();
+  expects(s.rank < largest && s.out <= largest - AdapterShape::up_padding && s.in <= largest - s.up_stride() &&
+              s.gate_columns <= largest - s.in - s.up_stride(),
+          s.layer, ": rank ", s.rank, ", in_features ", s.in, " and out_features ", s.out, " are too many");
+  checked_product(checked_product(s.rank + 1, s.heads, s.layer), s.in + s.up_stride() + s.gate_columns,
+                  s.layer);  // no less than parameter_count()
+  return s;
+}
+
+}  // namespace detail
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+//
+// The products over the down stack [A; G], forward and backward, with dropout between x and A. The gate sees x without
+// dropout.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "hydralora/core/parallel.hpp"
+#include "hydralora/core/random.hpp"
+#include "hydralora/core/tokens.hpp"
+#include "hydralora/core/workspace.hpp"
+#include "hydralora/kernels/low_rank.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace detail {
+
+/// Inverted dropout (Srivastava et al. 2014). The mask is a function of position: it is not stored, backward() draws it
+/// again.
+struct Dropout {
+  double probability = 0;         ///< that a feature of a token is dropped
+  CounterRandom random{0};        ///< of the layer's seed
+  std::uint64_t step = 0;         ///< of the training
+  std::uint64_t first_token = 0;  ///< number of the first token
+
+  /// Features that share one Philox block.
+  static constexpr Index share = 8;
+
+  /// x(j, t) becomes x(j, t) / (1 − p), or 0 with probability p, which is met to 2^-32.
+  /// @param first_feature  j of the view's first row, a multiple of `share`.
+  template <class Scalar>
+  void apply(Tokens<Scalar> x, Index first_feature = 0) const {
+    const auto threshold = static_cast<std::uint64_t>(probability * 0x1p32);
+    const Scalar factor(static_cast<real_t<Scalar>>(1.0 / (1.0 - probability)));
+    constexpr Index flop_per_number = 10;
+    parallel_for(x.tokens(), x.tokens() * x.features() * flop_per_number, [&](Index t) {
+      for (Index j = 0; j < x.features(); j += share) {
+        const auto words = random.block(static_cast<std::uint64_t>((first_feature + j) / share),
+                                        first_token + static_cast<std::uint64_t>(t), step);
+        for (Index i = 0; i < std::min(share, x.features() - j); ++i) {
+          const std::uint64_t draw =
+              (words[static_cast<std::size_t>(i / 2)] >> (32U * (static_cast<unsigned>(i) % 2U))) & 0xffffffffU;
+          Scalar& value = x(j + i, t);
+          value = draw < threshold ? Scalar(0) : value * factor;
+        }
+      }
+    });
+  }
+
+  /// The dropout of the tokens from `token` on.
+  Dropout from(Index token) const {
+    Dropout result = *this;
+    result.first_token += static_cast<std::uint64_t>(token);
+    return result;
+  }
+};
+
+/// Whether two dropouts draw the same masks at the same step and tokens.
+inline bool same_masks(const Dropout& a, const Dropout& b) {
+  return a.probability == b.probability && (a.probability == 0 || a.random == b.random);
+}
+
+/// P = [A x̃; G x] for every token, x̃ being x with dropout. Without dropout it is one product.
+///
+/// @param down    [A; G], (rows × features), read. A is its first a_rows rows.
+/// @param p       (rows × tokens), OVERWRITTEN.
+template <class Scalar>
+void shrink(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, ConstTokens<Scalar> x, Tokens<Scalar> p) {
+  if (dropout.probability == 0) return kernels::shrink<Scalar>(down, x, Scalar(1), p);
+
+  ScratchFrame scratch;
+  const Tokens<Scalar> dropped = scratch.take_tokens<Scalar>(x.features(), x.tokens());
+  dropped.matrix() = x.matrix();
+  dropout.apply(dropped);
+  const Index gate_rows = down.rows - a_rows;
+  kernels::shrink<Scalar>(down.row_range(0, a_rows), dropped, Scalar(1), p.rows(0, a_rows));
+  if (gate_rows == 0) return;
+  kernels::shrink<Scalar>(down.row_range(a_rows, gate_rows), x, Scalar(1), p.rows(a_rows, gate_rows));
+}
+
+/// dDown += dP Xᵀ. With the mask m of dropout:  dA += dH (m∘X)ᵀ  and  dG += dL Xᵀ.
+///
+/// @param x              (features × tokens), read. It may be some of the features.
+/// @param dp             [dH; dL], (rows × tokens), read.
+/// @param ddown          (rows × features), ADDED to.
+/// @param first_feature  number of the first row of x and of the first feature of ddown.
+template <class Scalar>
+void shrink_gradient(Index a_rows, const Dropout& dropout, ConstTokens<Scalar> x, ConstTokens<Scalar> dp,
+                     Stack<Scalar> ddown, Index first_feature) {
+  if (dropout.probability == 0) return kernels::accumulate<Scalar>(dp, x, Scalar(1), ddown);
+
+  ScratchFrame scratch;
+  const Tokens<Scalar> dropped = scratch.take_tokens<Scalar>(x.features(), x.tokens());
+  const Index gate_rows = ddown.rows - a_rows;
+  dropped.matrix() = x.matrix();
+  dropout.apply(dropped, first_feature);
+  kernels::accumulate<Scalar>(dp.rows(0, a_rows), dropped, Scalar(1), ddown.row_range(0, a_rows));
+  if (gate_rows == 0) return;
+  kernels::accumulate<Scalar>(dp.rows(a_rows, gate_rows), x, Scalar(1), ddown.row_range(a_rows, gate_rows));
+}
+
+/// dX += downᵀ dP. With the mask m of dropout:  dX += m ∘ (Aᵀ dH) + Gᵀ dL.
+///
+/// @param dx             (features × tokens), ADDED to. It may be some of the features.
+/// @param first_feature  number of the first row of dx and of the first feature of down.
+template <class Scalar>
+void shrink_backward(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, ConstTokens<Scalar> dp,
+                     Tokens<Scalar> dx, Index first_feature) {
+  if (dropout.probability == 0) return kernels::expand<Scalar>(down, dp, Scalar(1), dx);
+
+  ScratchFrame scratch;
+  const Tokens<Scalar> through_A = scratch.take_tokens<Scalar>(dx.features(), dx.tokens());
+  const Index gate_rows = down.rows - a_rows;
+  through_A.matrix().setZero();
+  kernels::expand<Scalar>(down.row_range(0, a_rows), dp.rows(0, a_rows), Scalar(1), through_A);
+  dropout.apply(through_A, first_feature);
+  dx.matrix() += through_A.matrix();
+  if (gate_rows == 0) return;
+  kernels::expand<Scalar>(down.row_range(a_rows, gate_rows), dp.rows(a_rows, gate_rows), Scalar(1), dx);
+}
+
+}  // namespace detail
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT
+//
+// Two steps of a gate: pooling over the tokens of a segment, and the selection of heads.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "hydralora/core/segments.hpp"
+#include "hydralora/core/simd.hpp"
+#include "hydralora/core/tokens.hpp"
+#include "hydralora/layers/gate_config.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace detail {
+
+/// Every column becomes the mean of its segment's columns, or of those up to it (causal). Sums run in token order.
+template <class Scalar>
+void pool_mean(GateGranularity granularity, Segments segments, Tokens<Scalar> values) {
+  using Real = real_t<Scalar>;
+  segments.for_each(values.tokens(), [&](Index first, Index count) {
+    for (Index i = 0; i < values.features(); ++i) {
+      Scalar sum(0);
+      for (Index t = 0; t < count; ++t) {
+        sum += values(i, first + t);
+        if (granularity == GateGranularity::causal) values(i, first + t) = sum / Scalar(static_cast<Real>(t + 1));
+      }
+      if (granularity == GateGranularity::causal) continue;
+      for (Index t = 0; t < count; ++t) values(i, first + t) = sum / Scalar(static_cast<Real>(count));
+    }
+  });
+}
+
+/// The transpose of pool_mean(): from the gradients of the means to those of the columns.
+template <class Scalar>
+void pool_mean_backward(GateGranularity granularity, Segments segments, Tokens<Scalar> gradient) {
+  using Real = real_t<Scalar>;
+  segments.for_each(gradient.tokens(), [&](Index first, Index count) {
+    for (Index i = 0; i < gradient.features(); ++i) {
+      Scalar sum(0);
+      for (Index t = count; t-- > 0;) {
+        const bool causal = granularity == GateGranularity::causal;
+        sum += gradient(i, first + t) / Scalar(static_cast<Real>(causal ? t + 1 : count));
+        if (causal) gradient(i, first + t) = sum;
+      }
+      if (granularity == GateGranularity::causal) continue;
+      for (Index t = 0; t < count; ++t) gradient(i, first + t) = sum;
+    }
+  });
+}
+
+/// z = √(mean of h² + 1e-6), pooled as pool_mean() does. The constant keeps the gradient finite where h = 0.
+template <class Scalar>
+void pool_rms(GateGranularity granularity, Segments segments, ConstTokens<Scalar> h, Tokens<Scalar> z) {
+  using std::sqrt;
+  z.matrix() = h.matrix().cwiseProduct(h.matrix());
+  pool_mean(granularity, segments, z);
+  for (Index t = 0; t < z.tokens(); ++t) {
+    for (Index i = 0; i < z.features(); ++i) z(i, t) = sqrt(z(i, t) + Scalar(static_cast<real_t<Scalar>>(1e-6)));
+  }
+}
+
+/// dh += h ∘ (the pooled dz / z).   @param dz  OVERWRITTEN.
+template <class Scalar>
+void pool_rms_backward(GateGranularity granularity, Segments segments, ConstTokens<Scalar> h, ConstTokens<Scalar> z,
+                       Tokens<Scalar> dz, Tokens<Scalar> dh) {
+  dz.matrix() = dz.matrix().cwiseQuotient(z.matrix());
+  pool_mean_backward(granularity, segments, dz);
+  dh.matrix() += dz.matrix().cwiseProduct(h.matrix());
+}
+
+/// ln Σ_i exp(ℓ_i) of every token.
+template <class Scalar>
+void log_sum_exp(ConstTokens<Scalar> logits, Tokens<Scalar> result) {
+  using std::exp;
+  using std::log;
+  using std::real;
+  for (Index t = 0; t < logits.tokens(); ++t) {
+    Index top = 0;
+    for (Index i = 1; i < logits.features(); ++i) top = real(logits(i, t)) > real(logits(top, t)) ? i : top;
+    Scalar sum(0);
+    for (Index i = 0; i < logits.features(); ++i) sum += exp(logits(i, t) - logits(top, t));
+    result(0, t) = logits(top, t) + log(sum);
+  }
+}
+
+/// From π to the ω of the selected heads. A column with a NaN stays NaN.
+template <class Scalar>
+void select_heads(const GateConfig& gate, ConstTokens<Scalar> probabilities, Tokens<Scalar> weights) {
+  using std::real;
+  const Index heads = probabilities.features();
+  weights.matrix() = probabilities.matrix();
+  const Index limit = gate.selection == GateSelection::top_k                     ? gate.top_k
+                      : gate.selection == GateSelection::top_p && gate.top_p < 1 ? heads
+                      : gate.selection == GateSelection::one_hot                 ? 1
+                                                                                 : 0;
+  if (limit == 0 || (limit == heads && gate.selection == GateSelection::top_k)) return;
+  const bool by_sum = gate.selection == GateSelection::top_p;
+  for (Index t = 0; t < probabilities.tokens(); ++t) {
+    // In descending order, equal ones by index: the next head is the largest of those after the last one.
+    const auto pi = [&](Index i) { return real(probabilities(i, t)); };
+    Index last = -1;
+    Scalar sum(0);
+    for (Index n = 0; n < limit; ++n) {
+      const double selected = real(sum);
+      if (by_sum && selected >= gate.top_p) break;
+      Index next = -1;
+      for (Index i = 0; i < heads; ++i) {
+        const bool after = last < 0 || pi(i) < pi(last) || (pi(i) == pi(last) && i > last);
+        if (after && (next < 0 ? pi(i) >= 0 : pi(i) > pi(next))) next = i;
+      }
+      if (next < 0) break;
+      if (n == 0) std::fill(weights.token(t), weights.token(t) + heads, Scalar(0));
+      weights(next, t) = probabilities(next, t);
+      sum += probabilities(next, t);
+      last = next;
+    }
+    if (last < 0) continue;
+    for (Index i = 0; i < heads; ++i) {
+      weights(i, t) = gate.selection == GateSelection::one_hot ? Scalar(i == last ? 1 : 0) : weights(i, t) / sum;
+    }
+  }
+}
+
+}  // namespace detail
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+//
+// What the layers of N weighted heads have in common.
+#pragma once
+
+#include <cstdint>
+
+#include "hydralora/layers/adapter.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+
+/// What the heads of a layer share.
+enum class Shared : std::uint8_t { nothing, A, B };
+
+/// The settings of a layer of N heads; checked by the layer.
+template <Shared shared>
+struct HeadsConfig {
+  Index in_features = 0;         ///< of x
+  Index out_features = 0;        ///< of y
+  Index rank = 8;                ///< of each head
+  double alpha = 16;             ///< s = alpha / rank
+  bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
+  double dropout = 0;  ///< probability that a feature on its way into A is dropped in training; the gate sees all
+  Index heads = 4;     ///< N; one head is exactly LoRA
+  Routing routing = shared == Shared::nothing ? Routing::uniform : Routing::learned;  ///< where ω comes from
+  GateConfig gate = {};                                                               ///< for Routing::learned
+};
+
+/// What the middles of these layers have in common.
+template <Shared shared>
+struct HeadsMiddle : MiddleDefaults {
+  using Config = HeadsConfig<shared>;                    ///< the layer's settings
+  static constexpr bool shares_A = shared == Shared::A;  ///< the layer has one A
+  static constexpr bool shares_B = shared == Shared::B;  ///< the layer has one B
+  static constexpr bool linear = true;                   ///< ΔW = s Σ_i ω_i B_i A_i
+
+  /// @throws std::invalid_argument  a gate that makes no sense.
+  static void check(const char* layer, const Config& c) {
+    detail::check_gate(layer, c.gate, c.routing, c.heads, c.dropout);
+  }
+
+ protected:
+  /// @param weights  of a token: heads, or 0 where there is nothing to weigh.
+  static AdapterShape heads_shape(const char* layer, const Config& c, Index weights) {
+    return {layer, c, shares_A, shares_B, Gate(weights, c.routing, c.gate)};
+  }
+};
+
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
