@@ -91,13 +91,28 @@ class ConstTokens {
   const Scalar& operator()(Index feature, Index t) const { return data_[t * stride_ + feature]; }
 
   /// Tokens begin … begin + count - 1.
-  ConstTokens slice(Index begin, Index count) const { return {data_ + begin * stride_, features_, count, stride_}; }
+  ConstTokens slice(Index begin, Index count) const {
+    expects(count >= 0, "tokens view: negative size ", Shape{features_, count});
+    return part(data_ + begin * stride_, features_, count);
+  }
   /// Features begin … begin + count - 1 of every token.
-  ConstTokens rows(Index begin, Index count) const { return {data_ + begin, count, tokens_, stride_}; }
+  ConstTokens rows(Index begin, Index count) const {
+    expects(count >= 0 && (count <= stride_ || tokens_ <= 1), "tokens view: ", count, " rows of stride ", stride_);
+    return part(data_ + begin, count, tokens_);
+  }
   /// The same memory as an Eigen map.
   Map matrix() const { return Map(data_, features_, tokens_, Eigen::OuterStride<>(stride_)); }
 
  private:
+  /// A part of a view that has been checked.
+  ConstTokens part(const Scalar* data, Index features, Index tokens) const {
+    ConstTokens result;
+    result.data_ = data;
+    result.features_ = features;
+    result.tokens_ = tokens;
+    result.stride_ = stride_;
+    return result;
+  }
   void check() const {
     expects(features_ >= 0 && tokens_ >= 0, "tokens view: negative size ", shape());
     expects(stride_ >= features_ || tokens_ <= 1, "tokens view: stride ", stride_, " is below ", features_,
@@ -148,13 +163,15 @@ class Tokens {
   Scalar& operator()(Index feature, Index t) const { return data_[t * stride() + feature]; }
 
   /// Tokens begin … begin + count - 1.
-  Tokens slice(Index begin, Index count) const { return {token(begin), features(), count, stride()}; }
+  Tokens slice(Index begin, Index count) const { return Tokens(token(begin), view_.slice(begin, count)); }
   /// Features begin … begin + count - 1 of every token.
-  Tokens rows(Index begin, Index count) const { return {data_ + begin, count, tokens(), stride()}; }
+  Tokens rows(Index begin, Index count) const { return Tokens(data_ + begin, view_.rows(begin, count)); }
   /// The same memory as an Eigen map.
   Map matrix() const { return Map(data_, features(), tokens(), Eigen::OuterStride<>(stride())); }
 
  private:
+  Tokens(Scalar* data, ConstTokens<Scalar> view) : data_(data), view_(view) {}
+
   Scalar* data_ = nullptr;
   ConstTokens<Scalar> view_;
 };

@@ -103,13 +103,13 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
                 const CallOptions<Scalar>& options = {}) const {
     detail::check_backward<Scalar>(this->shape(), dropout(options), x, dy, cache, g.shape(), dx, options);
     check_dx(dx, dy.tokens());
-    if (dy.tokens() > 0) formula().backward(x, dy, cache.pass(), g.stacks(), dx, options);
+    if (dy.tokens() > 0) formula().backward(x, dy, cache.pass(), g, dx, options);
   }
   /// backward() without dx.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                 const CallOptions<Scalar>& options = {}) const {
     detail::check_backward<Scalar>(this->shape(), dropout(options), x, dy, cache, g.shape(), {}, options);
-    if (dy.tokens() > 0) formula().backward(x, dy, cache.pass(), g.stacks(), {}, options);
+    if (dy.tokens() > 0) formula().backward(x, dy, cache.pass(), g, {}, options);
   }
 
   /// backward() with A frozen, and with it a gate that reads x. B, a gate that reads A x, and dx get the same bits as from
@@ -120,11 +120,11 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
                          const CallOptions<Scalar>& options = {}) const {
     detail::check_backward<Scalar>(this->shape(), dropout(options), dy, cache, g.shape(), dx, options);
     check_dx(dx, dy.tokens());
-    if (dy.tokens() > 0) formula().backward({}, dy, cache.pass(), g.stacks(), dx, options);
+    if (dy.tokens() > 0) formula().backward({}, dy, cache.pass(), g, dx, options);
   }
 
   /// The steps of a pass, for code that runs them one by one (sliced.hpp). Refers to the layer.
-  Formula<Scalar, Middle> formula() const { return {this->shape(), middle_, this->stacks(), scaling()}; }
+  Formula<Scalar, Middle> formula() const { return {*this, middle_, scaling()}; }
   /// The dropout of a pass with a cache.
   detail::Dropout dropout(const CallOptions<Scalar>& options) const {
     return {this->config().dropout, detail::layer_random(seed_, detail::RandomStream::dropout), options.step,

@@ -70,7 +70,7 @@ struct CacheDifference {
   const Dropout& expected_dropout;
 
   friend std::ostream& operator<<(std::ostream& out, const CacheDifference& d) {
-    d.gate.differs(d.expected_gate, &out, true);
+    d.gate.print_difference(out, d.expected_gate, true);
     if (d.dropout.probability != d.expected_dropout.probability) {
       out << ", dropout " << shortest(d.dropout.probability) << ", expected "
           << shortest(d.expected_dropout.probability);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <ostream>
 
@@ -40,29 +41,32 @@ struct AdapterShape {
   /// One A, one B and no gate.
   template <class Config>
   AdapterShape(const char* name, const Config& c)
-      : layer(name), in(c.in_features), out(c.out_features), rank(c.rank), a_rows(c.rank) {}
+      : layer(name), in(c.in_features), out(c.out_features), rank(c.rank), a_rows(c.rank) {
+    store_sizes();
+  }
   /// N heads with a gate, which may share A or B.
   template <class Config>
   AdapterShape(const char* name, const Config& c, bool shares_A, bool shares_B, const Gate& the_gate)
-      : AdapterShape(name, c) {
-    heads = c.heads;
+      : layer(name), in(c.in_features), out(c.out_features), rank(c.rank), heads(c.heads), gate(the_gate) {
     a_rows = shares_A ? rank : checked_product(std::max<Index>(heads, 0), std::max<Index>(rank, 0), name);
     up_heads = shares_B ? 1 : heads;
-    gate = the_gate;
     gate_rows = gate.reads_x() ? heads : 0;
     gate_columns = gate.reads_projection() ? a_rows : 0;
     takes_weights = gate.takes_weights();
+    store_sizes();
   }
 
-  Index down_rows() const { return a_rows + gate_rows; }           ///< of the stack [A; gate]
-  Index up_rows() const { return up_heads * rank; }                ///< of the stack [B_1 … B_N]
-  Index saved_rows() const { return a_rows + gate.saved_rows(); }  ///< numbers per token between forward and backward
-  Index gate_size() const { return heads * gate_columns; }         ///< of the gate's own matrix, between the stacks
+  Index down_rows() const { return down_rows_; }    ///< of the stack [A; gate]
+  Index up_rows() const { return up_rows_; }        ///< of the stack [B_1 … B_N]
+  Index saved_rows() const { return saved_rows_; }  ///< numbers per token between forward and backward
+  Index gate_size() const { return gate_size_; }    ///< numbers of the gate's own matrix, between the stacks
   /// From one column of B to the next: out, or 32 more where out is a multiple of 1024. Columns that lie whole memory pages
   /// apart compete for the same places in every cache, which slows down a forward pass of few tokens.
-  Index up_stride() const { return out % 1024 == 0 ? out + up_padding : out; }
-  /// Numbers in the flat buffer, the padding between the columns of B included.
-  Index parameter_count() const { return down_rows() * in + gate_size() + up_rows() * up_stride(); }
+  Index up_stride() const { return up_stride_; }
+  Index down_size() const { return down_size_; }  ///< numbers of A and the gate in the flat buffer
+  Index up_size() const { return up_size_; }      ///< numbers of B there, the padding between its columns included
+  Index parameter_count() const { return down_size_ + up_size_; }  ///< numbers in the flat buffer
+  [[deprecated("use saved_rows()")]] Index kept_rows() const { return saved_rows_; }
   bool gated() const { return gate.learned(); }  ///< whether there is a learned gate
 
   /// Whether the parameters have the same layout.
@@ -79,6 +83,26 @@ struct AdapterShape {
     return stream << s.layer << ' ' << s.in << "->" << s.out << " rank " << s.rank << " heads " << s.heads << " ("
                   << s.gate << ')';
   }
+
+ private:
+  /// Settings that are not checked yet may wrap around here; checked_shape() then refuses them.
+  void store_sizes() {
+    const auto product = [](Index a, Index b) {
+      return static_cast<Index>(static_cast<std::size_t>(a) * static_cast<std::size_t>(b));
+    };
+    const auto sum = [](Index a, Index b) {
+      return static_cast<Index>(static_cast<std::size_t>(a) + static_cast<std::size_t>(b));
+    };
+    down_rows_ = sum(a_rows, gate_rows);
+    up_rows_ = product(up_heads, rank);
+    saved_rows_ = sum(a_rows, gate.saved_rows());
+    gate_size_ = product(heads, gate_columns);
+    up_stride_ = out % 1024 == 0 ? sum(out, up_padding) : out;
+    down_size_ = sum(product(down_rows_, in), gate_size_);
+    up_size_ = product(up_rows_, up_stride_);
+  }
+
+  Index down_rows_ = 0, up_rows_ = 0, saved_rows_ = 0, gate_size_ = 0, up_stride_ = 0, down_size_ = 0, up_size_ = 0;
 };
 
 namespace detail {

@@ -35,14 +35,6 @@ template <class Scalar>
 using ConstMatrixMap =
     Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>, Eigen::Unaligned, Eigen::OuterStride<>>;
 
-/// The stacks of a layer (Scalar is const) or of its gradients, as the formula takes them.
-template <class Scalar>
-struct AdapterStacks {
-  Stack<Scalar> down;  ///< [A; G]
-  Stack<Scalar> gate;  ///< G of a gate that reads A x; else no rows
-  Stack<Scalar> up;    ///< [B_1 … B_N]ᵀ
-};
-
 namespace detail {
 
 /// Streams of a layer's seed: its tensors and its dropout draw different numbers.
@@ -134,19 +126,20 @@ class AdapterTensors {
   Index parameter_count() const { return shape_.parameter_count(); }  ///< length of parameters(), padding included
 
   /// The part of parameters() with A and the gate.
-  ParameterMap<Scalar> down_parameters() { return {data(), down_size()}; }
-  ConstParameterMap<Scalar> down_parameters() const { return {data(), down_size()}; }
+  ParameterMap<Scalar> down_parameters() { return {data(), shape_.down_size()}; }
+  ConstParameterMap<Scalar> down_parameters() const { return {data(), shape_.down_size()}; }
   /// The part of parameters() with B, which LoRA+ (arXiv:2402.12354) trains faster.
-  ParameterMap<Scalar> up_parameters() { return {data() + down_size(), up_size()}; }
-  ConstParameterMap<Scalar> up_parameters() const { return {data() + down_size(), up_size()}; }
+  ParameterMap<Scalar> up_parameters() { return {data() + shape_.down_size(), shape_.up_size()}; }
+  ConstParameterMap<Scalar> up_parameters() const { return {data() + shape_.down_size(), shape_.up_size()}; }
 
   /// The stacks as the kernels take them (kernels/low_rank.hpp).
-  AdapterStacks<Scalar> stacks() { return stacks_at(data()); }
-  AdapterStacks<const Scalar> stacks() const { return stacks_at(data()); }
-  Stack<Scalar> down_stack() { return stacks().down; }  ///< [A; gate]
-  ConstStack<Scalar> down_stack() const { return stacks().down; }
-  Stack<Scalar> up_stack() { return stacks().up; }  ///< [B_1 … B_N]ᵀ
-  ConstStack<Scalar> up_stack() const { return stacks().up; }
+  Stack<Scalar> down_stack() { return down_stack_at(data()); }  ///< [A; gate]
+  ConstStack<Scalar> down_stack() const { return down_stack_at(data()); }
+  Stack<Scalar> up_stack() { return up_stack_at(data()); }  ///< [B_1 … B_N]ᵀ
+  ConstStack<Scalar> up_stack() const { return up_stack_at(data()); }
+  /// The matrix of a gate that reads A x; no rows where the gate reads x and is part of the down stack.
+  Stack<Scalar> gate_stack() { return gate_stack_at(data()); }
+  ConstStack<Scalar> gate_stack() const { return gate_stack_at(data()); }
 
  protected:
   explicit AdapterTensors(const Config& config) : config_(config), shape_(detail::checked_shape<Middle>(config)) {
@@ -179,7 +172,7 @@ class AdapterTensors {
   }
   template <class Map, class Pointer>
   Map B_map(Pointer from, Index head) const {
-    return {from + down_size() + head * shape_.rank * shape_.up_stride(), shape_.out, shape_.rank,
+    return {from + shape_.down_size() + head * shape_.rank * shape_.up_stride(), shape_.out, shape_.rank,
             Eigen::OuterStride<>(shape_.up_stride())};
   }
   template <class Map, class Pointer>
@@ -188,20 +181,22 @@ class AdapterTensors {
     return {from + shape_.down_rows() * shape_.in, shape_.heads, shape_.gate_columns,
             Eigen::OuterStride<>(shape_.heads)};
   }
-  /// The slack of the first two stacks is what lies behind them in the buffer.
+  // The slack of the first two is what lies behind them in the buffer.
   template <class Number>
-  AdapterStacks<Number> stacks_at(Number* from) const {
-    const AdapterShape& s = shape_;
-    const Index gate_begin = s.down_rows() * s.in, up_begin = down_size();
-    AdapterStacks<Number> stacks;
-    stacks.down = {from, s.down_rows(), s.in, 1, s.down_rows(), s.gate_size() + up_size()};
-    if (s.gate_columns > 0) stacks.gate = {from + gate_begin, s.heads, s.gate_columns, 1, s.heads, up_size()};
-    stacks.up = {from + up_begin, s.up_rows(), s.out, s.up_stride(), 1};
-    return stacks;
+  Stack<Number> down_stack_at(Number* from) const {
+    return {from, shape_.down_rows(), shape_.in, 1, shape_.down_rows(), shape_.gate_size() + shape_.up_size()};
+  }
+  template <class Number>
+  Stack<Number> gate_stack_at(Number* from) const {
+    if (shape_.gate_columns == 0) return {};
+    return {
+        from + shape_.down_rows() * shape_.in, shape_.heads, shape_.gate_columns, 1, shape_.heads, shape_.up_size()};
+  }
+  template <class Number>
+  Stack<Number> up_stack_at(Number* from) const {
+    return {from + shape_.down_size(), shape_.up_rows(), shape_.out, shape_.up_stride(), 1};
   }
 
-  Index down_size() const { return shape_.down_rows() * shape_.in + shape_.gate_size(); }
-  Index up_size() const { return shape_.up_rows() * shape_.up_stride(); }
   Scalar* data() { return lent_ != nullptr ? lent_ : owned_.data(); }
   const Scalar* data() const { return lent_ != nullptr ? lent_ : owned_.data(); }
 

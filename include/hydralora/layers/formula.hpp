@@ -40,93 +40,115 @@ struct Pass {
   Pass slice(Index begin, Index count) const { return {saved.slice(begin, count), dropout.from(begin), segments}; }
 };
 
-/// The parts of a layer, and the steps of its passes. All shapes have been checked. An empty view is a result that nobody
-/// wants. A Formula refers to the layer, so it is made for one call.
+/// The steps of a layer's passes. All shapes have been checked. An empty view is a result that nobody wants. A Formula refers
+/// to the layer, so it is made for one call.
 template <class Scalar, class Middle>
 struct Formula {
-  const AdapterShape& shape;            ///< the layer's
-  const Middle& middle;                 ///< the layer's
-  AdapterStacks<const Scalar> weights;  ///< A, G and B
-  Scalar s;                             ///< the scaling
+  const AdapterTensors<Scalar, Middle>& layer;  ///< A, G, B and their shape
+  const Middle& middle;                         ///< the layer's
+  Scalar s;                                     ///< the scaling
 
   /// y += ΔW(x).
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const Pass<Tokens<Scalar>>& pass,
                const CallOptions<Scalar>& options) const {
+    const AdapterShape& shape = layer.shape();
     const Gate& gate = shape.gate;
-    const Tokens<Scalar> h_and_logits = pass.saved.rows(0, shape.down_rows());  // the gate replaces the logits by ω
-    const Tokens<Scalar> h = pass.saved.rows(0, shape.a_rows),
-                         of_gate = pass.saved.rows(h.features(), gate.saved_rows());
-    const Tokens<Scalar> omega = of_gate.rows(0, gate.heads);
+    const Tokens<Scalar> h_and_logits = pass.saved.rows(0, shape.down_rows());
 
-    detail::shrink<Scalar>(weights.down, shape.a_rows, pass.dropout, x, h_and_logits);  // F1  [h; ℓ] = [A; G] x
-    gate.forward<Scalar>(weights.gate, h, options.weights, pass.segments, of_gate);     // F2  ω = softmax(ℓ)
-    if (!shape.mixes) return kernels::expand<Scalar>(weights.up, h, s, y);              // F4  y += s B h
-    if (Middle::shares_h && gate.same_in_segment()) {                                   // F3 and F4 with Σ_i ω_i B_i
-      return kernels::expand_segments<Scalar>(weights.up, h, omega, pass.segments, s, y);
+    // F1  [h; ℓ] = [A; G] x
+    detail::shrink<Scalar>(layer.down_stack(), shape.a_rows, pass.dropout, x, h_and_logits);
+    // F4  y += s B h, where u = h and there is no gate
+    if (!shape.mixes) return kernels::expand<Scalar>(layer.up_stack(), h_and_logits, s, y);
+    // F2  ω = softmax(ℓ); ω replaces the logits
+    const Tokens<Scalar> h = pass.saved.rows(0, shape.a_rows);
+    const Tokens<Scalar> saved_by_gate = pass.saved.rows(shape.a_rows, gate.saved_rows());
+    const Tokens<Scalar> weights = saved_by_gate.rows(0, gate.heads);
+    gate.forward<Scalar>(layer.gate_stack(), h, options.weights, pass.segments, saved_by_gate);
+    // F3 and F4 with B̄ = Σ_i ω_i B_i, where the tokens of a segment share ω
+    if (Middle::shares_h && gate.same_in_segment()) {
+      return kernels::expand_segments<Scalar>(layer.up_stack(), h, weights, pass.segments, s, y);
     }
+    // F3  u_i = ω_i h
     ScratchFrame scratch;
     const Tokens<Scalar> u = scratch.take_tokens<Scalar>(shape.up_rows(), x.tokens());
-    middle.mix(MiddleInput<Scalar>{h, omega}, u);  // F3  u_i = ω_i h
-    kernels::expand<Scalar>(weights.up, u, s, y);  // F4  y += s [B_1 … B_N] u
+    middle.mix(MiddleInput<Scalar>{h, weights}, u);
+    // F4  y += s [B_1 … B_N] u
+    kernels::expand<Scalar>(layer.up_stack(), u, s, y);
   }
 
-  /// The gradients of the layer's matrices, g, and of x. Both are added to.
+  /// Adds the gradients of the layer's matrices to g, and that of x to dx.
   /// @param x  empty: A and a gate on x are frozen.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Pass<ConstTokens<Scalar>>& pass,
-                const AdapterStacks<Scalar>& g, Tokens<Scalar> dx, const CallOptions<Scalar>& options) const {
+                AdapterTensors<Scalar, Middle>& g, Tokens<Scalar> dx, const CallOptions<Scalar>& options) const {
     ScratchFrame scratch;
     const Tokens<Scalar> dp = scratch.take_tokens<Scalar>(gradient_rows(), dy.tokens());
-    backward_tokens(dy, pass, dp, g.gate, options);
-    backward_up(dy, pass, g.up);
-    backward_down(x, dp, pass, g.down, dx, 0);
+    backward_tokens(dy, pass, dp, g.gate_stack(), options);
+    backward_up(dy, pass, g.up_stack());
+    backward_down(x, dp, pass, g.down_stack(), dx, 0);
   }
 
   /// The first step of backward(), for some of the tokens: from dY to dp = [dh; dℓ].
   /// @param dp  (gradient_rows() × tokens), OVERWRITTEN.
+  /// @param dG  ADDED to by a gate on A x.
   void backward_tokens(ConstTokens<Scalar> dy, const Pass<ConstTokens<Scalar>>& pass, Tokens<Scalar> dp,
                        Stack<Scalar> dG, const CallOptions<Scalar>& options) const {
+    const AdapterShape& shape = layer.shape();
     const Gate& gate = shape.gate;
-    const ConstTokens<Scalar> h = pass.saved.rows(0, shape.a_rows);
-    const ConstTokens<Scalar> of_gate = pass.saved.rows(shape.a_rows, gate.saved_rows());
-    const Tokens<Scalar> dh = dp.rows(0, shape.a_rows), domega = dp.rows(shape.a_rows, gate.heads);
-    if (!shape.mixes) return kernels::shrink<Scalar>(weights.up, dy, s, dh);  // R4  dh = s Bᵀ dY
+    const Tokens<Scalar> dh = dp.rows(0, shape.a_rows);
 
+    // R4  dh = s Bᵀ dY, where u = h
+    if (!shape.mixes) return kernels::shrink<Scalar>(layer.up_stack(), dy, s, dh);
+    // R4  V = s [B_1 … B_N]ᵀ dY
     ScratchFrame scratch;
     const Tokens<Scalar> v = scratch.take_tokens<Scalar>(shape.up_rows(), dy.tokens());
-    kernels::shrink<Scalar>(weights.up, dy, s, v);  // R4  V = s [B_1 … B_N]ᵀ dY
-    middle.mix_backward(MiddleInput<Scalar>{h, of_gate.rows(0, gate.heads)}, ConstTokens<Scalar>(v),
-                        MiddleGradient<Scalar>{dh, domega});  // R3  dω_i = ⟨V_i, h⟩,  dh = Σ_i ω_i V_i
-    gate.backward<Scalar>(weights.gate, h, of_gate, pass.segments, options.logits_gradient, options.weights_gradient,
-                          domega, dG, dh);  // R2  dℓ = ω ∘ (dω − ⟨ω, dω⟩)
+    kernels::shrink<Scalar>(layer.up_stack(), dy, s, v);
+    // R3  dω_i = ⟨V_i, h⟩,  dh = Σ_i ω_i V_i
+    const ConstTokens<Scalar> h = pass.saved.rows(0, shape.a_rows);
+    const ConstTokens<Scalar> saved_by_gate = pass.saved.rows(shape.a_rows, gate.saved_rows());
+    const Tokens<Scalar> dweights = dp.rows(shape.a_rows, gate.heads);
+    middle.mix_backward(MiddleInput<Scalar>{h, saved_by_gate.rows(0, gate.heads)}, ConstTokens<Scalar>(v),
+                        MiddleGradient<Scalar>{dh, dweights});
+    // R2  dℓ = ω ∘ (dω − ⟨ω, dω⟩); dℓ replaces dω
+    gate.backward<Scalar>(layer.gate_stack(), h, saved_by_gate, pass.segments, options.logits_gradient,
+                          options.weights_gradient, dweights, dG, dh);
   }
 
   /// The second step, for some of the output features: the gradients of B.
   void backward_up(ConstTokens<Scalar> dy, const Pass<ConstTokens<Scalar>>& pass, Stack<Scalar> dB) const {
+    const AdapterShape& shape = layer.shape();
     const ConstTokens<Scalar> h = pass.saved.rows(0, shape.a_rows);
-    if (!shape.mixes) return kernels::accumulate<Scalar>(h, dy, s, dB);  // G4  dB += s dY Hᵀ
+
+    // G4  dB += s dY Hᵀ, where u = h
+    if (!shape.mixes) return kernels::accumulate<Scalar>(h, dy, s, dB);
+    // F3  u_i = ω_i h, again
     ScratchFrame scratch;
     const Tokens<Scalar> u = scratch.take_tokens<Scalar>(shape.up_rows(), dy.tokens());
-    middle.mix(MiddleInput<Scalar>{h, pass.saved.rows(shape.a_rows, shape.gate.heads)}, u);  // F3  u_i = ω_i h
-    kernels::accumulate<Scalar>(u, dy, s, dB);                                               // G4  dB_i += s dY U_iᵀ
+    middle.mix(MiddleInput<Scalar>{h, pass.saved.rows(shape.a_rows, shape.gate.heads)}, u);
+    // G4  dB_i += s dY U_iᵀ
+    kernels::accumulate<Scalar>(u, dy, s, dB);
   }
 
   /// The third step, for some of the input features: the gradients of A and of a gate on x, and dX.
   /// @param first  number of the first row of x and dx.
   void backward_down(ConstTokens<Scalar> x, ConstTokens<Scalar> dp, const Pass<ConstTokens<Scalar>>& pass,
                      Stack<Scalar> ddown, Tokens<Scalar> dx, Index first) const {
+    const AdapterShape& shape = layer.shape();
     const ConstTokens<Scalar> dh_and_dlogits = dp.rows(0, shape.down_rows());
+
+    // G1  [dA; dG] += [dH; dL] Xᵀ
     if (x.features() > 0) {
       detail::shrink_gradient<Scalar>(shape.a_rows, pass.dropout, x, dh_and_dlogits,
-                                      ddown.feature_range(first, x.features()), first);  // G1  [dA; dG] += [dH; dL] Xᵀ
+                                      ddown.feature_range(first, x.features()), first);
     }
+    // R1  dX += [A; G]ᵀ [dH; dL]
     if (dx.features() > 0) {
-      detail::shrink_backward<Scalar>(weights.down.feature_range(first, dx.features()), shape.a_rows, pass.dropout,
-                                      dh_and_dlogits, dx, first);  // R1  dX += [A; G]ᵀ [dH; dL]
+      detail::shrink_backward<Scalar>(layer.down_stack().feature_range(first, dx.features()), shape.a_rows,
+                                      pass.dropout, dh_and_dlogits, dx, first);
     }
   }
 
   /// Numbers per token of the gradient [dh; dω], in which dℓ replaces dω.
-  Index gradient_rows() const { return shape.a_rows + shape.gate.heads; }
+  Index gradient_rows() const { return layer.shape().a_rows + layer.shape().gate.heads; }
 };
 
 }  // namespace HYDRALORA_BUILD

@@ -140,21 +140,29 @@ struct Gate {
   }
 
   /// Whether one gate can read what the other has saved. Settings without effect are not compared: top_k of a dense gate,
-  /// the temperature of a single head.
+  /// the temperature of a single head, whose weight is always 1.
   friend bool operator==(const Gate& a, const Gate& b) {
-    return a.heads == b.heads && (a.heads == 0 || a.routing == b.routing) && !a.differs(b, nullptr);
+    const GateConfig &c = a.config, &d = b.config;
+    return a.heads == b.heads && (a.heads == 0 || a.routing == b.routing) && c.input == d.input &&
+           c.selection == d.selection && c.granularity == d.granularity &&
+           c.keep_log_partition == d.keep_log_partition && (c.temperature == d.temperature || !a.uses_temperature()) &&
+           (c.top_k == d.top_k || !a.uses_top_k()) && (c.top_p == d.top_p || !a.uses_top_p());
   }
-  /// Its settings other than the defaults, for messages.
+  /// The settings other than the defaults, for messages: Routing::learned, temperature 5.
   friend std::ostream& operator<<(std::ostream& out, const Gate& gate) {
     if (gate.heads == 0) return out << "no gate";
     out << gate.routing;
-    if (gate.learned()) gate.differs(Gate(gate.heads, gate.routing, {}), &out);
+    if (gate.learned()) gate.print_difference(out, Gate(gate.heads, gate.routing, {}), false);
     return out;
   }
+  /// Prints every setting with an effect that differs from `other`'s, and the other value where that is the expected one:
+  /// ", temperature 1, expected 5".
+  void print_difference(std::ostream& out, const Gate& other, bool other_is_expected) const;
 
-  /// Whether a setting that has an effect differs from `other`'s. Prints the setting with its value in this gate, and also
-  /// with the other's where `expected` is set: ", temperature 1, expected 5".
-  bool differs(const Gate& other, std::ostream* out, bool expected = false) const;
+ private:
+  bool uses_temperature() const { return heads > 1 || config.keep_log_partition; }
+  bool uses_top_k() const { return heads > 1 && config.selection == GateSelection::top_k; }
+  bool uses_top_p() const { return heads > 1 && config.selection == GateSelection::top_p; }
 };
 
 namespace detail {
@@ -190,28 +198,20 @@ inline void check_gate(const char* layer, const GateConfig& c, Routing routing, 
 
 }  // namespace detail
 
-inline bool Gate::differs(const Gate& other, std::ostream* out, bool expected) const {
+inline void Gate::print_difference(std::ostream& out, const Gate& other, bool other_is_expected) const {
   const GateConfig &a = config, &b = other.config;
-  const bool several = heads > 1;  // a single head has ω = 1, whatever is set
-  bool any = false;
   const auto compare = [&](const char* setting, const auto& here, const auto& there, bool has_effect) {
     if (here == there || !has_effect) return;
-    any = true;
-    if (out == nullptr) return;
-    *out << ", " << setting << ' ' << here;
-    if (expected) *out << ", expected " << there;
-  };
-  const auto compare_numbers = [&](const char* setting, double here, double there, bool has_effect) {
-    compare(setting, detail::shortest(here), detail::shortest(there), here != there && has_effect);
+    out << ", " << setting << ' ' << here;
+    if (other_is_expected) out << ", expected " << there;
   };
   compare("input", a.input, b.input, true);
   compare("selection", a.selection, b.selection, true);
   compare("granularity", a.granularity, b.granularity, true);
-  compare_numbers("temperature", a.temperature, b.temperature, several || a.keep_log_partition);
-  compare("top_k", a.top_k, b.top_k, several && a.selection == GateSelection::top_k);
-  compare_numbers("top_p", a.top_p, b.top_p, several && a.selection == GateSelection::top_p);
+  compare("temperature", detail::shortest(a.temperature), detail::shortest(b.temperature), uses_temperature());
+  compare("top_k", a.top_k, b.top_k, uses_top_k());
+  compare("top_p", detail::shortest(a.top_p), detail::shortest(b.top_p), uses_top_p());
   compare("keep_log_partition", a.keep_log_partition, b.keep_log_partition, true);
-  return any;
 }
 
 }  // namespace HYDRALORA_BUILD

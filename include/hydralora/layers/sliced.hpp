@@ -129,7 +129,7 @@ class SlicedBackward {
 
   SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                  const CallOptions<Scalar>& options, Tokens<Scalar> dx)
-      : layer_(layer), x_(x), dy_(dy), dx_(dx), pass_(cache.pass()), g_(g.stacks()), options_(options) {
+      : layer_(layer), x_(x), dy_(dy), dx_(dx), pass_(cache.pass()), g_(g), options_(options) {
     detail::check_sliceable(layer.shape());
     detail::check_backward<Scalar>(layer.shape(), layer.dropout(options), x, dy, cache, g.shape(), dx, options);
     dp_.resize(
@@ -144,24 +144,25 @@ class SlicedBackward {
     CallOptions<Scalar> options = options_;
     if (options.weights_gradient.tokens() > 0) options.weights_gradient = slice(options.weights_gradient);
     if (options.logits_gradient.tokens() > 0) options.logits_gradient = slice(options.logits_gradient);
-    layer_.formula().backward_tokens(slice(dy_), slice(pass_), slice(dp()), g_.gate, options);
+    layer_.formula().backward_tokens(slice(dy_), slice(pass_), slice(dp()), g_.gate_stack(), options);
   }
   void run_up(detail::SliceRange features) const {
     if (features.count == 0) return;
     layer_.formula().backward_up(dy_.rows(features.begin, features.count), pass_,
-                                 g_.up.feature_range(features.begin, features.count));
+                                 g_.up_stack().feature_range(features.begin, features.count));
   }
   void run_down(detail::SliceRange features) const {
     if (features.count == 0) return;
     const Tokens<Scalar> dx = dx_.features() == 0 ? dx_ : dx_.rows(features.begin, features.count);
-    layer_.formula().backward_down(x_.rows(features.begin, features.count), dp(), pass_, g_.down, dx, features.begin);
+    layer_.formula().backward_down(x_.rows(features.begin, features.count), dp(), pass_, g_.down_stack(), dx,
+                                   features.begin);
   }
 
   const Layer& layer_;
   ConstTokens<Scalar> x_, dy_;
   Tokens<Scalar> dx_;
   Pass<ConstTokens<Scalar>> pass_;
-  AdapterStacks<Scalar> g_;
+  Gradients& g_;
   CallOptions<Scalar> options_;
   mutable AlignedVector<Scalar> dp_;  // every slice of phase 0 writes its own tokens
 };
