@@ -94,6 +94,14 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
   }
 }
 
+/// The instances that HYDRALORA_EXTERN_TEMPLATES compiles once (instantiate.hpp).
+#define HYDRALORA_LOW_RANK_INSTANCES(keyword, Scalar)                                                    \
+  keyword template void shrink<Scalar>(ConstStack<Scalar>, ConstTokens<Scalar>, Scalar, Tokens<Scalar>); \
+  keyword template void expand<Scalar>(ConstStack<Scalar>, ConstTokens<Scalar>, Scalar, Tokens<Scalar>); \
+  keyword template Index expand_scratch<Scalar>(ConstStack<Scalar>, Index);                              \
+  keyword template void accumulate<Scalar>(ConstTokens<Scalar>, ConstTokens<Scalar>, Scalar, Stack<Scalar>);
+HYDRALORA_DECLARE_INSTANCES(HYDRALORA_LOW_RANK_INSTANCES)
+
 }  // namespace kernels
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora

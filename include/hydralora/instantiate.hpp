@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT
+//
+// For one source file of a program whose files are all compiled with -DHYDRALORA_EXTERN_TEMPLATES: it compiles the
+// kernels for float and double, and the other files do not (docs/building.md).
+#pragma once
+
+#include "hydralora/kernels/head_mix.hpp"
+#include "hydralora/kernels/low_rank.hpp"
+#include "hydralora/kernels/softmax.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace kernels {
+
+HYDRALORA_DEFINE_INSTANCES(HYDRALORA_LOW_RANK_INSTANCES)
+HYDRALORA_DEFINE_INSTANCES(HYDRALORA_HEAD_MIX_INSTANCES)
+HYDRALORA_DEFINE_INSTANCES(HYDRALORA_SOFTMAX_INSTANCES)
+
+}  // namespace kernels
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
