@@ -4,6 +4,7 @@
 // kernels for float and double, and the other files do not (docs/building.md).
 #pragma once
 
+#include "hydralora/kernels/elementwise.hpp"
 #include "hydralora/kernels/head_mix.hpp"
 #include "hydralora/kernels/low_rank.hpp"
 #include "hydralora/kernels/softmax.hpp"
@@ -12,6 +13,7 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace kernels {
 
+HYDRALORA_DEFINE_INSTANCES(HYDRALORA_ELEMENTWISE_INSTANCES)
 HYDRALORA_DEFINE_INSTANCES(HYDRALORA_LOW_RANK_INSTANCES)
 HYDRALORA_DEFINE_INSTANCES(HYDRALORA_HEAD_MIX_INSTANCES)
 HYDRALORA_DEFINE_INSTANCES(HYDRALORA_SOFTMAX_INSTANCES)

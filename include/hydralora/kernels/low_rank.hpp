@@ -17,6 +17,7 @@
 
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"
+#include "hydralora/kernels/elementwise.hpp"
 #include "hydralora/kernels/reference/low_rank.hpp"
 #include "hydralora/kernels/simd/low_rank.hpp"
 #include "hydralora/kernels/stack.hpp"
@@ -37,11 +38,10 @@ void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Scalar scale, Tokens<Sc
   assert(x.features() == s.features && p.features() == s.rows && p.tokens() == x.tokens());
   if constexpr (simd::has_simd<Scalar>) {
     simd::shrink<simd::DefaultArch>(s, x, p);
-    if (scale != Scalar(1)) simd::scale<simd::DefaultArch>(p, scale);
   } else {
     reference::shrink(s, x, p);
-    if (scale != Scalar(1)) reference::scale(p, scale);
   }
+  if (scale != Scalar(1)) kernels::scale<Scalar>(p, scale);
 }
 /// The former name of shrink(), without a scale.
 template <class Scalar>

@@ -23,14 +23,6 @@ void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   }
 }
 
-/// P = scale · P.
-template <class Scalar>
-void scale(Tokens<Scalar> p, Scalar factor) {
-  for (Index t = 0; t < p.tokens(); ++t) {
-    for (Index k = 0; k < p.features(); ++k) p(k, t) *= factor;
-  }
-}
-
 /// Y += scale · Sᵀ P.
 template <class Scalar>
 void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {

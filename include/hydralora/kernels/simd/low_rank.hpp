@@ -130,19 +130,6 @@ void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   });
 }
 
-/// P = scale · P.
-template <class Arch, class Scalar>
-void scale(Tokens<Scalar> p, Scalar factor) {
-  using B = Batch<Scalar, Arch>;
-  constexpr Index width = lanes<Scalar, Arch>;
-  for (Index t = 0; t < p.tokens(); ++t) {
-    Scalar* to = p.token(t);
-    Index k = 0;
-    for (; k + width <= p.features(); k += width) (B::load_unaligned(to + k) * B(factor)).store_unaligned(to + k);
-    for (; k < p.features(); ++k) to[k] *= factor;
-  }
-}
-
 /// How expand() cuts its work.
 template <class Arch, class Scalar>
 struct ExpandPlan {
