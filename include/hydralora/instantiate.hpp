@@ -8,6 +8,9 @@
 #include "hydralora/kernels/head_mix.hpp"
 #include "hydralora/kernels/low_rank.hpp"
 #include "hydralora/kernels/softmax.hpp"
+#include "hydralora/layers/dropout.hpp"
+#include "hydralora/layers/gate.hpp"
+#include "hydralora/layers/gate_pooling.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -19,5 +22,13 @@ HYDRALORA_DEFINE_INSTANCES(HYDRALORA_HEAD_MIX_INSTANCES)
 HYDRALORA_DEFINE_INSTANCES(HYDRALORA_SOFTMAX_INSTANCES)
 
 }  // namespace kernels
+
+HYDRALORA_DEFINE_INSTANCES(HYDRALORA_GATE_INSTANCES)
+namespace detail {
+
+HYDRALORA_DEFINE_INSTANCES(HYDRALORA_DROPOUT_INSTANCES)
+HYDRALORA_DEFINE_INSTANCES(HYDRALORA_GATE_POOLING_INSTANCES)
+
+}  // namespace detail
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora
