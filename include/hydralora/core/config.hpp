@@ -6,6 +6,7 @@
 // A host may define, the same way in every file of its program:
 //   HYDRALORA_NO_XSIMD    use the plain-loop kernels even where xsimd is installed
 //   HYDRALORA_NO_OPENMP   stay on the calling thread even where OpenMP is switched on
+//   HYDRALORA_EXTERN_TEMPLATES  compile the kernels in one file only, the one that includes instantiate.hpp
 #pragma once
 
 #include <Eigen/Core>
@@ -104,6 +105,15 @@ Compile this file without it."
 #else
 #define HYDRALORA_HAS_PREFETCH 0
 #endif
+
+// LIST(keyword, Scalar) is the macro of a header that names its instances. With HYDRALORA_EXTERN_TEMPLATES they are only
+// declared here; instantiate.hpp defines them.
+#if defined(HYDRALORA_EXTERN_TEMPLATES)
+#define HYDRALORA_DECLARE_INSTANCES(LIST) LIST(extern, float) LIST(extern, double)
+#else
+#define HYDRALORA_DECLARE_INSTANCES(LIST)
+#endif
+#define HYDRALORA_DEFINE_INSTANCES(LIST) LIST(, float) LIST(, double)
 
 #define HYDRALORA_JOIN_(a, b, c, d, e) a##_##b##_##c##_##d##_##e
 #define HYDRALORA_JOIN(a, b, c, d, e) HYDRALORA_JOIN_(a, b, c, d, e)

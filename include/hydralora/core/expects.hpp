@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
@@ -35,11 +36,31 @@ struct Shape {
   friend std::ostream& operator<<(std::ostream& out, Shape s) { return out << s.rows << 'x' << s.cols; }
 };
 
-/// Throws std::invalid_argument with the parts streamed one after another.
-template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
+namespace detail {
+
+/// A reference to anything that a stream takes. All messages are then put together by one function, not by one for each
+/// combination of types.
+class MessagePart {
+ public:
+  MessagePart(const char* text)  // NOLINT(google-explicit-constructor)
+      : value_(text), print_([](std::ostream& out, const void* value) { out << static_cast<const char*>(value); }) {}
+  template <class T>
+  MessagePart(const T& value)  // NOLINT(google-explicit-constructor)
+      : value_(&value), print_([](std::ostream& out, const void* v) { out << *static_cast<const T*>(v); }) {}
+
+  friend std::ostream& operator<<(std::ostream& out, const MessagePart& part) {
+    part.print_(out, part.value_);
+    return out;
+  }
+
+ private:
+  const void* value_;
+  void (*print_)(std::ostream&, const void*);
+};
+
+[[noreturn]] inline void fail_with(std::initializer_list<MessagePart> parts) {
   std::ostringstream message;
-  (message << ... << parts);
+  for (const MessagePart& part : parts) message << part;
 #if HYDRALORA_HAS_EXCEPTIONS
   throw std::invalid_argument(message.str());
 #else
@@ -47,10 +68,18 @@ template <class... Parts>
 #endif
 }
 
+}  // namespace detail
+
+/// Throws std::invalid_argument with the parts streamed one after another.
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  detail::fail_with({parts...});
+}
+
 /// Throws unless `ok`. The message is only put together on failure.
 template <class... Parts>
 void expects(bool ok, const Parts&... parts) {
-  if (!ok) fail(parts...);
+  if (!ok) detail::fail_with({parts...});
 }
 
 /// Throws unless the two shapes agree: "HydraLoRA::forward: x is 7x3, expected 8x3 (in_features x tokens)".

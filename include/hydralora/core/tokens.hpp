@@ -51,6 +51,14 @@ constexpr void expects_contiguous_columns() {
   }
 }
 
+/// What is wrong with a view. Out of the way, as views are made everywhere.
+[[noreturn]] inline void refuse_view(Shape shape, Index stride) {
+  expects(shape.rows >= 0 && shape.cols >= 0, "tokens view: negative size ", shape);
+  expects(stride >= shape.rows || shape.cols <= 1, "tokens view: stride ", stride, " is below ", shape.rows,
+          " features");
+  fail("tokens view: null data for ", shape);
+}
+
 }  // namespace detail
 
 /// Read-only view of `tokens` columns of `features` contiguous numbers, `stride` numbers from one column to the next.
@@ -114,10 +122,10 @@ class ConstTokens {
     return result;
   }
   void check() const {
-    expects(features_ >= 0 && tokens_ >= 0, "tokens view: negative size ", shape());
-    expects(stride_ >= features_ || tokens_ <= 1, "tokens view: stride ", stride_, " is below ", features_,
-            " features");
-    expects(data_ != nullptr || features_ == 0 || tokens_ == 0, "tokens view: null data for ", shape());
+    if (features_ < 0 || tokens_ < 0 || (stride_ < features_ && tokens_ > 1) ||
+        (data_ == nullptr && features_ > 0 && tokens_ > 0)) {
+      detail::refuse_view(shape(), stride_);
+    }
   }
 
   const Scalar* data_ = nullptr;

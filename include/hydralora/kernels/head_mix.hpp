@@ -153,6 +153,19 @@ void expand_segments(ConstStack<Scalar> up, ConstTokens<Scalar> h, ConstTokens<S
   });
 }
 
+/// See HYDRALORA_LOW_RANK_INSTANCES.
+#define HYDRALORA_HEAD_MIX_INSTANCES(keyword, Scalar)                                                             \
+  keyword template void mix_heads<Scalar>(ConstTokens<Scalar>, ConstTokens<Scalar>, Tokens<Scalar>);              \
+  keyword template void mix_heads_backward<Scalar>(ConstTokens<Scalar>, ConstTokens<Scalar>, ConstTokens<Scalar>, \
+                                                   Tokens<Scalar>, Tokens<Scalar>);                               \
+  keyword template void sum_heads<Scalar>(ConstTokens<Scalar>, ConstTokens<Scalar>, Tokens<Scalar>);              \
+  keyword template void sum_heads_backward<Scalar>(ConstTokens<Scalar>, ConstTokens<Scalar>, ConstTokens<Scalar>, \
+                                                   Tokens<Scalar>, Tokens<Scalar>);                               \
+  keyword template void combine_heads<Scalar>(ConstStack<Scalar>, ConstTokens<Scalar>, Stack<Scalar>);            \
+  keyword template void expand_segments<Scalar>(ConstStack<Scalar>, ConstTokens<Scalar>, ConstTokens<Scalar>,     \
+                                                Segments, Scalar, Tokens<Scalar>);
+HYDRALORA_DECLARE_INSTANCES(HYDRALORA_HEAD_MIX_INSTANCES)
+
 }  // namespace kernels
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora

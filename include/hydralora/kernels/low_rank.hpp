@@ -17,6 +17,7 @@
 
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"
+#include "hydralora/kernels/elementwise.hpp"
 #include "hydralora/kernels/reference/low_rank.hpp"
 #include "hydralora/kernels/simd/low_rank.hpp"
 #include "hydralora/kernels/stack.hpp"
@@ -40,7 +41,7 @@ void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Scalar scale, Tokens<Sc
   } else {
     reference::shrink(s, x, p);
   }
-  if (scale != Scalar(1)) p.matrix() *= scale;
+  if (scale != Scalar(1)) kernels::scale<Scalar>(p, scale);
 }
 /// The former name of shrink(), without a scale.
 template <class Scalar>
@@ -93,6 +94,14 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
     reference::accumulate(p, x, scale, ds);
   }
 }
+
+/// The instances that HYDRALORA_EXTERN_TEMPLATES compiles once (instantiate.hpp).
+#define HYDRALORA_LOW_RANK_INSTANCES(keyword, Scalar)                                                    \
+  keyword template void shrink<Scalar>(ConstStack<Scalar>, ConstTokens<Scalar>, Scalar, Tokens<Scalar>); \
+  keyword template void expand<Scalar>(ConstStack<Scalar>, ConstTokens<Scalar>, Scalar, Tokens<Scalar>); \
+  keyword template Index expand_scratch<Scalar>(ConstStack<Scalar>, Index);                              \
+  keyword template void accumulate<Scalar>(ConstTokens<Scalar>, ConstTokens<Scalar>, Scalar, Stack<Scalar>);
+HYDRALORA_DECLARE_INSTANCES(HYDRALORA_LOW_RANK_INSTANCES)
 
 }  // namespace kernels
 }  // namespace HYDRALORA_BUILD

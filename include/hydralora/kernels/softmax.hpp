@@ -43,6 +43,12 @@ void softmax_backward(ConstTokens<Scalar> weights, Tokens<Scalar> gradient) {
   }
 }
 
+/// See HYDRALORA_LOW_RANK_INSTANCES.
+#define HYDRALORA_SOFTMAX_INSTANCES(keyword, Scalar)     \
+  keyword template void softmax<Scalar>(Tokens<Scalar>); \
+  keyword template void softmax_backward<Scalar>(ConstTokens<Scalar>, Tokens<Scalar>);
+HYDRALORA_DECLARE_INSTANCES(HYDRALORA_SOFTMAX_INSTANCES)
+
 }  // namespace kernels
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora

@@ -6,6 +6,7 @@
 //   up    [B_1 … B_N]      expands the result
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
@@ -159,7 +160,7 @@ class AdapterTensors {
                                       detail::layer_random(seed, detail::RandomStream::A), row / shape_.rank);
     }
     detail::kaiming_uniform<Scalar>(gate(), detail::layer_random(seed, detail::RandomStream::gate));
-    up_parameters().setZero();
+    std::fill(up_parameters().data(), up_parameters().data() + up_parameters().size(), Scalar(0));
   }
 
  private:

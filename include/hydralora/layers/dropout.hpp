@@ -11,6 +11,7 @@
 #include "hydralora/core/random.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
+#include "hydralora/kernels/elementwise.hpp"
 #include "hydralora/kernels/low_rank.hpp"
 
 namespace hydralora {
@@ -72,7 +73,7 @@ void shrink(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, Const
 
   ScratchFrame scratch;
   const Tokens<Scalar> dropped = scratch.take_tokens<Scalar>(x.features(), x.tokens());
-  dropped.matrix() = x.matrix();
+  kernels::copy<Scalar>(x, dropped);
   dropout.apply(dropped);
   const Index gate_rows = down.rows - a_rows;
   kernels::shrink<Scalar>(down.row_range(0, a_rows), dropped, Scalar(1), p.rows(0, a_rows));
@@ -94,7 +95,7 @@ void shrink_gradient(Index a_rows, const Dropout& dropout, ConstTokens<Scalar> x
   ScratchFrame scratch;
   const Tokens<Scalar> dropped = scratch.take_tokens<Scalar>(x.features(), x.tokens());
   const Index gate_rows = ddown.rows - a_rows;
-  dropped.matrix() = x.matrix();
+  kernels::copy<Scalar>(x, dropped);
   dropout.apply(dropped, first_feature);
   kernels::accumulate<Scalar>(dp.rows(0, a_rows), dropped, Scalar(1), ddown.row_range(0, a_rows));
   if (gate_rows == 0) return;
@@ -113,13 +114,23 @@ void shrink_backward(ConstStack<Scalar> down, Index a_rows, const Dropout& dropo
   ScratchFrame scratch;
   const Tokens<Scalar> through_A = scratch.take_tokens<Scalar>(dx.features(), dx.tokens());
   const Index gate_rows = down.rows - a_rows;
-  through_A.matrix().setZero();
+  kernels::fill<Scalar>(through_A, Scalar(0));
   kernels::expand<Scalar>(down.row_range(0, a_rows), dp.rows(0, a_rows), Scalar(1), through_A);
   dropout.apply(through_A, first_feature);
-  dx.matrix() += through_A.matrix();
+  kernels::add<Scalar>(through_A, dx);
   if (gate_rows == 0) return;
   kernels::expand<Scalar>(down.row_range(a_rows, gate_rows), dp.rows(a_rows, gate_rows), Scalar(1), dx);
 }
+
+/// See HYDRALORA_LOW_RANK_INSTANCES.
+#define HYDRALORA_DROPOUT_INSTANCES(keyword, Scalar)                                                             \
+  keyword template void shrink<Scalar>(ConstStack<Scalar>, Index, const Dropout&, ConstTokens<Scalar>,           \
+                                       Tokens<Scalar>);                                                          \
+  keyword template void shrink_gradient<Scalar>(Index, const Dropout&, ConstTokens<Scalar>, ConstTokens<Scalar>, \
+                                                Stack<Scalar>, Index);                                           \
+  keyword template void shrink_backward<Scalar>(ConstStack<Scalar>, Index, const Dropout&, ConstTokens<Scalar>,  \
+                                                Tokens<Scalar>, Index);
+HYDRALORA_DECLARE_INSTANCES(HYDRALORA_DROPOUT_INSTANCES)
 
 }  // namespace detail
 }  // namespace HYDRALORA_BUILD

@@ -18,6 +18,7 @@
 #include "hydralora/core/segments.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
+#include "hydralora/kernels/elementwise.hpp"
 #include "hydralora/kernels/low_rank.hpp"
 #include "hydralora/kernels/softmax.hpp"
 #include "hydralora/layers/gate_config.hpp"
@@ -77,28 +78,7 @@ struct Gate {
   /// @param rows   (saved_rows() × tokens), OVERWRITTEN. A gate on x reads its logits from the first `heads` rows.
   template <class Scalar>
   void forward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> given, Segments segments,
-               Tokens<Scalar> rows) const {
-    if (heads == 0) return;
-    const auto [logits, probabilities, log_partition] = saved(rows);
-    if (routing == Routing::uniform) logits.matrix().setOnes();
-    if (routing == Routing::given) logits.matrix() = given.matrix();
-    if (routing != Routing::learned) return;
-    if (config.input == GateInput::projection) kernels::shrink<Scalar>(G, h, Scalar(1), logits);  // ℓ = G h
-    if (config.input == GateInput::rms_projection) {
-      ScratchFrame scratch;
-      const Tokens<Scalar> z = scratch.take_tokens<Scalar>(h.features(), h.tokens());
-      detail::pool_rms(config.granularity, segments, h, z);
-      kernels::shrink<Scalar>(G, z, Scalar(1), logits);  // ℓ = G z
-    } else if (config.pools()) {
-      detail::pool_mean(config.granularity, segments, logits);
-    }
-    if (config.temperature != 1) logits.matrix() /= Scalar(static_cast<real_t<Scalar>>(config.temperature));
-    if (log_partition.features() > 0) detail::log_sum_exp<Scalar>(logits, log_partition);
-    kernels::softmax(logits);  // π
-    if (probabilities.features() == 0) return;
-    probabilities.matrix() = logits.matrix();
-    detail::select_heads<Scalar>(config, probabilities, logits);
-  }
+               Tokens<Scalar> rows) const;
 
   /// From dω to the gradient of the logits G x, or to the gradients of G and h.
   ///
@@ -111,33 +91,7 @@ struct Gate {
   template <class Scalar>
   void backward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> rows, Segments segments,
                 ConstTokens<Scalar> extra, Tokens<Scalar> dgiven, Tokens<Scalar> dweights, Stack<Scalar> dG,
-                Tokens<Scalar> dh) const {
-    if (takes_weights() && dgiven.tokens() > 0) dgiven.matrix() += dweights.matrix();
-    if (!learned()) return;
-    // A head that is not selected has ω = 0, and the softmax over the selected ones has the derivative of that over all.
-    const GateSaved<ConstTokens<Scalar>> from = saved(rows);
-    kernels::softmax_backward(config.straight_through() ? from.probabilities : from.weights, dweights);
-    const Tokens<Scalar> dlogits = dweights;
-    if (extra.tokens() > 0) dlogits.matrix() += extra.matrix();
-    if (config.temperature != 1) dlogits.matrix() /= Scalar(static_cast<real_t<Scalar>>(config.temperature));
-    if (config.pools() && config.input != GateInput::rms_projection) {
-      detail::pool_mean_backward(config.granularity, segments, dlogits);
-    }
-    if (config.input == GateInput::projection) {
-      kernels::accumulate<Scalar>(dlogits, h, Scalar(1), dG);  // dG += dL Hᵀ
-      kernels::expand<Scalar>(G, dlogits, Scalar(1), dh);      // dH += Gᵀ dL
-    }
-    if (config.input == GateInput::rms_projection) {
-      ScratchFrame scratch;
-      const Tokens<Scalar> z = scratch.take_tokens<Scalar>(h.features(), h.tokens());
-      const Tokens<Scalar> dz = scratch.take_tokens<Scalar>(h.features(), h.tokens());
-      detail::pool_rms(config.granularity, segments, h, z);
-      kernels::accumulate<Scalar>(dlogits, z, Scalar(1), dG);  // dG += dL Zᵀ
-      dz.matrix().setZero();
-      kernels::expand<Scalar>(G, dlogits, Scalar(1), dz);  // dZ = Gᵀ dL
-      detail::pool_rms_backward<Scalar>(config.granularity, segments, h, z, dz, dh);
-    }
-  }
+                Tokens<Scalar> dh) const;
 
   /// Whether one gate can read what the other has saved. Settings without effect are not compared: top_k of a dense gate,
   /// the temperature of a single head, whose weight is always 1.
@@ -164,6 +118,72 @@ struct Gate {
   bool uses_top_k() const { return heads > 1 && config.selection == GateSelection::top_k; }
   bool uses_top_p() const { return heads > 1 && config.selection == GateSelection::top_p; }
 };
+
+template <class Scalar>
+void Gate::forward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> given, Segments segments,
+                   Tokens<Scalar> rows) const {
+  if (heads == 0) return;
+  const auto [logits, probabilities, log_partition] = saved(rows);
+  if (routing == Routing::uniform) kernels::fill<Scalar>(logits, Scalar(1));
+  if (routing == Routing::given) kernels::copy<Scalar>(given, logits);
+  if (routing != Routing::learned) return;
+  if (config.input == GateInput::projection) kernels::shrink<Scalar>(G, h, Scalar(1), logits);  // ℓ = G h
+  if (config.input == GateInput::rms_projection) {
+    ScratchFrame scratch;
+    const Tokens<Scalar> z = scratch.take_tokens<Scalar>(h.features(), h.tokens());
+    detail::pool_rms(config.granularity, segments, h, z);
+    kernels::shrink<Scalar>(G, z, Scalar(1), logits);  // ℓ = G z
+  } else if (config.pools()) {
+    detail::pool_mean(config.granularity, segments, logits);
+  }
+  if (config.temperature != 1) kernels::divide<Scalar>(logits, Scalar(static_cast<real_t<Scalar>>(config.temperature)));
+  if (log_partition.features() > 0) detail::log_sum_exp<Scalar>(logits, log_partition);
+  kernels::softmax(logits);  // π
+  if (probabilities.features() == 0) return;
+  kernels::copy<Scalar>(logits, probabilities);
+  detail::select_heads<Scalar>(config, probabilities, logits);
+}
+
+template <class Scalar>
+void Gate::backward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> rows, Segments segments,
+                    ConstTokens<Scalar> extra, Tokens<Scalar> dgiven, Tokens<Scalar> dweights, Stack<Scalar> dG,
+                    Tokens<Scalar> dh) const {
+  if (takes_weights() && dgiven.tokens() > 0) kernels::add<Scalar>(dweights, dgiven);
+  if (!learned()) return;
+  // A head that is not selected has ω = 0, and the softmax over the selected ones has the derivative of that over all.
+  const GateSaved<ConstTokens<Scalar>> from = saved(rows);
+  kernels::softmax_backward(config.straight_through() ? from.probabilities : from.weights, dweights);
+  const Tokens<Scalar> dlogits = dweights;
+  if (extra.tokens() > 0) kernels::add<Scalar>(extra, dlogits);
+  if (config.temperature != 1)
+    kernels::divide<Scalar>(dlogits, Scalar(static_cast<real_t<Scalar>>(config.temperature)));
+  if (config.pools() && config.input != GateInput::rms_projection) {
+    detail::pool_mean_backward(config.granularity, segments, dlogits);
+  }
+  if (config.input == GateInput::projection) {
+    kernels::accumulate<Scalar>(dlogits, h, Scalar(1), dG);  // dG += dL Hᵀ
+    kernels::expand<Scalar>(G, dlogits, Scalar(1), dh);      // dH += Gᵀ dL
+  }
+  if (config.input == GateInput::rms_projection) {
+    ScratchFrame scratch;
+    const Tokens<Scalar> z = scratch.take_tokens<Scalar>(h.features(), h.tokens());
+    const Tokens<Scalar> dz = scratch.take_tokens<Scalar>(h.features(), h.tokens());
+    detail::pool_rms(config.granularity, segments, h, z);
+    kernels::accumulate<Scalar>(dlogits, z, Scalar(1), dG);  // dG += dL Zᵀ
+    kernels::fill<Scalar>(dz, Scalar(0));
+    kernels::expand<Scalar>(G, dlogits, Scalar(1), dz);  // dZ = Gᵀ dL
+    detail::pool_rms_backward<Scalar>(config.granularity, segments, h, z, dz, dh);
+  }
+}
+
+/// See HYDRALORA_LOW_RANK_INSTANCES.
+#define HYDRALORA_GATE_INSTANCES(keyword, Scalar)                                                                      \
+  keyword template void Gate::forward<Scalar>(ConstStack<Scalar>, ConstTokens<Scalar>, ConstTokens<Scalar>, Segments,  \
+                                              Tokens<Scalar>) const;                                                   \
+  keyword template void Gate::backward<Scalar>(ConstStack<Scalar>, ConstTokens<Scalar>, ConstTokens<Scalar>, Segments, \
+                                               ConstTokens<Scalar>, Tokens<Scalar>, Tokens<Scalar>, Stack<Scalar>,     \
+                                               Tokens<Scalar>) const;
+HYDRALORA_DECLARE_INSTANCES(HYDRALORA_GATE_INSTANCES)
 
 namespace detail {
 

@@ -9,6 +9,7 @@
 #include "hydralora/core/segments.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"
+#include "hydralora/kernels/elementwise.hpp"
 #include "hydralora/layers/gate_config.hpp"
 
 namespace hydralora {
@@ -54,7 +55,9 @@ void pool_mean_backward(GateGranularity granularity, Segments segments, Tokens<S
 template <class Scalar>
 void pool_rms(GateGranularity granularity, Segments segments, ConstTokens<Scalar> h, Tokens<Scalar> z) {
   using std::sqrt;
-  z.matrix() = h.matrix().cwiseProduct(h.matrix());
+  for (Index t = 0; t < z.tokens(); ++t) {
+    for (Index i = 0; i < z.features(); ++i) z(i, t) = h(i, t) * h(i, t);
+  }
   pool_mean(granularity, segments, z);
   for (Index t = 0; t < z.tokens(); ++t) {
     for (Index i = 0; i < z.features(); ++i) z(i, t) = sqrt(z(i, t) + Scalar(static_cast<real_t<Scalar>>(1e-6)));
@@ -65,9 +68,13 @@ void pool_rms(GateGranularity granularity, Segments segments, ConstTokens<Scalar
 template <class Scalar>
 void pool_rms_backward(GateGranularity granularity, Segments segments, ConstTokens<Scalar> h, ConstTokens<Scalar> z,
                        Tokens<Scalar> dz, Tokens<Scalar> dh) {
-  dz.matrix() = dz.matrix().cwiseQuotient(z.matrix());
+  for (Index t = 0; t < z.tokens(); ++t) {
+    for (Index i = 0; i < z.features(); ++i) dz(i, t) /= z(i, t);
+  }
   pool_mean_backward(granularity, segments, dz);
-  dh.matrix() += dz.matrix().cwiseProduct(h.matrix());
+  for (Index t = 0; t < z.tokens(); ++t) {
+    for (Index i = 0; i < z.features(); ++i) dh(i, t) += dz(i, t) * h(i, t);
+  }
 }
 
 /// ln Σ_i exp(ℓ_i) of every token.
@@ -90,7 +97,7 @@ template <class Scalar>
 void select_heads(const GateConfig& gate, ConstTokens<Scalar> probabilities, Tokens<Scalar> weights) {
   using std::real;
   const Index heads = probabilities.features();
-  weights.matrix() = probabilities.matrix();
+  kernels::copy<Scalar>(probabilities, weights);
   const Index limit = gate.selection == GateSelection::top_k                     ? gate.top_k
                       : gate.selection == GateSelection::top_p && gate.top_p < 1 ? heads
                       : gate.selection == GateSelection::one_hot                 ? 1
@@ -122,6 +129,17 @@ void select_heads(const GateConfig& gate, ConstTokens<Scalar> probabilities, Tok
     }
   }
 }
+
+/// See HYDRALORA_LOW_RANK_INSTANCES.
+#define HYDRALORA_GATE_POOLING_INSTANCES(keyword, Scalar)                                                              \
+  keyword template void pool_mean<Scalar>(GateGranularity, Segments, Tokens<Scalar>);                                  \
+  keyword template void pool_mean_backward<Scalar>(GateGranularity, Segments, Tokens<Scalar>);                         \
+  keyword template void pool_rms<Scalar>(GateGranularity, Segments, ConstTokens<Scalar>, Tokens<Scalar>);              \
+  keyword template void pool_rms_backward<Scalar>(GateGranularity, Segments, ConstTokens<Scalar>, ConstTokens<Scalar>, \
+                                                  Tokens<Scalar>, Tokens<Scalar>);                                     \
+  keyword template void log_sum_exp<Scalar>(ConstTokens<Scalar>, Tokens<Scalar>);                                      \
+  keyword template void select_heads<Scalar>(const GateConfig&, ConstTokens<Scalar>, Tokens<Scalar>);
+HYDRALORA_DECLARE_INSTANCES(HYDRALORA_GATE_POOLING_INSTANCES)
 
 }  // namespace detail
 }  // namespace HYDRALORA_BUILD

@@ -23,18 +23,12 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Features summed in one go in shrink(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache.
-/// Part of the result's bits.
-inline constexpr Index feature_block = 256;
 /// Tokens one task takes in shrink(): the whole stack passes by them, so they are many, yet few enough for all threads.
 /// 32 to 128 are within noise.
 inline constexpr Index shrink_tokens = 64;
 /// Bytes of a stack that stay in half the L2 cache of today's cores: then every tile takes all features in one go, and X
 /// is read in long runs. A larger stack passes by block by block, and all tiles of the task share a block.
 inline constexpr Index shrink_stack_bytes = 524288;
-/// Registers of sums that a tile of few tokens holds in shrink(): blocks of a feature-major stack lie so far apart that
-/// more of them only get in each other's way in the cache.
-inline constexpr Index shrink_sums = 8;
 /// Tokens summed in one go in accumulate(): with 256 bytes of each, 32 KiB in the L1 cache. Part of the result's bits.
 inline constexpr Index token_block = 128;
 /// Bytes of every token that one task owns in expand(): long enough for the hardware to prefetch Y, and a stack of 64 rows
@@ -54,88 +48,57 @@ inline constexpr Index expand_in_place_bytes = 4096;
 
 namespace detail {
 
-constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
-
-/// A panel (or several) as the tile reads it: number (feature, row) at data[panel · panel_stride + feature · step + row].
-template <class Scalar>
-struct Panels {
-  const Scalar* data;
-  Index panel_stride;
-  Index step;
-};
-
-/// The stack in panels of a tile's width along its rows. In place where its rows already lie like that, or where only one
-/// tile of tokens would use the copy.
-template <class Arch, class Scalar>
-Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
-  constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
-  const Index overhang = ceil_div(s.rows, lane_count) * lane_count - s.rows;
-  const bool whole_registers = s.row_stride == 1 && overhang <= s.slack;  // may be read of every feature
-  if (whole_registers && (tokens <= tile_rows || (overhang == 0 && s.rows <= width))) {
-    return {s.data, width, s.feature_stride};
-  }
-  const Index panels = ceil_div(s.rows, width), blocks = ceil_div(s.features, feature_block);
-  const Index step = std::min(width, s.rows + overhang);
-  Scalar* packed = scratch.take<Scalar>(panels * step * s.features);
-  constexpr Index cost = 8;  // flop that the tile does while one number is packed, about
-  parallel_for(panels * blocks, cost * panels * step * s.features, [&](Index i) {
-    const Index row = i / blocks * width, feature = i % blocks * feature_block;
-    const ConstStack<Scalar> piece{&s(row, feature), std::min(width, s.rows - row + (whole_registers ? overhang : 0)),
-                                   std::min(feature_block, s.features - feature), s.row_stride, s.feature_stride};
-    pack_panel<Arch>(piece, packed + i / blocks * step * s.features + feature * step, step);
-  });
-  return {packed, step * s.features, step};
-}
-
-/// f(first, count) for tiles of tokens (or rows), the count as a compile-time constant. As equal as can be: 9 = 5 + 4.
+/// f(first, count) for tiles of tokens (or rows), as equal as can be: 9 = 5 + 4.
 template <class Function>
 void for_each_tile(Index count, Function&& f) {
   const Index tiles = ceil_div(count, tile_rows);
   for (Index i = 0; i < tiles; ++i) {
     const Index first = count * i / tiles;
-    with_constant<tile_rows>(count * (i + 1) / tiles - first, [&](auto rows) { f(first, rows); });
+    f(first, count * (i + 1) / tiles - first);
   }
 }
 
-/// P += a panel's rows times x, block by block, for one tile of tokens.
-template <class Arch, Index rows, Index registers, class Scalar>
-void shrink_tile(const Scalar* panel, Index step, ConstTokens<Scalar> x, Tokens<Scalar> p) {
+/// P += a panel's rows (`used` of them) times x, block by block, for one tile of `tokens` tokens.
+template <class Arch, class Scalar>
+void shrink_tile(const Scalar* panel, Index step, const Scalar* x, Index x_stride, Index features, Index tokens,
+                 Scalar* p, Index p_stride, Index used) {
+  using Shapes = Tiles<Arch, Scalar>;
+  constexpr Index lane_count = lanes<Scalar, Arch>;
+  static_assert(tile_registers == 2);
+  const bool one = used <= lane_count;  // register
+  const Index whole = one ? lane_count : 2 * lane_count;
   TileArguments<Scalar> tile;
   tile.a_step = step;
   tile.a_copy = feature_block * step;
   tile.b_step = 1;
   tile.b_copy = feature_block;
-  tile.b_row = x.stride();
+  tile.b_row = x_stride;
   // Rows that do not fill their registers are summed aside, in whole registers, and put in place once.
-  constexpr Index whole = registers * lanes<Scalar, Arch>;
-  Scalar aside[static_cast<std::size_t>(rows * whole)];
-  const bool in_place = p.features() == whole;
+  Scalar aside[static_cast<std::size_t>(tile_rows * tile_width<Scalar, Arch>)];
+  const bool in_place = used == whole;
   if (!in_place) {
-    for (Index i = 0; i < rows; ++i) {
-      std::fill(std::copy(p.token(i), p.token(i) + p.features(), aside + i * whole), aside + (i + 1) * whole,
-                Scalar(0));
+    for (Index i = 0; i < tokens; ++i) {
+      const Scalar* from = p + i * p_stride;
+      std::fill(std::copy(from, from + used, aside + i * whole), aside + (i + 1) * whole, Scalar(0));
     }
   }
-  tile.to = in_place ? p.data() : aside;
-  tile.to_row = in_place ? p.stride() : whole;
+  tile.to = in_place ? p : aside;
+  tile.to_row = in_place ? p_stride : whole;
   tile.used = whole;
   tile.next_to = tile.to;
-  const auto add_blocks = [&](auto copies, Index j) {
-    tile.length = std::min(feature_block, x.features() - j);
+  const auto single = one ? Shapes::template single<1>[tokens - 1] : Shapes::template single<2>[tokens - 1];
+  const auto copied = one ? Shapes::template copied<1>[tokens - 1] : Shapes::template copied<2>[tokens - 1];
+  const Index copied_features = copies_of(tokens, one ? 1 : 2) * feature_block;
+  for (Index j = 0; j < features;) {
+    const bool copies = features - j >= copied_features;
+    tile.length = std::min(feature_block, features - j);
     tile.a = panel + j * step;
-    tile.b = x.data() + j;
-    add_outer_products<Arch, rows, registers, copies>(tile);
-  };
-  Index j = 0;
-  constexpr Index copies = tile_copies(rows, registers, shrink_sums);
-  if constexpr (copies > 1) {
-    for (; j + copies * feature_block <= x.features(); j += copies * feature_block) {
-      add_blocks(std::integral_constant<Index, copies>{}, j);
-    }
+    tile.b = x + j;
+    (copies ? copied : single)(tile);
+    j += copies ? copied_features : feature_block;
   }
-  for (; j < x.features(); j += feature_block) add_blocks(std::integral_constant<Index, 1>{}, j);
   if (!in_place) {
-    for (Index i = 0; i < rows; ++i) std::copy(aside + i * whole, aside + i * whole + p.features(), p.token(i));
+    for (Index i = 0; i < tokens; ++i) std::copy(aside + i * whole, aside + i * whole + used, p + i * p_stride);
   }
 }
 
@@ -144,7 +107,7 @@ void shrink_tile(const Scalar* panel, Index step, ConstTokens<Scalar> x, Tokens<
 /// See kernels::shrink. Loads: rows of the stack at one feature. Broadcasts: that feature of a tile's tokens.
 template <class Arch, class Scalar>
 void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
-  constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
+  constexpr Index width = tile_width<Scalar, Arch>;
   ScratchFrame scratch;
   const detail::Panels<Scalar> stack = detail::panels_of_rows<Arch>(s, x.tokens(), scratch);
   const Index groups = detail::ceil_div(x.tokens(), shrink_tokens);
@@ -155,15 +118,12 @@ void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
     // Several tiles share a block of the stack while it is in the cache; a single one takes several blocks at once.
     const Index span = tokens <= tile_rows || fits ? s.features : feature_block;
     for (Index j = 0; j < s.features; j += span) {
-      detail::for_each_tile(tokens, [&](Index t, auto rows) {
-        const ConstTokens<Scalar> piece = x.slice(begin + t, rows).rows(j, std::min(span, s.features - j));
+      const Index features = std::min(span, s.features - j);
+      detail::for_each_tile(tokens, [&](Index t, Index count) {
         for (Index row = 0; row < s.rows; row += width) {
-          const Index used = std::min(width, s.rows - row);
           const Scalar* panel = stack.data + row / width * stack.panel_stride + j * stack.step;
-          with_constant<tile_registers>(detail::ceil_div(used, lane_count), [&](auto registers) {
-            detail::shrink_tile<Arch, rows, registers>(panel, stack.step, piece,
-                                                         p.slice(begin + t, rows).rows(row, used));
-          });
+          detail::shrink_tile<Arch>(panel, stack.step, x.token(begin + t) + j, x.stride(), features, count,
+                                    p.token(begin + t) + row, p.stride(), std::min(width, s.rows - row));
         }
       });
     }
@@ -197,6 +157,7 @@ struct ExpandPlan {
 /// See kernels::expand. Loads: a panel of features of one row. Broadcasts: that row's number of a tile's tokens.
 template <class Arch, class Scalar>
 void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
+  using Shapes = Tiles<Arch, Scalar>;
   constexpr Index width = tile_width<Scalar, Arch>;
   const ExpandPlan<Arch, Scalar> plan(s, p.tokens());
   const bool in_place = plan.in_place;
@@ -220,7 +181,7 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
       pack_panel<Arch>(panel, packed + (first - packed_from) * s.rows, width);
     }
 
-    detail::for_each_tile(tokens, [&](Index t, auto rows) {
+    detail::for_each_tile(tokens, [&](Index t, Index rows) {
       TileArguments<Scalar> tile;
       tile.length = s.rows;
       tile.b = p.token(token + t);
@@ -228,24 +189,18 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
       tile.b_row = p.stride();
       tile.to_row = y.stride();
       tile.factor = scale;
-      const auto add_panel = [&](auto registers, Index first) {
-        const bool here = first < packed_from;
+      const Index next = t + 2 * rows <= tokens ? rows * y.stride() : 0;
+      const Index wide_width = wide_of(rows) * lanes<Scalar, Arch>;
+      for (Index first = begin; first < end;) {
+        const bool here = first < packed_from, wide = first + wide_width <= packed_from;
         tile.a = here ? &s(0, first) : packed + (first - packed_from) * s.rows;
         tile.a_step = here ? s.row_stride : width;
         tile.to = y.token(token + t) + first;
-        tile.next_to = t + 2 * rows <= tokens ? tile.to + rows * y.stride() : tile.to;
+        tile.next_to = tile.to + next;
         tile.used = end - first;
-        add_outer_products<Arch, rows, registers, 1>(tile);
-      };
-      constexpr Index wide = tile_registers * tile_copies(rows, tile_registers);
-      constexpr Index wide_width = wide * lanes<Scalar, Arch>;
-      Index first = begin;
-      if constexpr (wide > tile_registers) {
-        for (; first + wide_width <= packed_from; first += wide_width) {
-          add_panel(std::integral_constant<Index, wide>{}, first);
-        }
+        (wide ? Shapes::wide[rows - 1] : Shapes::template single<tile_registers>[rows - 1])(tile);
+        first += wide ? wide_width : width;
       }
-      for (; first < end; first += width) add_panel(std::integral_constant<Index, tile_registers>{}, first);
     });
   });
 }
@@ -290,7 +245,7 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
       const Index next_tokens = std::min(accumulate_fetched, x.tokens() - next_token);
       const Index next_features = std::min(chunk, ds.features - next_feature);
       Index call = 0;
-      detail::for_each_tile(ds.rows, [&](Index k, auto rows) {
+      detail::for_each_tile(ds.rows, [&](Index k, Index rows) {
         for (Index first = 0; first < features; first += width, ++call) {
           for (Index t = next_tokens * call / calls; t < next_tokens * (call + 1) / calls; ++t) {
             fetch(next_token + t, next_feature, next_features);
@@ -307,7 +262,7 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
           tile.to_row = sums.row_stride;
           tile.used = features - first;
           tile.factor = scale;
-          add_outer_products<Arch, rows, tile_registers, 1>(tile);
+          Tiles<Arch, Scalar>::template single<tile_registers>[rows - 1](tile);
         }
       });
     }

@@ -6,12 +6,19 @@
 #include <algorithm>
 
 #include "hydralora/core/aligned.hpp"
+#include "hydralora/core/parallel.hpp"
 #include "hydralora/core/simd.hpp"
+#include "hydralora/core/workspace.hpp"
+#include "hydralora/kernels/simd/tile.hpp"
 #include "hydralora/kernels/stack.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
+
+/// Features summed in one go in shrink(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache.
+/// Part of the result's bits.
+inline constexpr Index feature_block = 256;
 
 /// to[feature · step + row] = s(row, feature): the rows side by side, whichever way they lie in the stack. Writes nothing
 /// else.
@@ -46,6 +53,42 @@ void pack_panel(ConstStack<Scalar> s, Scalar* to, Index step) {
   for (Index j = 0; j < s.features; ++j) std::fill(to + j * step + s.rows, to + (j + 1) * step, Scalar(0));
 }
 
+namespace detail {
+
+constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
+
+/// A panel (or several) as the tile reads it: number (feature, row) at data[panel · panel_stride + feature · step + row].
+template <class Scalar>
+struct Panels {
+  const Scalar* data;
+  Index panel_stride;
+  Index step;
+};
+
+/// The stack in panels of a tile's width along its rows. In place where its rows already lie like that, or where only one
+/// tile of tokens would use the copy.
+template <class Arch, class Scalar>
+Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
+  constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
+  const Index overhang = ceil_div(s.rows, lane_count) * lane_count - s.rows;
+  const bool whole_registers = s.row_stride == 1 && overhang <= s.slack;  // may be read of every feature
+  if (whole_registers && (tokens <= tile_rows || (overhang == 0 && s.rows <= width))) {
+    return {s.data, width, s.feature_stride};
+  }
+  const Index panels = ceil_div(s.rows, width), blocks = ceil_div(s.features, feature_block);
+  const Index step = std::min(width, s.rows + overhang);
+  Scalar* packed = scratch.take<Scalar>(panels * step * s.features);
+  constexpr Index cost = 8;  // flop that the tile does while one number is packed, about
+  parallel_for(panels * blocks, cost * panels * step * s.features, [&](Index i) {
+    const Index row = i / blocks * width, feature = i % blocks * feature_block;
+    const ConstStack<Scalar> piece{&s(row, feature), std::min(width, s.rows - row + (whole_registers ? overhang : 0)),
+                                   std::min(feature_block, s.features - feature), s.row_stride, s.feature_stride};
+    pack_panel<Arch>(piece, packed + i / blocks * step * s.features + feature * step, step);
+  });
+  return {packed, step * s.features, step};
+}
+
+}  // namespace detail
 }  // namespace simd
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora

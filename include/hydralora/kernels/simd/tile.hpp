@@ -30,24 +30,23 @@ inline constexpr Index tile_width = tile_registers* lanes<Scalar, Arch>;
 /// How many times a tile of so few rows fits into the registers for sums: as copies side by side, each on its own part of
 /// the sum (shrink), or as a tile so many times as wide (expand). Even one token then has the 8 chains that an FMA's latency
 /// asks for; with twice as many, where there are registers for them, it also reads longer runs of memory.
-constexpr Index tile_copies(Index rows, Index registers, Index sums = HYDRALORA_VECTOR_REGISTERS / 2) {
+constexpr Index tile_copies(Index rows, Index registers, Index sums) {
   return rows > 4 ? 1 : std::max<Index>(1, sums / (rows * registers));
 }
-
-/// Calls f with `count` (1 … maximum) as a compile-time constant.
-template <Index maximum, class Function>
-void with_constant(Index count, Function&& f) {
-  if constexpr (maximum > 1) {
-    if (count < maximum) return with_constant<maximum - 1>(count, f);
-  }
-  f(std::integral_constant<Index, maximum>{});
+/// Copies in shrink(). More than 8 registers of sums do not pay: blocks of a feature-major stack lie so far apart that they
+/// only get in each other's way in the cache.
+constexpr Index copies_of(Index rows, Index registers) { return tile_copies(rows, registers, 8); }
+/// Registers of a row in expand().
+constexpr Index wide_of(Index rows) {
+  return tile_registers * tile_copies(rows, tile_registers, HYDRALORA_VECTOR_REGISTERS / 2);
 }
 
 /// What one call of the micro-kernel reads and writes. With c counting copies, i rows, and j numbers along the registers:
 ///
 ///   to[i · to_row + j] += factor · Σ_l  b[l · b_step + c · b_copy + i · b_row] · a[l · a_step + c · a_copy + j]
 ///
-/// for l = 0 … length - 1 and j < used, the copies one after another. Whole registers of `a` are read, also where fewer numbers are used.
+/// for l = 0 … length - 1 and j < used, the copies one after another. Whole registers of `a` are read, also where fewer
+/// numbers are used; with several copies all are used.
 template <class Scalar>
 struct TileArguments {
   Index length = 0;
@@ -64,14 +63,34 @@ struct TileArguments {
 
 namespace detail {
 
+/// The tail of add_outer_products() where the last registers of a row are not all used. One function for all shapes.
+template <class Arch, class Scalar>
+void add_first(const TileArguments<Scalar>& tile, Index rows, Index registers, const Scalar* sums) {
+  constexpr Index lane_count = lanes<Scalar, Arch>;
+  const Batch<Scalar, Arch> factor(tile.factor);
+  for (Index i = 0; i < rows; ++i, sums += registers * lane_count) {
+    for (Index j = 0; j < tile.used; j += lane_count) {
+      Scalar* to = tile.to + i * tile.to_row + j;
+      const Index count = tile.used - j;
+      store_first<Arch>(fma(Batch<Scalar, Arch>::load_unaligned(sums + j), factor, load_first<Arch>(to, count)), to,
+                        count);
+    }
+  }
+}
+
+/// A cell is a register of sums; cells are counted by copy, then row, then register.
+template <Index rows, Index registers>
+struct Cell {
+  static constexpr Index copy(std::size_t c) { return static_cast<Index>(c) / (registers * rows); }
+  static constexpr Index row(std::size_t c) { return static_cast<Index>(c) / registers % rows; }
+  static constexpr Index column(std::size_t c) { return static_cast<Index>(c) % registers; }
+};
+
 template <class Arch, Index registers, Index rows, class Scalar, std::size_t... load, std::size_t... cell>
 void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<load...>, std::index_sequence<cell...>) {
   using B = Batch<Scalar, Arch>;
+  using At = Cell<rows, registers>;
   constexpr Index lane_count = lanes<Scalar, Arch>;
-  // A cell is a register of sums; cells are counted by copy, then row, then register.
-  constexpr auto copy_of = [](std::size_t c) { return static_cast<Index>(c) / (registers * rows); };
-  constexpr auto row_of = [](std::size_t c) { return static_cast<Index>(c) / registers % rows; };
-  constexpr auto register_of = [](std::size_t c) { return static_cast<Index>(c) % registers; };
 
   const Scalar* a = tile.a;
   const Scalar* b = tile.b;
@@ -87,25 +106,23 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
     const B loaded[] = {B::load_unaligned(a + static_cast<Index>(load) / registers * a_copy +
                                           static_cast<Index>(load) % registers * lane_count)...};
     B broadcast(Scalar(0));
-    ((static_cast<void>(register_of(cell) == 0 ? (broadcast = B(b[copy_of(cell) * b_copy + row_of(cell) * b_row]), 0)
-                                               : 0),
-      sums[cell] = fma(broadcast, loaded[copy_of(cell) * registers + register_of(cell)], sums[cell])),
+    ((static_cast<void>(At::column(cell) == 0 ? (broadcast = B(b[At::copy(cell) * b_copy + At::row(cell) * b_row]), 0)
+                                              : 0),
+      sums[cell] = fma(broadcast, loaded[At::copy(cell) * registers + At::column(cell)], sums[cell])),
      ...);
   }
 
-  const B factor(tile.factor);
-  const auto to = [&](std::size_t c) { return tile.to + row_of(c) * tile.to_row + register_of(c) * lane_count; };
-  if (tile.used >= registers * lane_count) {
-    (fma(sums[cell], factor, B::load_unaligned(to(cell))).store_unaligned(to(cell)), ...);
+  if (sizeof...(cell) > rows * registers || tile.used >= registers * lane_count) {
+    const B factor(tile.factor);
+    Scalar* const to = tile.to;
+    const Index to_row = tile.to_row;
+    (fma(sums[cell], factor, B::load_unaligned(to + At::row(cell) * to_row + At::column(cell) * lane_count))
+         .store_unaligned(to + At::row(cell) * to_row + At::column(cell) * lane_count),
+     ...);
   } else {  // from memory, so that this rare path takes no registers from the loop
-    Scalar spilled[sizeof...(cell)][static_cast<std::size_t>(lane_count)];
-    (sums[cell].store_unaligned(spilled[cell]), ...);
-    for (std::size_t c = 0; c < sizeof...(cell); ++c) {
-      const Index count = std::min(lane_count, tile.used - register_of(c) * lane_count);
-      if (count > 0) {
-        store_first<Arch>(fma(B::load_unaligned(spilled[c]), factor, load_first<Arch>(to(c), count)), to(c), count);
-      }
-    }
+    Scalar spilled[sizeof...(cell) * static_cast<std::size_t>(lane_count)];
+    (sums[cell].store_unaligned(spilled + static_cast<Index>(cell) * lane_count), ...);
+    add_first<Arch>(tile, rows, registers, spilled);
   }
 }
 
@@ -113,12 +130,32 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
 
 /// Each sum is a chain of fused multiply-adds from zero in the order of l: a number's bits depend on its own factors and
 /// on nothing else, least of all on the shape of the tile. Copies are added in their order.
-template <class Arch, Index rows, Index registers, Index copies, class Scalar>
+template <class Arch, class Scalar, Index rows, Index registers, Index copies>
 void add_outer_products(const TileArguments<Scalar>& tile) {
   detail::add_outer_products<Arch, registers, rows>(
       tile, std::make_index_sequence<static_cast<std::size_t>(copies * registers)>{},
       std::make_index_sequence<static_cast<std::size_t>(copies * rows * registers)>{});
 }
+
+/// The shapes of the micro-kernel, as functions for 1 … tile_rows rows (at [rows - 1]). All products call these, so that
+/// each shape is compiled once.
+template <class Arch, class Scalar, class Rows = std::make_index_sequence<static_cast<std::size_t>(tile_rows)>>
+struct Tiles;
+
+template <class Arch, class Scalar, std::size_t... row>
+struct Tiles<Arch, Scalar, std::index_sequence<row...>> {
+  using Function = void (*)(const TileArguments<Scalar>&);
+
+  /// One copy, so many registers wide.
+  template <Index registers>
+  static constexpr Function single[] = {&add_outer_products<Arch, Scalar, Index(row + 1), registers, 1>...};
+  /// As many copies as copies_of() gives.
+  template <Index registers>
+  static constexpr Function copied[] = {
+      &add_outer_products<Arch, Scalar, Index(row + 1), registers, copies_of(row + 1, registers)>...};
+  /// One copy, as many registers wide as wide_of() gives.
+  static constexpr Function wide[] = {&add_outer_products<Arch, Scalar, Index(row + 1), wide_of(row + 1), 1>...};
+};
 
 }  // namespace simd
 }  // namespace HYDRALORA_BUILD

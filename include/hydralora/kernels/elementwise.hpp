@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+//
+// Copies, sums and products element by element. Eigen computes the same numbers, but every expression of it costs the
+// compiler a tenth of a second.
+#pragma once
+
+#include <algorithm>
+#include <cassert>
+
+#include "hydralora/core/simd.hpp"
+#include "hydralora/core/tokens.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace kernels {
+
+/// Y = value.
+template <class Scalar>
+void fill(Tokens<Scalar> y, Scalar value) {
+  for (Index t = 0; t < y.tokens(); ++t) std::fill(y.token(t), y.token(t) + y.features(), value);
+}
+
+/// Y = X.
+template <class Scalar>
+void copy(ConstTokens<Scalar> x, Tokens<Scalar> y) {
+  assert(x.shape() == y.shape());
+  for (Index t = 0; t < y.tokens(); ++t) std::copy(x.token(t), x.token(t) + x.features(), y.token(t));
+}
+
+/// Y += X.
+template <class Scalar>
+void add(ConstTokens<Scalar> x, Tokens<Scalar> y) {
+  assert(x.shape() == y.shape());
+  for (Index t = 0; t < y.tokens(); ++t) {
+    const Scalar* from = x.token(t);
+    Scalar* to = y.token(t);
+    Index i = 0;
+    if constexpr (simd::has_simd<Scalar>) {
+      using B = simd::Batch<Scalar, simd::DefaultArch>;
+      constexpr Index width = simd::lanes<Scalar, simd::DefaultArch>;
+      for (; i + width <= y.features(); i += width) {
+        (B::load_unaligned(to + i) + B::load_unaligned(from + i)).store_unaligned(to + i);
+      }
+    }
+    for (; i < y.features(); ++i) to[i] += from[i];
+  }
+}
+
+/// Y = factor · Y.
+template <class Scalar>
+void scale(Tokens<Scalar> y, Scalar factor) {
+  for (Index t = 0; t < y.tokens(); ++t) {
+    Scalar* to = y.token(t);
+    Index i = 0;
+    if constexpr (simd::has_simd<Scalar>) {
+      using B = simd::Batch<Scalar, simd::DefaultArch>;
+      constexpr Index width = simd::lanes<Scalar, simd::DefaultArch>;
+      for (; i + width <= y.features(); i += width) {
+        (B::load_unaligned(to + i) * B(factor)).store_unaligned(to + i);
+      }
+    }
+    for (; i < y.features(); ++i) to[i] *= factor;
+  }
+}
+
+/// Y = Y / divisor.
+template <class Scalar>
+void divide(Tokens<Scalar> y, Scalar divisor) {
+  for (Index t = 0; t < y.tokens(); ++t) {
+    for (Index i = 0; i < y.features(); ++i) y(i, t) /= divisor;
+  }
+}
+
+/// See HYDRALORA_LOW_RANK_INSTANCES.
+#define HYDRALORA_ELEMENTWISE_INSTANCES(keyword, Scalar)                   \
+  keyword template void fill<Scalar>(Tokens<Scalar>, Scalar);              \
+  keyword template void copy<Scalar>(ConstTokens<Scalar>, Tokens<Scalar>); \
+  keyword template void add<Scalar>(ConstTokens<Scalar>, Tokens<Scalar>);  \
+  keyword template void scale<Scalar>(Tokens<Scalar>, Scalar);             \
+  keyword template void divide<Scalar>(Tokens<Scalar>, Scalar);
+HYDRALORA_DECLARE_INSTANCES(HYDRALORA_ELEMENTWISE_INSTANCES)
+
+}  // namespace kernels
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
