@@ -91,8 +91,10 @@ inline Workspace& thread_workspace() {
 /// the frame lives. @throws std::bad_alloc where the buffer must grow and cannot.
 class ScratchFrame {
  public:
-  ScratchFrame() : workspace_(detail::thread_workspace()), position_(workspace_.open()) {}
-  ~ScratchFrame() { workspace_.close(position_); }
+  ScratchFrame() = default;
+  ~ScratchFrame() {
+    if (workspace_ != nullptr) workspace_->close(position_);
+  }
   ScratchFrame(const ScratchFrame&) = delete;
   ScratchFrame& operator=(const ScratchFrame&) = delete;
 
@@ -100,7 +102,11 @@ class ScratchFrame {
   template <class Scalar>
   Scalar* take(Index count) {
     const Index bytes = checked_product(count, static_cast<Index>(sizeof(Scalar)), "scratch memory");
-    return static_cast<Scalar*>(workspace_.take(static_cast<std::size_t>(bytes)));
+    if (workspace_ == nullptr) {  // a frame that takes nothing costs nothing
+      workspace_ = &detail::thread_workspace();
+      position_ = workspace_->open();
+    }
+    return static_cast<Scalar*>(workspace_->take(static_cast<std::size_t>(bytes)));
   }
 
   /// A features × tokens matrix with contiguous columns.
@@ -110,8 +116,8 @@ class ScratchFrame {
   }
 
  private:
-  detail::Workspace& workspace_;
-  detail::Workspace::Position position_;
+  detail::Workspace* workspace_ = nullptr;
+  detail::Workspace::Position position_{0, 0};
 };
 
 }  // namespace HYDRALORA_BUILD
