@@ -10,7 +10,6 @@
 #include <type_traits>
 
 #include "products.hpp"
-#include "threads.hpp"
 
 namespace bench {
 namespace {
@@ -210,7 +209,7 @@ ProductLibrary openblas_library() {
   return open<OpenBlas>("openblas", BENCH_OPENBLAS, "libopenblas-openmp-dev", kernels);
 }
 ProductLibrary onednn_library() {
-  return open<OneDnn>("onednn", BENCH_ONEDNN, "libdnnl-dev", choose_kernels("ONEDNN_MAX_CPU_ISA", nullptr, "AVX2"));
+  return open<OneDnn>("onednn", BENCH_DNNL, "libdnnl-dev", choose_kernels("ONEDNN_MAX_CPU_ISA", nullptr, "AVX2"));
 }
 ProductLibrary blis_library() {
   constexpr auto skx = "0", haswell = "3";  // BLIS 0.9 reads the number of its arch_t; it takes any name for 0

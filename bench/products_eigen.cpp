@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Eigen's products, compiled with the flags that suit them best (peers.cmake). The namespace is renamed because the
-// linker would otherwise merge these templates with those of files compiled with other flags, and keep either.
+// Eigen's products, compiled with the flags that suit them best (CMakeLists.txt). The namespace is renamed because the
+// linker would otherwise merge these templates with those of files compiled with other flags, and take either.
 #define Eigen EigenAtItsBest
 #include <Eigen/Core>
 
