@@ -82,10 +82,10 @@ class AdapterOf final : public Adapter {
     results.dx = dx_.template cast<double>();
     results.down = Eigen::Map<const Values>(gradients_.down_parameters().data(), shape.down_rows(), shape.in)
                        .template cast<double>();
-    results.up = Eigen::Map<const Values, Eigen::Unaligned, Eigen::OuterStride<>>(
-                     gradients_.up_parameters().data(), shape.out, shape.up_rows(),
-                     Eigen::OuterStride<>(shape.up_stride()))
-                     .template cast<double>();
+    results.up =
+        Eigen::Map<const Values, Eigen::Unaligned, Eigen::OuterStride<>>(
+            gradients_.up_parameters().data(), shape.out, shape.up_rows(), Eigen::OuterStride<>(shape.up_stride()))
+            .template cast<double>();
     return results;
   }
 

@@ -16,11 +16,16 @@ struct Results {
   Eigen::MatrixXd y, dx, down, up;
 };
 
-/// The largest difference over the largest magnitude, which is what cancels in a sum of products of numbers of that size.
+/// The largest difference over the largest magnitude, which is what cancels in a sum of products of numbers of that
+/// size.
 double largest_error(const Eigen::MatrixXd& got, const Eigen::MatrixXd& expected);
 double largest_error(const Results& got, const Results& expected);
 
-enum class LayerKind { lora, hydra_lora, split_lora };  // SplitLoRA with a learned gate and the problem's A in every head
+enum class LayerKind {
+  lora,
+  hydra_lora,
+  split_lora
+};  // SplitLoRA with a learned gate and the problem's A in every head
 
 /// A layer in float with everything around it that a host holds.
 class Adapter {

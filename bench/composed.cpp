@@ -16,8 +16,8 @@
 namespace bench {
 namespace {
 
-/// Seconds that run(i) takes, for every i < count: medians of calls in rotation, so that all meet the same caches and the
-/// same neighbours. What is far behind after the first calls is not tried again and has their time.
+/// Seconds that run(i) takes, for every i < count: medians of calls in rotation, so that all meet the same caches and
+/// the same neighbours. What is far behind after the first calls is not tried again and has their time.
 template <class Run>
 std::vector<double> seconds_in_rotation(std::size_t count, Run&& run) {
   using Clock = std::chrono::steady_clock;
@@ -72,9 +72,9 @@ std::vector<double> seconds_in_rotation(std::size_t count, Run&& run) {
 ///   V = s Bᵀ dy     dB += s dy uᵀ               dh, dℓ from V      [dA; dG] += [dh; dℓ] xᵀ     dx += [A; G]ᵀ [dh; dℓ]
 ///
 /// Everything is allocated in the constructor, which also times each product on this problem, at the present number of
-/// threads, with each of the libraries and both layouts of the weights. Forward and backward then run on the fastest for
-/// each product, or all on one library where that is faster still (a product alone finds warmer caches). That both layouts are
-/// there, without anybody paying for them when weights change, is in the peers' favour.
+/// threads, with each of the libraries and both layouts of the weights. Forward and backward then run on the fastest
+/// for each product, or all on one library where that is faster still (a product alone finds warmer caches). That both
+/// layouts are there, without anybody paying for them when weights change, is in the peers' favour.
 class ComposedPeer final : public Peer {
  public:
   ComposedPeer(const Problem& problem, const std::vector<ProductLibrary>& libraries);
@@ -121,8 +121,8 @@ Matrix stacked(const Problem& p) {
   return down;
 }
 
-/// f(first, count) for slices of the tokens, on all threads. The work of mixing is many small operations of unknown speed:
-/// counted as 16 flop for every number read.
+/// f(first, count) for slices of the tokens, on all threads. The work of mixing is many small operations of unknown
+/// speed: counted as 16 flop for every number read.
 template <class Function>
 void for_token_slices(Index tokens, Index numbers, Function&& f) {
   constexpr Index slice = 32;

@@ -25,7 +25,8 @@ class EnergyMeter {
       const auto name = first<std::string>(domain / "name");
       if (domain.filename().string().rfind("intel-rapl:", 0) != 0 || !name || name->rfind("package", 0) != 0) continue;
       const auto range = first<std::uint64_t>(domain / "max_energy_range_uj");
-      if (!range || !first<std::uint64_t>(counter)) why_not_ = counter.string() + " cannot be read";  // root's by default
+      if (!range || !first<std::uint64_t>(counter))
+        why_not_ = counter.string() + " cannot be read";  // root's by default
       packages_.push_back({counter, range.value_or(0)});
     }
     if (packages_.empty()) why_not_ = "no package in " + folder.string();

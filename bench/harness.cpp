@@ -62,10 +62,7 @@ void run(benchmark::State& state, int threads, const Candidate& candidate, std::
 
 benchmark::internal::Benchmark* register_one(const std::string& name,
                                              const std::function<void(benchmark::State&)>& body) {
-  return benchmark::RegisterBenchmark(name.c_str(), body)
-      ->UseRealTime()
-      ->Unit(benchmark::kMicrosecond)
-      ->MinTime(0.02);
+  return benchmark::RegisterBenchmark(name.c_str(), body)->UseRealTime()->Unit(benchmark::kMicrosecond)->MinTime(0.02);
 }
 
 }  // namespace
@@ -86,8 +83,8 @@ void add(const std::string& name, int threads, const std::function<Candidate()>&
   register_one(full, body);
 }
 
-/// In the same rotation as everything that is compared with them. Their own figure is the result: the time of the run is
-/// only how long the measurement took.
+/// In the same rotation as everything that is compared with them. Their own figure is the result: the time of the run
+/// is only how long the measurement took.
 void register_ceilings() {
   const auto ceiling = [](const char* name, const char* unit, int threads, const std::function<double()>& measure) {
     const std::string full = std::string("select/ceilings/") + name + "/threads:" + std::to_string(threads);

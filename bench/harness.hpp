@@ -31,9 +31,9 @@ struct Candidate {
   double saved_bytes = -1;             ///< between forward and backward
 };
 
-/// Registers `name/threads:n`. `make` is called for every run, so that only what runs holds memory; the error is computed
-/// once, outside of what is timed. A name that is registered already is left alone: the sets select/, sweep/ and full/
-/// overlap, and each is registered without what the ones before have (problem.hpp).
+/// Registers `name/threads:n`. `make` is called for every run, so that only what runs holds memory; the error is
+/// computed once, outside of what is timed. A name that is registered already is left alone: the sets select/, sweep/
+/// and full/ overlap, and each is registered without what the ones before have (problem.hpp).
 ///
 /// Counters
 ///   GFLOP/s               useful flop, Work::flop, per time
@@ -60,8 +60,8 @@ void register_peers();
 /// The machine's energy counters.
 const EnergyMeter& energy_meter();
 
-/// Calls of malloc and its relatives so far, by anybody in this process: operator new, Eigen and other libraries all end
-/// there. Negative where they cannot be counted (not glibc, or AddressSanitizer).
+/// Calls of malloc and its relatives so far, by anybody in this process: operator new, Eigen and other libraries all
+/// end there. Negative where they cannot be counted (not glibc, or AddressSanitizer).
 long allocations();
 
 /// The same allocator settings for all candidates: by default glibc returns large temporaries to the system and takes

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// The kernels by themselves, through the public functions (candidate simd), against the plain loops they are tested with
-// (reference) and against what one writes with Eigen (eigen). Shapes and memory layouts are HydraLoRA's: the down stack
-// [A; gate] is feature-major, the up stack [B_1 … B_N] column-major per head.
+// The kernels by themselves, through the public functions (candidate simd), against the plain loops they are tested
+// with (reference) and against what one writes with Eigen (eigen). Shapes and memory layouts are HydraLoRA's: the down
+// stack [A; gate] is feature-major, the up stack [B_1 … B_N] column-major per head.
 #include <hydralora/hydralora.hpp>
 
 #include <algorithm>
@@ -139,8 +139,7 @@ std::vector<Kernel> all_kernels() {
           [](auto& o) { reference::expand<ScalarOf<decltype(o)>>(down_stack(std::as_const(o.down)), o.p, 2, o.dx); }),
       kernel(
           "expand_up", &F::y, &D::y, [](const F& o) { return product(o.up, o.v, o.y); },
-          [](F& o) { simd::expand<float>(up_stack(o.up), o.v, 2, o.y); },
-          [](F& o) { o.y.noalias() += 2 * o.up * o.v; },
+          [](F& o) { simd::expand<float>(up_stack(o.up), o.v, 2, o.y); }, [](F& o) { o.y.noalias() += 2 * o.up * o.v; },
           [](auto& o) { reference::expand<ScalarOf<decltype(o)>>(up_stack(o.up), o.v, 2, o.y); }),
       kernel(
           "accumulate_down", &F::ddown, &D::ddown, [](const F& o) { return product(o.p, o.x, o.ddown); },
@@ -163,7 +162,9 @@ std::vector<Kernel> all_kernels() {
           [](auto& o) { reference::softmax<ScalarOf<decltype(o)>>(o.in_place = o.logits); }),
       kernel(
           "softmax_backward", &F::in_place, &D::in_place,
-          [](const F& o) { return elementwise(0, {&o.logits, &o.weights}, {&o.in_place}); },
+          [](const F& o) {
+            return elementwise(0, {&o.logits, &o.weights}, {&o.in_place});
+          },
           [](F& o) { simd::softmax_backward<float>(o.weights, o.in_place = o.logits); },
           [](F& o) {
             o.in_place = o.logits;
@@ -172,7 +173,10 @@ std::vector<Kernel> all_kernels() {
           },
           [](auto& o) { reference::softmax_backward<ScalarOf<decltype(o)>>(o.weights, o.in_place = o.logits); }),
       kernel(
-          "mix_heads", &F::u, &D::u, [](const F& o) { return elementwise(1, {&o.h, &o.weights}, {&o.u}); },
+          "mix_heads", &F::u, &D::u,
+          [](const F& o) {
+            return elementwise(1, {&o.h, &o.weights}, {&o.u});
+          },
           [](F& o) { simd::mix_heads<float>(o.h, o.weights, o.u); },
           [](F& o) {
             const Index rank = o.h.rows();
@@ -184,7 +188,9 @@ std::vector<Kernel> all_kernels() {
       // The reduction over the heads: dω_i = ⟨v_i, h⟩, dh = Σ_i ω_i v_i.
       kernel(
           "mix_heads_backward", &F::dh, &D::dh,
-          [](const F& o) { return elementwise(4, {&o.v, &o.h, &o.weights}, {&o.in_place, &o.dh}); },
+          [](const F& o) {
+            return elementwise(4, {&o.v, &o.h, &o.weights}, {&o.in_place, &o.dh});
+          },
           [](F& o) { simd::mix_heads_backward<float>(o.v, o.h, o.weights, o.in_place, o.dh); },
           [](F& o) {
             const Index rank = o.h.rows();
@@ -195,10 +201,9 @@ std::vector<Kernel> all_kernels() {
               o.dh.array() += v.array().rowwise() * o.weights.row(i).array();
             }
           },
-          [](auto& o) {
-            reference::mix_heads_backward<ScalarOf<decltype(o)>>(o.v, o.h, o.weights, o.in_place, o.dh);
-          }),
-      // Where one ω serves all tokens: B̄ = Σ_i ω_i B_i is formed, then y += s · B̄ h. What expand_up does for a token each.
+          [](auto& o) { reference::mix_heads_backward<ScalarOf<decltype(o)>>(o.v, o.h, o.weights, o.in_place, o.dh); }),
+      // Where one ω serves all tokens: B̄ = Σ_i ω_i B_i is formed, then y += s · B̄ h. What expand_up does for a token
+      // each.
       kernel(
           "one_weighting_up", &F::y, &D::y,
           [](const F& o) {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
-// layers/  HydraLoRA of rank r with N heads, SplitLoRA with the same heads, and LoRA at the same rank r, of the same size
+// layers/  HydraLoRA of rank r with N heads, SplitLoRA with the same heads, and LoRA at the same rank r, of the same
+//         size
 //          in parameters, and of the same total rank r·N. Names carry HydraLoRA's r and N.
-// peers/   Ours against what other people's code would do, on the same numbers in the same rotation. Candidates are named
+// peers/   Ours against what other people's code would do, on the same numbers in the same rotation. Candidates are
+//         named
 //          as in peers(); ours is the library's layer. Nobody holds packed weights from call to call, as in training,
 //          where they change; the peers may have theirs in the row or column order that is fastest for them.
 #include <algorithm>
@@ -21,17 +23,17 @@ enum class Pass { forward, forward_backward, training_step };
 constexpr const char* pass_names[] = {"forward", "forward_backward", "training_step"};
 
 /// What a pass has to move and compute at least. In the order of the formulas: the parameters, x and y; then the
-/// parameters, x, dy, dx and the gradients. The few numbers per token between the stacks stay in the caches. In AdamW 15
-/// flop per number; gradients are set to zero and read, parameters and both moments updated.
+/// parameters, x, dy, dx and the gradients. The few numbers per token between the stacks stay in the caches. In AdamW
+/// 15 flop per number; gradients are set to zero and read, parameters and both moments updated.
 Work work_of(Pass pass, const Shape& s, double parameters) {
   constexpr double size = sizeof(float);
   const auto tokens = static_cast<double>(s.tokens), in = static_cast<double>(s.in), out = static_cast<double>(s.out);
   const Work forward{2 * tokens * parameters, size * (parameters + tokens * in), size * tokens * out,
                      size * (parameters + tokens * (in + out))};
   if (pass == Pass::forward) return forward;
-  const Work both = forward.then({4 * tokens * parameters, size * (parameters + tokens * (in + out)),
-                                  size * (parameters + tokens * in),
-                                  size * (2 * parameters + tokens * (2 * in + 2 * out))});
+  const Work both =
+      forward.then({4 * tokens * parameters, size * (parameters + tokens * (in + out)),
+                    size * (parameters + tokens * in), size * (2 * parameters + tokens * (2 * in + 2 * out))});
   if (pass == Pass::forward_backward) return both;
   return both.then({15 * parameters, size * parameters, 4 * size * parameters, 4 * size * parameters});
 }

@@ -167,7 +167,7 @@ MAIN, THREE_HEADS = "T:512/d:4096/r:8/N:8", "T:512/d:4096/r:8/N:3"
 
 
 def goals():
-    """What this project set out to reach: text, floor, aim, and a counter or `over <candidate>` of a pass and a size."""
+    """What this project set out to reach: text, floor, aim, a counter or `over <candidate>` of a pass and a size."""
     yield "forward, T=512 d=4096 r=8 N=8, % of peak", 65, 85, "percent_of_peak", FORWARD, MAIN
     yield "forward and backward, same, % of peak", 62, 80, "percent_of_peak", BOTH, MAIN
     yield "forward, N=3, % of peak", 50, 70, "percent_of_peak", FORWARD, THREE_HEADS
@@ -258,7 +258,7 @@ def ceilings(results):
 
 
 def comparison(results, group, ours, counters):
-    """One row for every size that `ours` was measured on: our share of the ceilings, and the others' times over ours."""
+    """A row for every size that `ours` was measured on: our share of the ceilings, and the others' times over ours."""
     if any(run.group == group and "joules" in run.counters for run in results.runs):
         counters = counters + ["joules"]
     others = results.others(group, ours)
@@ -411,7 +411,8 @@ def plot_data(results):
             layer_bars += f"{work}\t1" + "".join(bar(ours, layer) for layer in layers) + "\n"
     peer_bars = "peer\tforward\tforward_backward\n"
     for peer in peers:
-        peer_bars += peer + "".join(bar(results.find("peers", "ours", w, MAIN, 1), peer) for w in (FORWARD, BOTH)) + "\n"
+        pair = [results.find("peers", "ours", work, MAIN, 1) for work in (FORWARD, BOTH)]
+        peer_bars += peer + "".join(bar(ours, peer) for ours in pair) + "\n"
     return {"tokens": against("T"), "heads": against("N"), "layers": layer_bars, "peers": peer_bars,
             "ceilings": "%g\t%g\t%g\n" % (ceiling("fma", "GFLOP/s"), ceiling("memory_read", "GB/s"),
                                           ceiling("cache_read", "GB/s")),

@@ -32,7 +32,8 @@ void add_torch_peers(std::vector<PeerKind>& all) {
 #endif
   for (const auto& [name, style] :
        {std::pair{"torch_released", TorchStyle::released}, std::pair{"torch_smart", TorchStyle::smart}}) {
-    all.push_back({name, version, missing, [make, s = style](const Problem& p) { return std::unique_ptr<Peer>(make(p, s)); }});
+    all.push_back(
+        {name, version, missing, [make, s = style](const Problem& p) { return std::unique_ptr<Peer>(make(p, s)); }});
   }
 }
 

@@ -2,7 +2,8 @@
 //
 // HydraLoRA (LoRA where not routed) in PyTorch with its autograd, in two manners:
 //
-//   released  head by head, y += s · ω_i ∘ (B_i (A x)), A x computed anew for every head, as the authors' layer does it,
+//   released  head by head, y += s · ω_i ∘ (B_i (A x)), A x computed anew for every head, as the authors' layer does
+//            it,
 //             in the leanest words PyTorch has for that
 //   smart     [A; gate] x once, u by a broadcast product, one addmm
 //

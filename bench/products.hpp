@@ -26,8 +26,8 @@ inline int threads_now() {
 #endif
 }
 
-/// How a stack of rows lies in column-major memory: features × rows, or rows × features. Libraries differ by a factor of
-/// two and more between the two, and not always the same way round.
+/// How a stack of rows lies in column-major memory: features × rows, or rows × features. Libraries differ by a factor
+/// of two and more between the two, and not always the same way round.
 enum class Layout { tall, wide };
 
 struct StackShape {

@@ -7,6 +7,10 @@
 
 #include "products.hpp"
 
+#ifndef BENCH_TUNED
+#define BENCH_TUNED ""
+#endif
+
 namespace bench {
 namespace {
 
@@ -58,7 +62,7 @@ ProductLibrary eigen_library() {
   ProductLibrary library;
   library.name = "eigen";
   library.version = text(EIGEN_WORLD_VERSION) + '.' + text(EIGEN_MAJOR_VERSION) + '.' + text(EIGEN_MINOR_VERSION) +
-                    ", " + Eigen::SimdInstructionSetsInUse() + ", " + BENCH_EIGEN_FLAGS;
+                    ", " + Eigen::SimdInstructionSetsInUse() + ", " + BENCH_COMPILER " " BENCH_FLAGS BENCH_TUNED;
   library.gemm = &products;
   return library;
 }

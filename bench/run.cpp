@@ -29,7 +29,7 @@ void describe_this_program() {
   const auto say = benchmark::AddCustomContext;
   say("cpu", cpu_name());
   say("compiler", BENCH_COMPILER);  // these two come from bench/CMakeLists.txt
-  say("flags", BENCH_FLAGS);
+  say("flags", BENCH_FLAGS " " BENCH_OPENMP);
   say("instruction_set", hydralora::simd::DefaultArch::name());
   say("library:hydralora", version(HYDRALORA_VERSION_MAJOR, HYDRALORA_VERSION_MINOR, HYDRALORA_VERSION_PATCH));
   say("library:Eigen", version(EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION));

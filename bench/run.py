@@ -42,7 +42,7 @@ def cost(command, target):
 
 
 def compile_times(compiler, include_folders, folder):
-    """Every public header by itself, an empty file, and a program with one HydraLoRA; again where a header has changed."""
+    """Every public header alone, an empty file, and a program with one HydraLoRA; again if a header has changed."""
     folder.mkdir(parents=True, exist_ok=True)
     result, program = folder / "compile_times.json", BENCH / "forward_backward.cpp"
     headers = sorted(INCLUDE.rglob("*.hpp"))

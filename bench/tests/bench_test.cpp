@@ -77,9 +77,9 @@ TEST_CASE("every peer computes the layer, twice") {
   for (const PeerKind& kind : peers()) {
     MESSAGE("peer " << kind.name << ": " << (kind.missing.empty() ? kind.version : kind.missing));
   }
-  for (const Shape& s : {Shape{1, 64, 64, 8, 8}, Shape{1, 37, 53, 4, 0}, Shape{17, 37, 53, 5, 3}, Shape{17, 53, 37, 5, 1},
-                         Shape{40, 300, 200, 8, 0}, Shape{129, 256, 320, 8, 8}, Shape{2, 320, 256, 16, 4},
-                         Shape{600, 70, 90, 4, 16}}) {
+  for (const Shape& s :
+       {Shape{1, 64, 64, 8, 8}, Shape{1, 37, 53, 4, 0}, Shape{17, 37, 53, 5, 3}, Shape{17, 53, 37, 5, 1},
+        Shape{40, 300, 200, 8, 0}, Shape{129, 256, 320, 8, 8}, Shape{2, 320, 256, 16, 4}, Shape{600, 70, 90, 4, 16}}) {
     CAPTURE(s.text());
     const auto p = problem(s);
     const Results e = results_in_double(s.routed() ? LayerKind::hydra_lora : LayerKind::lora, p, true);
