@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
 // layers/  HydraLoRA of rank r with N heads, SplitLoRA with the same heads, and LoRA at the same rank r, of the same
-//         size
-//          in parameters, and of the same total rank r·N. Names carry HydraLoRA's r and N.
+//          size in parameters, and of the same total rank r·N. Names carry HydraLoRA's r and N.
 // peers/   Ours against what other people's code would do, on the same numbers in the same rotation. Candidates are
-//         named
-//          as in peers(); ours is the library's layer. Nobody holds packed weights from call to call, as in training,
-//          where they change; the peers may have theirs in the row or column order that is fastest for them.
+//          named as in peers(); ours is the library's layer. Nobody holds packed weights from call to call, as in
+//          training, where they change; the peers may have theirs in the row or column order that is fastest for them.
 #include <algorithm>
 #include <cmath>
 #include <map>

@@ -3,8 +3,7 @@
 // HydraLoRA (LoRA where not routed) in PyTorch with its autograd, in two manners:
 //
 //   released  head by head, y += s · ω_i ∘ (B_i (A x)), A x computed anew for every head, as the authors' layer does
-//            it,
-//             in the leanest words PyTorch has for that
+//             it, in the leanest words PyTorch has for that
 //   smart     [A; gate] x once, u by a broadcast product, one addmm
 //
 // A row-major [tokens, features] tensor has the bytes of our matrices, so x, dy, y and dx are used in place.

@@ -7,12 +7,14 @@
 
 #include "products.hpp"
 
-#ifndef BENCH_TUNED
-#define BENCH_TUNED ""
-#endif
-
 namespace bench {
 namespace {
+
+#ifdef BENCH_TUNED  // by CMakeLists.txt
+constexpr auto tuned = " -mtune=haswell";
+#else
+constexpr auto tuned = "";
+#endif
 
 using Map = Eigen::Map<Eigen::MatrixXf>;
 using ConstMap = Eigen::Map<const Eigen::MatrixXf>;
@@ -62,7 +64,7 @@ ProductLibrary eigen_library() {
   ProductLibrary library;
   library.name = "eigen";
   library.version = text(EIGEN_WORLD_VERSION) + '.' + text(EIGEN_MAJOR_VERSION) + '.' + text(EIGEN_MINOR_VERSION) +
-                    ", " + Eigen::SimdInstructionSetsInUse() + ", " + BENCH_COMPILER " " BENCH_FLAGS BENCH_TUNED;
+                    ", " + Eigen::SimdInstructionSetsInUse() + ", " + BENCH_COMPILER " " BENCH_FLAGS + tuned;
   library.gemm = &products;
   return library;
 }
