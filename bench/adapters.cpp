@@ -70,7 +70,7 @@ class AdapterOf final : public Adapter {
     }
   }
   Index parameters() const override { return layer_.parameter_count(); }
-  Index saved_rows() const override { return layer_.shape().kept_rows(); }
+  Index saved_rows() const override { return layer_.shape().saved_rows(); }
 
   Results results(bool backward_too) {
     forward();
