@@ -10,7 +10,6 @@
 import re
 import sys
 
-COMMENT = re.compile(r"( *///) ?(.*)")
 VERBATIM = re.compile(r"  +\S|(forward|backward)  +\S")
 TITLE = re.compile(r"(Source|Cost|Numerics|Memory|Errors) +(?=\S)")
 
@@ -20,29 +19,34 @@ def escaped(text):
     return "`".join(part if i % 2 else part.replace("<", r"\<") for i, part in enumerate(text.split("`")))
 
 
+def comment(texts):
+    """The lines of one comment as /** … */, in which Doxygen shows verbatim lines as they are."""
+    verbatim = in_tag = False  # the indented lines after a tag go on with its text
+    for i, text in enumerate(texts):
+        if not text.startswith("  "):
+            in_tag = bool(re.match("@", text) or TITLE.match(text))
+        before, verbatim = verbatim, bool(VERBATIM.match(text)) and not in_tag
+        start = "@endverbatim " * (before and not verbatim) + "@verbatim " * (verbatim and not before)
+        yield start + (text if verbatim else TITLE.sub(r"@titled{\1} ", escaped(text)))
+    if verbatim:
+        yield "@endverbatim"
+
+
 lines = open(sys.argv[1], encoding="utf-8").read().splitlines()
 if lines[1:2] == ["//"]:
     lines[0] = "/// @file"
     for i in range(1, lines.index("#pragma once")):
         lines[i] = re.sub("^//", "///", lines[i])
-in_tag = False  # the indented lines after a tag go on with its text
-for i, line in enumerate(lines):
-    found = COMMENT.fullmatch(line)
-    text = found[2] if found else ""
-    if not text.startswith("  "):
-        in_tag = text.startswith("@") or TITLE.match(text)
-    if VERBATIM.match(text) and not in_tag:
-        kind = "verbatim"
-    else:
-        kind = "text" if found else "code"
-    if kind == "verbatim" and not (i > 0 and previous == "verbatim"):
-        lines[i] = f"{found[1]} @verbatim {text}"
-    elif kind == "text":
-        lines[i] = (found[1] + " " + TITLE.sub(r"@titled{\1} ", escaped(text))).rstrip()
-    elif kind == "code":
-        code, mark, text = line.partition("///<")
-        lines[i] = "" if re.search("(inline|//) namespace HYDRALORA_BUILD", code) else code + mark + escaped(text)
-    if kind != "verbatim" and i > 0 and previous == "verbatim":
-        lines[i - 1] += " @endverbatim"
-    previous = kind
-print("\n".join(lines))
+block = []
+for line in lines + [""]:
+    found = re.fullmatch("( *)///(?: (.*))?", line)
+    if found:
+        block.append(found[2] or "")
+        continue
+    if block:
+        texts = list(comment(block))
+        texts[len(block) - 1:] = [" ".join(texts[len(block) - 1:])]
+        print("/** " + "\n".join(texts) + " */")
+        block = []
+    code, mark, text = line.partition("///<")
+    print("" if re.search("(inline|//) namespace HYDRALORA_BUILD", code) else code + mark + escaped(text))
