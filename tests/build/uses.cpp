@@ -2,11 +2,11 @@
 //
 // The library used by name, for every compiler and policy of the matrix in CMakeLists.txt: what an embedding host writes, with
 // nothing but plain Eigen arguments, and one training step of every layer.
+#include <hydralora/analysis.hpp>
 #include <hydralora/hydralora.hpp>
 #include <hydralora/layers/adapter_set.hpp>
 #include <hydralora/layers/merge.hpp>
 #include <hydralora/layers/stored_linear.hpp>
-#include <hydralora/analysis.hpp>
 #include <hydralora/train.hpp>
 
 #include <cstdio>
@@ -90,7 +90,8 @@ int main() {
   KMeansConfig clusters;
   clusters.clusters = 2;
   const bool clustered = kmeans(Eigen::MatrixXf(Eigen::MatrixXf::Random(8, 20)), clusters).centroids.cols() == 2;
-  if (!trained || !clustered || !embeds() || other_unit() != LoRA<float>(LoRAConfig{4, 4, 2}).parameter_count()) return 1;
+  if (!trained || !clustered || !embeds() || other_unit() != LoRA<float>(LoRAConfig{4, 4, 2}).parameter_count())
+    return 1;
 #if !HYDRALORA_HAS_EXCEPTIONS
   Eigen::MatrixXf y = Eigen::MatrixXf::Zero(8, 3);
   adapter.forward(Eigen::MatrixXf(7, 3), y);
