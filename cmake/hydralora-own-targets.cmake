@@ -25,9 +25,11 @@ add_library(hydralora_native INTERFACE)
 target_link_libraries(hydralora_native INTERFACE hydralora_own)
 target_compile_options(hydralora_native INTERFACE $<$<BOOL:${HYDRALORA_NATIVE}>:-march=native>)
 
-# For programs whose speed does not matter: they compile in half the time.
-add_library(hydralora_unoptimized INTERFACE)
-target_link_libraries(hydralora_unoptimized INTERFACE hydralora_own)
-target_compile_options(hydralora_unoptimized INTERFACE -O0)
+# For programs whose speed does not matter: without optimisation, and with the kernels compiled once for all of them.
+file(CONFIGURE OUTPUT instantiate.cpp CONTENT "#include <hydralora/instantiate.hpp>\n")
+add_library(hydralora_unoptimized STATIC EXCLUDE_FROM_ALL ${CMAKE_CURRENT_BINARY_DIR}/instantiate.cpp)
+target_link_libraries(hydralora_unoptimized PUBLIC hydralora_own)
+target_compile_options(hydralora_unoptimized PUBLIC -O0)
+target_compile_definitions(hydralora_unoptimized PUBLIC HYDRALORA_EXTERN_TEMPLATES)
 
 include(${CMAKE_CURRENT_LIST_DIR}/hydralora-torch.cmake)

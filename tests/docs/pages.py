@@ -114,7 +114,7 @@ def programs(scratch, compiler, *flags):
             calls += f'  if (name == "{name}") return {name}::run();\n'
         main = f"int main(int, char** argv) {{\n  const std::string name = argv[1];\n{calls}  return 1;\n}}\n"
         (scratch / "programs.cpp").write_text("\n".join([*sorted(includes), "#include <string>", *bodies, main]))
-        run(compiler, *flags, "programs.cpp", "-o", "programs", cwd=scratch)
+        run(compiler, "programs.cpp", *flags, "-o", "programs", cwd=scratch)
         for name, _, _, _, expected in group:
             printed = run("./programs", name, cwd=scratch)
             expect(printed == expected, f"{name} printed\n{printed}expected\n{expected}")
