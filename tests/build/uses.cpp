@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Floors 1 to 4, used by name, for every compiler and policy of the matrix in CMakeLists.txt.
+// The library used by name, for every compiler and policy of the matrix in CMakeLists.txt: what an embedding host writes, with
+// nothing but plain Eigen arguments, and one training step of every layer.
+#include <hydralora/analysis.hpp>
 #include <hydralora/hydralora.hpp>
 #include <hydralora/layers/adapter_set.hpp>
 #include <hydralora/layers/merge.hpp>
@@ -10,6 +12,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+
+hydralora::Index other_unit();  // two translation units with every header link
+#if defined(ONE_UNIT)
+hydralora::Index other_unit() { return 16; }
+#endif
 
 #if !HYDRALORA_HAS_EXCEPTIONS
 void hydralora::on_failure(const char* message) {
@@ -40,6 +47,38 @@ bool trains(const typename Layer::Config& config) {
   return y.allFinite() && dx.allFinite() && layer.adapter.parameters() != before;
 }
 
+bool embeds() {
+  const Eigen::MatrixXf x = Eigen::MatrixXf::Random(24, 10), dy = Eigen::MatrixXf::Random(16, 10);
+  Eigen::MatrixXf y = Eigen::MatrixXf::Zero(16, 10), dx = Eigen::MatrixXf::Zero(24, 10);
+
+  HydraLoRAConfig config;
+  config.in_features = 24;
+  config.out_features = 16;
+  config.rank = 4;
+  config.heads = 3;
+  HydraLoRA<float> layer(config, 42);
+  layer.B(1).setConstant(0.5F);
+  layer.A() = Eigen::MatrixXf::Ones(4, 24);
+  layer.gate().setZero();
+  layer.parameters() *= layer.scaling();
+
+  HydraLoRA<float>::Cache cache;
+  HydraLoRA<float>::Gradients g(layer.config());
+  layer.forward(x, y);
+  layer.forward(x, y, cache);
+  layer.backward(x, dy, cache, g, dx);
+  layer.backward(x, dy, cache, g);
+  const float seen =
+      g.A().sum() + g.B(1).sum() + g.gate().sum() + g.parameters().sum() + cache.weights().matrix().sum();
+  g.set_zero();
+
+  LoRA<double> lora(LoRAConfig{24, 16, 4});
+  SplitLoRA<float> split(SplitLoRAConfig{24, 16, 4});
+  split.forward(x, y.leftCols(10));
+  const auto count = lora.parameter_count() + split.A(1).size() + lora.B().size();
+  return seen == seen && count > 0 && y.allFinite() && dx.squaredNorm() > 0;
+}
+
 }  // namespace
 
 int main() {
@@ -51,7 +90,8 @@ int main() {
   KMeansConfig clusters;
   clusters.clusters = 2;
   const bool clustered = kmeans(Eigen::MatrixXf(Eigen::MatrixXf::Random(8, 20)), clusters).centroids.cols() == 2;
-  if (!trained || !clustered) return 1;
+  if (!trained || !clustered || !embeds() || other_unit() != LoRA<float>(LoRAConfig{4, 4, 2}).parameter_count())
+    return 1;
 #if !HYDRALORA_HAS_EXCEPTIONS
   Eigen::MatrixXf y = Eigen::MatrixXf::Zero(8, 3);
   adapter.forward(Eigen::MatrixXf(7, 3), y);

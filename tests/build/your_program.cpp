@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What every consumer beside this file builds: one step forward and one back, and the version it was built with.
+// What every way into a build (docs/building.md) compiles and runs: one step forward and one back, and the version.
 #include <hydralora/hydralora.hpp>
 #include <iostream>
 
