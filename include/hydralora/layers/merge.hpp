@@ -12,6 +12,7 @@
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/layers/adapter_shape.hpp"
+#include "hydralora/layers/call_options.hpp"
 #include "hydralora/layers/gate.hpp"
 #include "hydralora/layers/saved_weight.hpp"
 
