@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// How many groups data falls into: k-means, its error over the number of clusters, and the elbow of that curve.
+// k-means, its error as a function of the number of clusters, and the elbow of that curve.
 #pragma once
 
 #include <algorithm>
@@ -18,18 +18,17 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Settings of kmeans().
 struct KMeansConfig {
   Index clusters = 1;        ///< 1 … samples
-  int restarts = 8;          ///< runs from different seedings; the result is the one with the smallest error
-  int max_iterations = 100;  ///< of one run
-  std::uint64_t seed = 0;    ///< of the seedings
+  int restarts = 8;          ///< runs from different initial centroids; the result is the one with the smallest error
+  int max_iterations = 100;  ///< per run
+  std::uint64_t seed = 0;    ///< of the initial centroids
 };
 
-/// What kmeans() found.
+/// The result of kmeans().
 struct KMeansResult {
   Eigen::MatrixXd centroids;  ///< (features × clusters)
-  std::vector<Index> labels;  ///< nearest centroid of every sample, ties to the lower one
+  std::vector<Index> labels;  ///< nearest centroid of every sample; of equally near ones the lower
   double sse = 0;             ///< sum over the samples of the squared distance to that centroid
   int iterations = 0;         ///< of the run with the smallest error
 };
@@ -53,7 +52,7 @@ inline void assign_samples(const Eigen::MatrixXd& points, const Eigen::MatrixXd&
     double smallest = (points.col(i) - centroids.col(0)).squaredNorm();
     for (Index k = 1; k < centroids.cols(); ++k) {
       const double distance = (points.col(i) - centroids.col(k)).squaredNorm();
-      if (distance < smallest) {  // strictly: a tie stays with the lower cluster
+      if (distance < smallest) {  // of equally near centroids the lower
         smallest = distance;
         nearest = k;
       }
@@ -63,8 +62,8 @@ inline void assign_samples(const Eigen::MatrixXd& points, const Eigen::MatrixXd&
   });
 }
 
-/// Gives every empty cluster the sample farthest from its centroid (ties to the lower sample), as long as one lies off
-/// its centroid. With fewer distinct points than clusters none does in the end, and a cluster may stay empty.
+/// Moves the sample farthest from its centroid (of equally far ones the lower) to each empty cluster. A cluster stays
+/// empty if all samples lie on their centroids, with fewer distinct points than clusters.
 inline void fill_empty_clusters(std::vector<Index>& labels, Eigen::VectorXd& distances, std::vector<Index>& counts) {
   for (std::size_t k = 0; k < counts.size(); ++k) {
     if (counts[k] > 0) continue;
@@ -80,8 +79,7 @@ inline void fill_empty_clusters(std::vector<Index>& labels, Eigen::VectorXd& dis
   }
 }
 
-/// Lloyd's iteration from given centroids, until no label changes. The labels and the error returned belong to the
-/// centroids returned.
+/// Lloyd's iteration until no label changes. The returned labels and error are those of the returned centroids.
 inline KMeansResult lloyd(const Eigen::MatrixXd& points, Eigen::MatrixXd centroids, int max_iterations) {
   const Index samples = points.cols(), clusters = centroids.cols();
   KMeansResult result{std::move(centroids), std::vector<Index>(static_cast<std::size_t>(samples)), 0, 0};
@@ -107,8 +105,8 @@ inline KMeansResult lloyd(const Eigen::MatrixXd& points, Eigen::MatrixXd centroi
   return result;
 }
 
-/// k-means++: the first centroid is a sample drawn uniformly, each further one a sample drawn with probability in
-/// proportion to its squared distance to the nearest centroid so far.
+/// k-means++: the first centroid is a random sample, each further one a sample drawn with a probability proportional to
+/// its squared distance to the nearest centroid so far.
 inline Eigen::MatrixXd seed_centroids(const Eigen::MatrixXd& points, Index clusters, const CounterRandom& random) {
   const Index samples = points.cols();
   Eigen::MatrixXd centroids(points.rows(), clusters);
@@ -124,7 +122,7 @@ inline Eigen::MatrixXd seed_centroids(const Eigen::MatrixXd& points, Index clust
     for (Index i = 0; i < samples; ++i) total += distances[i];
     const double target = total * random.uniform(static_cast<std::uint64_t>(k) + 1);
     double sum = 0;
-    chosen = 0;  // stays, where every sample lies on a centroid
+    chosen = 0;  // if every sample lies on a centroid
     for (Index i = 0; i < samples && sum <= target; ++i) {
       if (distances[i] > 0) chosen = i;
       sum += distances[i];
@@ -132,7 +130,7 @@ inline Eigen::MatrixXd seed_centroids(const Eigen::MatrixXd& points, Index clust
   }
 }
 
-/// The best of several runs; arguments already checked.
+/// The best of several runs.
 inline KMeansResult best_of_restarts(const Eigen::MatrixXd& points, const KMeansConfig& config) {
   KMeansResult best;
   for (int restart = 0; restart < config.restarts; ++restart) {
@@ -143,7 +141,7 @@ inline KMeansResult best_of_restarts(const Eigen::MatrixXd& points, const KMeans
   return best;
 }
 
-/// Checks, and the points in double.
+/// Checks the arguments and returns the points in double.
 template <class Derived>
 Eigen::MatrixXd kmeans_points(const char* where, const Eigen::MatrixBase<Derived>& points, Index clusters,
                               const KMeansConfig& config) {
@@ -169,27 +167,22 @@ Eigen::MatrixXd kmeans_points(const char* where, const Eigen::MatrixBase<Derived
 
 }  // namespace detail
 
-/// Clusters of points: centroids c and labels l that make the error  SSE = Σ_i ‖x_i - c_l(i)‖²  small.
+/// k-means: centroids c and labels l with a small error  SSE = Σ_i ‖x_i - c_l(i)‖².
 ///
-/// Source   seeding: Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding"; iteration:
-///          Lloyd 1982, "Least squares quantization in PCM". The result is a local minimum: the best of
-///          config.restarts runs, ties to the earlier.
+/// Source   Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding"; Lloyd 1982, "Least squares
+///          quantization in PCM". The result is a local minimum, the best of config.restarts runs.
 /// @param points  (features × samples), a column is a sample; read, copied once into double.
-/// @param config  clusters, restarts, iterations and seed.
-/// @return  see KMeansResult. A cluster that runs empty takes the sample farthest from its centroid; one is empty in
-///          the result only with fewer distinct points than clusters, or where max_iterations ended the run.
+/// @return  a cluster is only empty with fewer distinct points than clusters, or if max_iterations ended the run.
 /// @throws std::invalid_argument  on no points, a number that is not finite or so large that squared distances
 ///          overflow, clusters outside [1, samples], restarts < 1, max_iterations < 1.
 /// Cost     3 · features · samples · clusters flop per iteration and restart.
-/// Numerics the same bits for the same seed, on any number of threads. With other instruction sets sums may round
-///          differently.
+/// Numerics the same bits for the same seed, on any number of threads. Other instruction sets may round differently.
 template <class Derived>
 KMeansResult kmeans(const Eigen::MatrixBase<Derived>& points, const KMeansConfig& config) {
   return detail::best_of_restarts(detail::kmeans_points("kmeans", points, config.clusters, config), config);
 }
 
-/// SSE of k-means for 1 … max_clusters clusters: result[k - 1] belongs to k. config.clusters is not read; everything
-/// else as for kmeans().
+/// SSE of k-means for k = 1 … max_clusters clusters, at [k - 1]. config.clusters is not read; otherwise as kmeans().
 template <class Derived>
 std::vector<double> sse_curve(const Eigen::MatrixBase<Derived>& points, Index max_clusters, KMeansConfig config = {}) {
   const Eigen::MatrixXd copy = detail::kmeans_points("sse_curve", points, max_clusters, config);
@@ -200,16 +193,14 @@ std::vector<double> sse_curve(const Eigen::MatrixBase<Derived>& points, Index ma
   return sse;
 }
 
-/// The number of clusters at the elbow of a curve sse[k - 1] = SSE(k), k = 1 … K: the k whose point lies farthest below
-/// the chord from (1, SSE(1)) to (K, SSE(K)), both axes scaled to [0, 1]; ties
-/// (to within 1e-12, for rounding) to the lower k.
+/// The number of clusters at the elbow of a curve sse[k - 1] = SSE(k), k = 1 … K: the k whose point is farthest below
+/// the chord from (1, SSE(1)) to (K, SSE(K)), with both axes scaled to [0, 1]. Of equal k (within 1e-12) the lowest.
 ///
-/// Source   the distance to the chord as in Satopaa et al. 2011, "Finding a 'kneedle' in a haystack",
-///          without its smoothing.
-/// @return  k in [1, K]. 1 for a curve that is flat, rises, or lies nowhere below its chord.
-///          The ends lie on the chord: K must exceed the number of clusters sought, and 1 means "no elbow".
-///          Where some clusters lie much farther apart than others the curve bends early, and k is too small.
-/// @throws std::invalid_argument  on an empty curve, and on values that are negative or not finite.
+/// Source   Satopaa et al. 2011, "Finding a 'kneedle' in a haystack", without its smoothing.
+/// @return  k in [1, K]. 1 = no elbow: the curve is flat, rises, or is nowhere below its chord. The ends are on the
+///          chord, so K must be above the number of clusters. If some clusters lie much farther apart than others, k is
+///          too small.
+/// @throws std::invalid_argument  on an empty curve, or values that are negative or not finite.
 inline Index elbow(const std::vector<double>& sse) {
   expects(!sse.empty(), "elbow: the curve has ", sse.size(), " values, expected at least 1");
   for (std::size_t i = 0; i < sse.size(); ++i) {

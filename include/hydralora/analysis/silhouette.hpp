@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// How good a clustering is: by its silhouette, or against another labelling of the same samples.
+// Measures of a clustering: its silhouette, and its agreement with another labelling of the same samples.
 #pragma once
 
 #include <algorithm>
@@ -13,15 +13,17 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The mean silhouette of a clustering, in [-1, 1]: for a sample with mean distance a to its own cluster's others and b to
-/// the nearest other cluster's, (b − a) / max(a, b); 0 for one alone in its cluster. Higher is better.
+/// The mean silhouette of a clustering, in [-1, 1]; higher is better. The silhouette of a sample is (b − a) / max(a,
+/// b), where a is its mean distance to the other samples of its cluster and b that to the samples of the nearest other
+/// cluster. It is 0 for a sample that is alone in its cluster.
 ///
 /// Source   Rousseeuw 1987, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis".
 /// @param points  (features × samples), a column is a sample.
-/// @param labels  one per sample, below the number of samples; a negative one (noise of dbscan()) leaves its sample out.
+/// @param labels  one per sample, below the number of samples; samples with a negative label (noise of dbscan()) do not
+///                count.
 /// @return  0 with fewer than two clusters.
-/// @throws std::invalid_argument  where the numbers of labels and samples differ, a label is too large, or a number is not
-///                  finite.
+/// @throws std::invalid_argument  if the numbers of labels and samples differ, a label is too large, or a number is not
+///                 finite.
 /// Cost     3 · features · samples² flop.
 template <class Derived>
 double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<Index>& labels) {
@@ -58,8 +60,8 @@ double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<In
   return values.sum() / sizes.sum();
 }
 
-/// The silhouette of k-means for 1 … max_clusters clusters: result[k - 1] belongs to k, 0 for one cluster. The k of the
-/// largest is the number that silhouettes ask for. Arguments as for sse_curve().
+/// The silhouette of k-means for k = 1 … max_clusters clusters, at [k - 1]; 0 for one cluster. Arguments as in
+/// sse_curve().
 template <class Derived>
 std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, Index max_clusters,
                                      KMeansConfig config = {}) {
@@ -71,15 +73,15 @@ std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, I
   return values;
 }
 
-/// How alike two labellings of the same samples are, whatever the labels are called: 1 = the same clusters, about 0 = no more
-/// than by chance. For a router: the true components against the head with the largest weight.
+/// The agreement of two labellings of the same samples, independent of the labels' order: 1 = the same clusters, about
+/// 0 = as by chance. For a router: the true components and the heads with the largest weight.
 ///
 /// Source   Hubert and Arabie 1985, "Comparing partitions": the adjusted Rand index.
 /// @param a, b  one label per sample, 0 … 9999.
-/// @return  1 for fewer than two samples, and where both are a single cluster, or both all single samples.
-/// @throws std::invalid_argument  where the sizes differ, or on another label.
+/// @return  1 for fewer than two samples, if both are one cluster, or if in both every sample is its own cluster.
+/// @throws std::invalid_argument  if the sizes differ, or on another label.
 inline double adjusted_rand_index(const std::vector<Index>& a, const std::vector<Index>& b) {
-  constexpr Index most_labels = 10000;  // the table of both has that many rows and columns at most
+  constexpr Index most_labels = 10000;  // limits the table of both
   expects(a.size() == b.size(), "adjusted_rand_index: ", a.size(), " and ", b.size(), " labels");
   for (const std::vector<Index>* labels : {&a, &b}) {
     for (const Index label : *labels) {
