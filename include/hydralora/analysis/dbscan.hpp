@@ -20,8 +20,7 @@ struct DbscanResult {
 };
 
 /// Finds dense clusters of any shape. A sample with at least min_samples neighbours (including itself) is a core.
-/// Neighbouring cores and all their neighbours form a cluster. A sample near the cores of two clusters belongs to the
-/// first.
+/// Neighbouring cores and all their neighbours form a cluster. A sample near two clusters belongs to the first.
 ///
 /// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters"; HydraLoRA's paper
 ///          names it as an alternative to k-means.

@@ -198,8 +198,7 @@ std::vector<double> sse_curve(const Eigen::MatrixBase<Derived>& points, Index ma
 ///
 /// Source   Satopaa et al. 2011, "Finding a 'kneedle' in a haystack", without its smoothing.
 /// @return  k in [1, K]. 1 = no elbow: the curve is flat, rises, or is nowhere below its chord. The ends are on the
-///          chord, so K must be above the number of clusters. If some clusters lie much farther apart than others, k is
-///          too small.
+///          chord, so K must be above the number of clusters. If some clusters lie far apart, k is too small.
 /// @throws std::invalid_argument  on an empty curve, or values that are negative or not finite.
 inline Index elbow(const std::vector<double>& sse) {
   expects(!sse.empty(), "elbow: the curve has ", sse.size(), " values, expected at least 1");

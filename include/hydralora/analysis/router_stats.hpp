@@ -14,11 +14,9 @@ inline namespace HYDRALORA_BUILD {
 
 /// Statistics of routing weights ω over many tokens. The weights of a token should be ≥ 0 with sum 1.
 ///
-///   normalized_entropy  1 = every token uses all heads equally, 0 = every token uses one head. It falls from 1 while a
-///                       router learns.
+///   normalized_entropy  1 = every token uses all heads equally, 0 = one head. It falls while a router learns.
 ///   usage               1/N each = balanced. One head near 1 = collapse; a head near 0 is not used.
-///   top1_share          the share of tokens whose largest weight is a head's. With nearly equal weights (entropy near
-///                       1) it depends on rounding.
+///   top1_share          the share of tokens whose largest weight is a head's. With entropy near 1, rounding decides.
 /// Low entropy with balanced usage: the router is specialised. Low entropy with one used head: it has collapsed.
 ///
 /// Sums are in double, in token order. add() is not thread-safe.
@@ -68,8 +66,7 @@ class RouterStats {
   /// The mean weight of each head. Zeros without tokens.
   Eigen::VectorXd usage() const { return weight_sums_ / token_divisor(); }
 
-  /// The share of tokens whose largest weight is that of the head; of equal weights the lower head counts. Zeros
-  /// without tokens.
+  /// The share of tokens whose largest weight is that of the head; of equal ones the lower counts. 0 without tokens.
   Eigen::VectorXd top1_share() const { return top1_counts_ / token_divisor(); }
 
   /// The mean over tokens of  -Σ_i ω_i ln ω_i / ln N, in [0, 1] for weights with sum 1. 0 without tokens and for N = 1.

@@ -13,17 +13,14 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The mean silhouette of a clustering, in [-1, 1]; higher is better. The silhouette of a sample is (b − a) / max(a,
-/// b), where a is its mean distance to the other samples of its cluster and b that to the samples of the nearest other
-/// cluster. It is 0 for a sample that is alone in its cluster.
+/// The mean silhouette of a clustering, in [-1, 1]; higher is better. That of a sample is (b − a) / max(a, b), with a
+/// the mean distance to the others of its cluster and b that to the nearest other cluster; 0 if it is alone.
 ///
 /// Source   Rousseeuw 1987, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis".
 /// @param points  (features × samples), a column is a sample.
-/// @param labels  one per sample, below the number of samples; samples with a negative label (noise of dbscan()) do not
-///                count.
+/// @param labels  one per sample, below the number of samples; a negative label (noise) excludes the sample.
 /// @return  0 with fewer than two clusters.
-/// @throws std::invalid_argument  if the numbers of labels and samples differ, a label is too large, or a number is not
-///                 finite.
+/// @throws std::invalid_argument  if the numbers of labels and samples differ, or on a label or number out of range.
 /// Cost     3 · features · samples² flop.
 template <class Derived>
 double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<Index>& labels) {
@@ -60,8 +57,7 @@ double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<In
   return values.sum() / sizes.sum();
 }
 
-/// The silhouette of k-means for k = 1 … max_clusters clusters, at [k - 1]; 0 for one cluster. Arguments as in
-/// sse_curve().
+/// The silhouette of k-means for k = 1 … max_clusters clusters, at [k - 1]; 0 for one. Arguments as in sse_curve().
 template <class Derived>
 std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, Index max_clusters,
                                      KMeansConfig config = {}) {

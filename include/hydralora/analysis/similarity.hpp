@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The similarity of adapters: of the A or B of two layers, two runs, or the heads of one layer; and PCA to plot many of
-// them.
+// The similarity of adapters: of the A or B of two layers, two runs, or the heads of one layer; and PCA for plots.
 //
 // HydraLoRA's observation 2 (the A of independently trained LoRAs are similar, their B are not) depends on the seeds:
 // with equal seeds all A start as the same matrix (arXiv:2509.25414). Compare runs with equal and with different seeds.

@@ -100,8 +100,7 @@ class TorchAdapterImpl : public torch::nn::Module {
   /// @param weights  [..., heads] for Routing::given, read; gets a gradient if it requires one.
   /// In training mode dropout draws from (the layer's seed, `step`), and `step` is incremented. For a gate that pools,
   /// every sequence (the last dimension but one) is a segment.
-  /// @throws std::invalid_argument  if the layer refuses a shape or a tensor would have to be copied; y is then
-  ///                 untouched.
+  /// @throws std::invalid_argument  on a wrong shape, or a tensor that would have to be copied; y is untouched.
   /// Cost    that of the layer; forward allocates and copies nothing of the size of x or y. Backward allocates dx and
   ///         the gradients, and copies a dy that is expanded or strided.
   /// Once differentiable.

@@ -88,8 +88,7 @@ class SafetensorsFile {
   ///
   /// @param matrix       of the tensor's size, OVERWRITTEN. May be a view of writable memory.
   /// @param finite_only  refuse a tensor with an infinity or a NaN.
-  /// @throws FileError  no such tensor, another shape, not floating-point, unreadable; part of the matrix may be
-  ///                    written.
+  /// @throws FileError  no such tensor, another shape, not floating-point, unreadable. The matrix may be changed.
   template <class Derived>
   void read(const std::string& name, Eigen::MatrixBase<Derived>& matrix, bool finite_only = true) const {
     using Scalar = typename Derived::Scalar;

@@ -133,8 +133,7 @@ class AdapterSet {
   /// @param x          (in_features × tokens), as in forward(), read.
   /// @param dy         (out_features × tokens), read.
   /// @param cache      filled by forward() on the same x.
-  /// @param gradients  one per adapter of the set, in order. Those of the runs' adapters are ADDED to, the others may
-  ///                   be null.
+  /// @param gradients  one per adapter of the set, in order. ADDED to for the runs' adapters; the others may be null.
   /// @param dx         ADDED to; unchanged for tokens without an adapter.
   /// @throws std::invalid_argument  a cache of other tokens, missing gradients, or as Layer::backward(); nothing is
   ///                 then written for the run that failed and the runs after it.

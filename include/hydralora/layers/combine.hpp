@@ -117,8 +117,7 @@ struct CompressedLoRA {
   double relative_error = 0;  ///< ‖ΔW − Σ c_i ΔW_i‖ / ‖Σ c_i ΔW_i‖ (Frobenius), without rounding; 0 if the sum is 0
 };
 
-/// The LoRA of a given rank that is closest to Σ_i c_i ΔW_i. Its scaling is 1, and A and B have the same singular
-/// values.
+/// The LoRA of a given rank that is closest to Σ_i c_i ΔW_i. Its scaling is 1; A and B have equal singular values.
 ///
 /// Source   Eckart and Young 1936; PEFT's add_weighted_adapter with "svd". From the factors, without forming ΔW.
 /// @param loras         of the same features, read.

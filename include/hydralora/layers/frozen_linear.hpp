@@ -103,8 +103,8 @@ void base_backward(const Base& base, const In& dy, const Out& dx, long) {
 
 }  // namespace detail
 
-/// A frozen base with an adapter:  y += W x + ΔW(x). The adapter is called first, because it checks the arguments before
-/// anything is written.
+/// A frozen base with an adapter:  y += W x + ΔW(x). The adapter is called first, because it checks the arguments
+/// before anything is written.
 template <class Base, class Adapter>
 struct AdaptedLinear {
   using Scalar = typename Adapter::Scalar;        ///< of the adapter

@@ -82,8 +82,7 @@ struct Gate {
   /// Computes the gradient of the logits G x, or those of G and h, from dω.
   ///
   /// @param rows      as written by forward(), read.
-  /// @param extra     (heads × tokens) or empty: the gradient of a balance loss with respect to the pooled ℓ /
-  ///                  temperature.
+  /// @param extra     (heads × tokens) or empty: the gradient of a balance loss, of the pooled ℓ / temperature.
   /// @param dgiven    with Routing::given, unless empty: dω is ADDED to it.
   /// @param dweights  (heads × tokens): holds dω, and is OVERWRITTEN by a learned gate with the gradient of its logits.
   /// @param dG        ADDED to by a gate on A x.

@@ -115,8 +115,7 @@ struct ApproximateMerge {
 };
 
 /// Merges a routed layer with the mean weights of its gate over the calibration tokens, and measures the error on these
-/// tokens; on others it may be larger. In HydraLoRA's ablation (arXiv:2404.19245) averaged heads did worse than a plain
-/// LoRA.
+/// tokens; on others it may be larger. In HydraLoRA's ablation (arXiv:2404.19245) averaged heads did worse than LoRA.
 ///
 /// @param layer        with a learned gate, read.
 /// @param weight       as in merge().

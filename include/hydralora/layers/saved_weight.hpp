@@ -8,8 +8,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// A copy of a base weight before merge() or an initialisation changed it. Subtracting ΔW again would not restore the
-/// bits.
+/// A copy of a base weight before merge() or an initialisation changed it. Subtracting ΔW would not restore it.
 template <class Scalar>
 class SavedWeight {
  public:

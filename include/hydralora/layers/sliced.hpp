@@ -18,8 +18,7 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// A slice reads only its own tokens. A gate that pools needs others, and the gradient of a gate on A x is a sum over
-/// all.
+/// A slice reads only its own tokens. A gate that pools needs others, and the gradient of a gate on A x sums over all.
 inline void check_sliceable(const AdapterShape& shape) {
   expects(!shape.gate.pools() && !shape.gate.reads_projection(), shape.layer, ": a gate that ",
           shape.gate.pools() ? "pools tokens" : "reads A x",

@@ -39,8 +39,7 @@ struct AdamWFactors {
 };
 
 /// Updates one number, or one register of them. Means are computed as m += (1-β)(g - m): the rounding of 1-β then does
-/// not bias the mean. Decay and update are subtracted together: 1 - ηλ, rounded to float, would lose most digits of a
-/// small decay.
+/// not bias the mean. Decay and update are subtracted together: 1 - ηλ, rounded to float, would lose most digits of ηλ.
 template <class Number>
 void adamw_update(Number& p, const Number& g, Number& m, Number& v, const AdamWFactors<Number>& f) {
   using std::sqrt;  // xsimd's sqrt is found by ADL

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Balance losses: they stop a router from using only one head. Their gradients enter backward() through
-// CallOptions::logits_gradient.
+// Losses against a router that uses only one head. Their gradients go into CallOptions::logits_gradient.
 #pragma once
 
 #include <algorithm>
@@ -32,8 +31,7 @@ struct BalanceLosses {
   /// N · Σ_i f_i p_i: f_i the share of tokens whose most probable head is i (a constant to the gradient), p_i its mean
   /// probability. 1 = balanced, N = one head takes all. Source: Switch Transformer, arXiv:2101.03961, eq. (4).
   double load = 0;
-  /// The mean of (ln Σ_i exp(ℓ_i / temperature))²; 0 without keep_log_partition. Source: ST-MoE, arXiv:2202.08906, eq.
-  /// (5).
+  /// The mean of (ln Σ_i exp(ℓ_i / temperature))²; 0 without keep_log_partition. ST-MoE, arXiv:2202.08906, eq. (5).
   double z = 0;
 
   /// The sum that is added to the training loss.

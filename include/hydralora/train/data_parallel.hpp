@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Data-parallel training: each process takes a share of the batch, the gradients are summed, and all take the same
-// step.
+// Data-parallel training: each process takes a share of the batch, gradients are summed, and all take the same step.
 //
 // A communicator is any class with
 //   int rank() const;                             // 0 … size() − 1
@@ -94,8 +93,7 @@ bool same_on_all_ranks(Communicator& communicator, std::uint64_t number) {
 ///
 /// Only parameters are broadcast. Load a checkpoint on every rank, or broadcast AdamW's state() and steps() too.
 ///
-/// Cost     one reduction of all gradients and seven numbers per step; a buffer of that size, allocated at
-///          construction.
+/// Cost     one reduction of all gradients and seven numbers per step; a buffer of that size.
 /// Numerics sums in Scalar. Equal programs on equal processors have the same bits on every rank. A NaN on one rank
 /// becomes
 ///          a NaN on all, so all ranks notice it in the same step.
@@ -137,8 +135,7 @@ class DataParallel {
   ///
   /// @param samples   of this rank, ≥ 0.
   /// @param loss_sum  the sum of their losses. The gradients must be those of the sum, not of the mean.
-  /// @throws std::invalid_argument  if samples is negative, or, on all ranks, if no rank has samples; the gradients are
-  ///         then untouched.
+  /// @throws std::invalid_argument  if samples is negative, or, on all ranks, 0 everywhere; gradients are untouched.
   Batch reduce(Index samples, double loss_sum) {
     expects(samples >= 0, "DataParallel::reduce: ", samples, " samples");
     Scalar* to = buffer_.data();

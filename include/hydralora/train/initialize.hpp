@@ -137,8 +137,7 @@ void check_weight_for(const char* where, const Layer& layer, const Weight& weigh
           " must be finite and above 0");
 }
 
-/// Subtracts s · B A from W and stores A and B in the adapter. Every head gets the same B, so any ω with sum 1 adds s ·
-/// B A.
+/// Moves s · B A from W to the adapter. All heads get the same B, so any ω with sum 1 adds s · B A.
 template <class Layer, class Scalar>
 SavedWeight<Scalar> move_into_adapter(const char* where, Layer& layer, const Eigen::MatrixXd& B,
                                       const Eigen::MatrixXd& A,
@@ -231,8 +230,7 @@ void initialize_gate(Layer& layer, const Eigen::MatrixBase<Derived>& centroids, 
   gate = rows;
 }
 
-/// During the first steps only one head, drawn at random for every step, gets a gradient. So equal heads become
-/// different.
+/// During the first steps only one head, drawn at random for every step, gets a gradient, so that equal heads diverge.
 ///
 ///   const HeadWarmup warmup(layer.config().heads, 100, seed);
 ///   layer.backward(x, dy, cache, g, dx);
