@@ -5,7 +5,8 @@
 usage: checks.py rules
        checks.py packaging VERSION
        checks.py refused COMPILER FLAGS...
-       checks.py headers alone|together SCRATCH_FOLDER COMPILER FLAGS...
+       checks.py includes
+       checks.py headers SCRATCH_FOLDER COMPILER FLAGS...
 """
 import ast
 import collections
@@ -51,9 +52,28 @@ def rules():
     expect(count >= 20, f"only {count} includes were checked: is the folder right?")
 
 
-def headers(how, scratch, compiler, *flags):
-    """Every header compiles, included twice: each in a file of its own (`alone`, minutes), or all in one file (`together`). Those of
-    interop/ need their hosts: tests/interop compiles them."""
+def includes():
+    """A header includes, maybe through others, the header of every type of ours that it names."""
+    code, included, home = {}, {}, {}
+    for path in INCLUDE.rglob("*.hpp"):
+        name, text = str(path.relative_to(INCLUDE)), path.read_text()
+        included[name] = re.findall('#include "(.*)"', text)
+        code[name] = re.sub(r'//.*|"[^"\n]*"', "", text)
+        for type_name in re.findall(r"^(?:class|struct|enum class|using) ([A-Z]\w+)(?= *[:{=]| final)", code[name], re.M):
+            home.setdefault(type_name, set()).add(name)
+    for name in code:
+        reached, new = set(), [name]
+        while new:
+            reached |= set(new)
+            new = [other for header in new for other in included.get(header, []) if other not in reached]
+        for type_name in set(re.findall(r"(?<![.:\w])[A-Z]\w+", code[name])) & home.keys():
+            local = re.search(rf"(class|struct|using|typename|class\.\.\.) {type_name}\b", code[name])  # a parameter, or declared
+            expect(local or home[type_name] & reached, f"{name} uses {type_name} and does not include {' or '.join(home[type_name])}")
+    expect(len(home) >= 40, f"only {len(home)} types were found")
+
+
+def headers(scratch, compiler, *flags):
+    """Every header compiles in a file of its own, included twice. Those of interop/ need their hosts: tests/interop compiles them."""
     scratch = pathlib.Path(scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     command = [compiler, *flags, "-I", str(INCLUDE), "-fsyntax-only"]
@@ -61,9 +81,9 @@ def headers(how, scratch, compiler, *flags):
     skipped = {"interop"} if found.returncode == 0 else {"interop", "io"}
     names = sorted(str(path.relative_to(INCLUDE)) for path in INCLUDE.rglob("*.hpp"))
     names = [name for name in names if name.split("/")[1] not in skipped]
-    for group in [names] if how == "together" else [[name] for name in names]:
-        (scratch / "headers.cpp").write_text("".join(f"#include <{name}>\n" for name in group * 2))
-        expect(subprocess.run([*command, "headers.cpp"], cwd=scratch).returncode == 0, f"{group} fails")
+    for name in names:
+        (scratch / "header.cpp").write_text(f"#include <{name}>\n" * 2)
+        expect(subprocess.run([*command, "header.cpp"], cwd=scratch).returncode == 0, f"{name} fails alone")
     expect(len(names) >= 30, f"only {len(names)} headers were checked")
 
 
@@ -105,5 +125,6 @@ def packaging(version):
     expect(options, "the port sets no options")
 
 
-{"rules": rules, "headers": headers, "refused": refused, "packaging": packaging}[sys.argv[1]](*sys.argv[2:])
-sys.exit("\n".join(failures))
+actions = [rules, includes, headers, refused, packaging]
+{action.__name__: action for action in actions}[sys.argv[1]](*sys.argv[2:])
+sys.exit("\n".join(failures) or 0)

@@ -235,4 +235,4 @@ def consumers(scratch, version, *rest):
 
 actions = [links, excerpts, programs, quickstart, finetune, consumers]
 {action.__name__: action for action in actions}[sys.argv[1]](*sys.argv[2:])
-sys.exit("\n".join(failures))
+sys.exit("\n".join(failures) or 0)
