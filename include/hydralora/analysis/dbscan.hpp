@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Clusters by density, where k-means (components.hpp) would have to be told their number.
+// Clusters by density, where k-means (k_means.hpp) would have to be told their number.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "hydralora/core/expects.hpp"
-#include "hydralora/analysis/components.hpp"
+#include "hydralora/analysis/k_means.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {

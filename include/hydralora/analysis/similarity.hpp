@@ -53,8 +53,13 @@ Eigen::VectorXd principal_cosines(const Eigen::MatrixBase<X>& x, const Eigen::Ma
   };
   const Eigen::MatrixXd overlap =
       orthonormal(x.template cast<double>()).transpose() * orthonormal(y.template cast<double>());
-  if (overlap.size() == 0) return Eigen::VectorXd();
-  return Eigen::BDCSVD<Eigen::MatrixXd>(overlap).singularValues().cwiseMin(1.0);
+  const Index cosines = std::min(overlap.rows(), overlap.cols()), size = std::max(overlap.rows(), overlap.cols());
+  if (cosines == 0) return Eigen::VectorXd();
+  Eigen::MatrixXd square = Eigen::MatrixXd::Zero(size, size);  // zeros change none of the singular values
+  square.topLeftCorner(overlap.rows(), overlap.cols()) = overlap;
+  // Of the square SVDs of Eigen, the one that compiles in seconds.
+  const Eigen::JacobiSVD<Eigen::MatrixXd, Eigen::NoQRPreconditioner> svd(square);
+  return svd.singularValues().head(cosines).cwiseMin(1.0);
 }
 
 /// What principal_components() found.
@@ -66,11 +71,13 @@ struct PrincipalComponents {
 /// The samples in the directions in which they differ most: PCA of the centred columns. The sign of a component is such
 /// that its largest coordinate is positive.
 ///
-/// @param points      (features × samples): flattened matrices, activations.
+/// @param samples     (features × samples): flattened matrices, activations.
 /// @param components  1 … min(features, samples).
 /// @throws std::invalid_argument  on another number of components, or numbers that are not finite.
 /// Cost     one SVD in double of a features × samples matrix.
-inline PrincipalComponents principal_components(const Eigen::MatrixXd& points, Index components) {
+template <class Derived>
+PrincipalComponents principal_components(const Eigen::MatrixBase<Derived>& samples, Index components) {
+  const Eigen::MatrixXd points = samples;
   expects(components >= 1 && components <= std::min(points.rows(), points.cols()), "principal_components: ", components,
           " components of ", Shape{points.rows(), points.cols()}, " numbers (features x samples)");
   expects(points.allFinite(), "principal_components: the points are not finite");

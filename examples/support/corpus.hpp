@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -58,6 +59,21 @@ Domain load_domain(const std::string& spec, std::size_t max_bytes);
 /// What is missing, unreadable or smaller than minimum_bytes is left out without a word.
 std::vector<Domain> system_domains(std::size_t max_bytes_each);
 
+/// tasks: one text under several instructions that contradict each other. domains: several texts under one instruction.
+enum class MixtureKind { tasks, domains };
+
+struct TextOptions {
+  std::string base;                  ///< NAME=PATH; empty: text of this machine
+  std::vector<std::string> domains;  ///< NAME=PATH each
+  std::size_t max_bytes = std::size_t{1} << 20U;
+};
+
+/// [0] is what the base is pretrained on. @throws InputError
+std::vector<Domain> load_texts(MixtureKind kind, const TextOptions& options);
+
+/// "5.1 KiB"
+std::string size_text(std::size_t bytes);
+
 /// Positions p of bytes to be predicted from the `context` bytes before them.
 struct Split {
   std::vector<std::uint32_t> train, validation, test;  ///< each ascending and never empty
@@ -85,11 +101,39 @@ Eigen::MatrixXd ngram_features(const std::vector<std::string_view>& texts, Index
 struct Task {
   const char* name;
   unsigned char marker;
-  unsigned char (*apply)(unsigned char);
+  std::function<unsigned char(unsigned char)> apply;
 };
 
 /// plain (as it is), upper (a-z to A-Z), rot13 (letters by 13), mirror (a↔z, A↔Z, 0↔9); for mixtures of more tasks also
 /// rot6, rot20, swap (of case), vowels (each the next of aeiou). Other bytes stay.
 const std::array<Task, 8>& tasks();
+
+/// One task or domain. Text and split must outlive it.
+struct Part {
+  std::string name;
+  const std::string* text;
+  const Split* split;
+  Task task;
+};
+
+/// The texts of a run, and how they are split.
+struct Corpus {
+  Corpus(std::vector<Domain> texts, Index context, std::uint64_t seed);
+
+  std::vector<Domain> domains;  ///< [0] is what the base is pretrained on
+  std::vector<Split> splits;
+
+  std::vector<Part> base_part() const;                    ///< the base's text as it is
+  std::vector<Part> task_parts(std::size_t count) const;  ///< the base's text under the first tasks
+  std::vector<Part> domain_parts() const;                 ///< the other texts as they are
+  std::vector<Part> parts(MixtureKind kind) const {
+    return kind == MixtureKind::tasks ? task_parts(4) : domain_parts();
+  }
+};
+
+/// Byte n-grams of random chunks of what is to be predicted, for choosing the number of heads.
+Eigen::MatrixXd chunk_features(const std::vector<Part>& parts, std::uint64_t seed);
+
+inline constexpr Index most_heads_from_data = 8;
 
 }  // namespace finetune

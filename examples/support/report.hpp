@@ -8,9 +8,7 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
-#include "training.hpp"
+#include "../finetune_mlp/training.hpp"
 
 namespace finetune {
 
@@ -29,11 +27,16 @@ class ProgressLine {
   bool shown_ = false;
 };
 
-/// Held-out bits per byte: a row a method, a column a part.
-void print_results(std::ostream& out, const Mixture& mixture, const std::vector<Result>& results);
+/// What was found where.
+void print_texts(std::ostream& out, const Corpus& corpus);
 
-/// Mean weight of every head per part and layer, and the normalised entropy of the gate.
-void print_routing(std::ostream& out, const Mixture& mixture, const Result& result);
+/// The number of heads from the data, printed with what it follows from: k-means on byte n-grams of what is to be
+/// predicted, and the elbow.
+Index heads_from_data(const std::vector<Part>& parts, std::uint64_t seed, std::ostream& out);
+
+/// Held-out bits per byte: a row a method, a column a part. Then, of the methods that route, the mean weight of every head
+/// per part and layer, and the normalised entropy of the gate.
+void print_results(std::ostream& out, const Mixture& mixture, const std::vector<Result>& results);
 
 /// method, step, training and validation bits per byte. Depends on the seed only, not on time or threads.
 std::string curves_csv(const std::vector<Result>& results);
@@ -41,10 +44,18 @@ std::string curves_csv(const std::vector<Result>& results);
 /// method, layer, part, then the mean weight of every head: a row for every layer and part of the methods that route.
 std::string routing_csv(const Mixture& mixture, const std::vector<Result>& results);
 
-/// `about` (what was run on what) with the results added.
-std::string results_json(nlohmann::ordered_json about, const Mixture& mixture, const std::vector<Result>& results);
+/// What was run on what, and the results.
+std::string results_json(const Corpus& corpus, MixtureKind kind, const Settings& settings, double seconds,
+                         const Mixture& mixture, const std::vector<Result>& results);
 
-/// The folder results go to: created where missing.
+/// All that the results follow from: settings, and hashes of the texts.
+std::string identity(const Corpus& corpus, MixtureKind kind, const Settings& settings);
+
+/// What a checkpoint needs of a result, as text and back. @throws std::exception  where it is no such text.
+std::string state_text(const Result& result);
+void read_state(const std::string& text, Result& result);
+
+/// The folder results go to: created where missing. An empty name: nowhere.
 class OutputFolder {
  public:
   /// @throws InputError  where the folder cannot be made or written to.
