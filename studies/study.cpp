@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT
 #include "study.hpp"
 
-#include <hydralora/analysis/similarity.hpp>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <optional>
 #include <sstream>
+
+#include <hydralora/analysis/k_means.hpp>
+#include <hydralora/analysis/silhouette.hpp>
+#include <hydralora/analysis/similarity.hpp>
+#include <hydralora/analysis/tsne.hpp>
 
 #include "trainings.hpp"
 
@@ -20,8 +23,8 @@ using hydralora::GateSelection;
 
 double mean_bits(const Result& r) { return r.mean; }
 double first_part_bits(const Result& r) { return r.bits_per_byte.front(); }
-double mean_likeness(const Result& r) {
-  return (r.head_likeness[0] + r.head_likeness[1] + r.head_likeness[2]) / static_cast<double>(r.head_likeness.size());
+double mean_likeness(const StudyResult& r) {
+  return (r.layers[0].head_likeness + r.layers[1].head_likeness + r.layers[2].head_likeness) / 3;
 }
 double mean_entropy(const Result& r) {
   double sum = 0, count = 0;
@@ -34,15 +37,15 @@ double mean_entropy(const Result& r) {
   return count == 0 ? 0 : sum / count;
 }
 
-Method hydra_method(const Settings& settings, Index rank, Index heads) {
-  Method method = methods(settings, true).back();
+Variant hydra_method(const Settings& settings, Index rank, Index heads) {
+  Variant method = methods(settings, MixtureKind::tasks).back();
   method.rank = rank;
   method.heads = heads;
   return method;
 }
 /// The LoRA with as many parameters.
-Method lora_like(const Method& other, const Settings& settings) {
-  const Method lora{Method::Kind::lora, "LoRA same size", 1, 1, other.learning_rate};
+Variant lora_like(const Variant& other, const Settings& settings) {
+  const Variant lora = Method{Method::Kind::lora, "LoRA same size", 1, 1, other.learning_rate};
   return at_budget(lora, trainable_parameters(other, settings), settings);
 }
 
@@ -86,7 +89,7 @@ class Study {
   Section about() {
     return [this](std::ostream& out) {
       out << "# The study: small language models on real text\n\n"
-             "Printed by `finetune_mlp --study` ([examples/finetune_mlp](../../examples/finetune_mlp/study.cpp)); "
+             "Printed by `finetune_study` ([studies](../../studies/study.cpp)); "
              "nothing here is typed by hand. What it means: [evidence.md](../evidence.md).\n\n"
              "Held-out bits per byte, lower is better, over "
           << options_.seeds << " seeds (each its own split, pretraining, adapters and batches) with 95 % intervals. "
@@ -108,7 +111,7 @@ class Study {
         {"base frozen", 0, trainings_.plan(tasks_scene(), {}), trainings_.plan(domains_scene(), {})}};
     const auto on_domains = study_methods(settings_, MixtureKind::domains);
     std::size_t i = 0;
-    for (const Method& m : study_methods(settings_, MixtureKind::tasks)) {
+    for (const Variant& m : study_methods(settings_, MixtureKind::tasks)) {
       lines.push_back({m.name, trainable_parameters(m, settings_), trainings_.plan(tasks_scene(), m),
                        trainings_.plan(domains_scene(), on_domains[i++])});
     }
@@ -134,36 +137,36 @@ class Study {
     };
     std::vector<Line> lines;
     const auto add = [&](const std::string& name, auto&& change) {
-      Method m = hydra_;
+      Variant m = hydra_;
       change(m);
       lines.push_back({name, trainings_.plan(tasks_scene(), m), trainings_.plan(domains_scene(), m),
                        m.routing == hydralora::Routing::learned});
     };
-    add("dense softmax of G x, per token", [](Method&) {});
-    add("no gate: heads summed", [](Method& m) { m.routing = hydralora::Routing::uniform; });
-    add("no gate: heads averaged", [](Method& m) {
+    add("dense softmax of G x, per token", [](Variant&) {});
+    add("no gate: heads summed", [](Variant& m) { m.routing = hydralora::Routing::uniform; });
+    add("no gate: heads averaged", [](Variant& m) {
       m.routing = hydralora::Routing::uniform;
       m.scaling /= static_cast<double>(m.heads);
     });
-    add("told the part (one head each)", [](Method& m) { m.routing = hydralora::Routing::given; });
+    add("told the part (one head each)", [](Variant& m) { m.routing = hydralora::Routing::given; });
     const auto top = [&](Index k) {
-      add("top-" + std::to_string(k), [k](Method& m) {
+      add("top-" + std::to_string(k), [k](Variant& m) {
         m.gate.selection = GateSelection::top_k;
         m.gate.top_k = std::min(k, m.heads);
       });
     };
     top(1);
     top(2);
-    add("straight-through", [](Method& m) { m.gate.selection = GateSelection::one_hot; });
-    add("gate on A x", [](Method& m) { m.gate.input = GateInput::projection; });
-    add("load balance 0.001", [](Method& m) { m.balance = 1e-3; });
-    add("load balance 0.01", [](Method& m) { m.balance = 1e-2; });
-    add("load balance 0.1", [](Method& m) { m.balance = 1e-1; });
+    add("straight-through", [](Variant& m) { m.gate.selection = GateSelection::one_hot; });
+    add("gate on A x", [](Variant& m) { m.gate.input = GateInput::projection; });
+    add("load balance 0.001", [](Variant& m) { m.balance = 1e-3; });
+    add("load balance 0.01", [](Variant& m) { m.balance = 1e-2; });
+    add("load balance 0.1", [](Variant& m) { m.balance = 1e-1; });
     add("head warm-up, a tenth of the steps",
-        [this](Method& m) { m.warmup = std::max<Index>(1, settings_.steps / 10); });
-    if (settings_.rank % 2 == 0) add("orthogonal start", [](Method& m) { m.start = Method::Start::orthogonal; });
-    add("Gaussian start, B of 0.01", [](Method& m) { m.start = Method::Start::gaussian; });
-    add("gate from k-means of the layer's inputs", [](Method& m) { m.start = Method::Start::clusters; });
+        [this](Variant& m) { m.warmup = std::max<Index>(1, settings_.steps / 10); });
+    if (settings_.rank % 2 == 0) add("orthogonal start", [](Variant& m) { m.start = Variant::Start::orthogonal; });
+    add("Gaussian start, B of 0.01", [](Variant& m) { m.start = Variant::Start::gaussian; });
+    add("gate from k-means of the layer's inputs", [](Variant& m) { m.start = Variant::Start::clusters; });
     return [=](std::ostream& out) {
       out << "\n## Gates and starts\n\nHydraLoRA, " << hydra_.heads << " heads of rank " << hydra_.rank
           << ". Against its default; the gate's normalised entropy (1: every token gets all heads alike) and the mean "
@@ -192,11 +195,11 @@ class Study {
     std::array<Scene, 2> scenes = {domains_scene(), domains_scene()};
     scenes[0].layout = {run, false};
     scenes[1].layout = {run, true};
-    const auto add = [&](const std::string& name, const Method& m) {
+    const auto add = [&](const std::string& name, const Variant& m) {
       lines.push_back({name, {trainings_.plan(scenes[0], m), trainings_.plan(scenes[1], m)}});
     };
     const auto gated = [&](GateGranularity granularity, GateInput input) {
-      Method m = hydra_;
+      Variant m = hydra_;
       m.gate.granularity = granularity;
       m.gate.input = input;
       return m;
@@ -224,13 +227,13 @@ class Study {
 
   Section number_of_heads() {
     struct Line {
-      Method method;
+      Variant method;
       Row tasks, domains;
     };
     std::vector<Line> lines;
     const Index budget = trainable_parameters(hydra_, settings_);
     for (const Index heads : {1, 2, 3, 4, 8}) {
-      const Method m = heads == 1 ? lora_ : at_budget(hydra_method(settings_, 1, heads), budget, settings_);
+      const Variant m = heads == 1 ? lora_ : at_budget(hydra_method(settings_, 1, heads), budget, settings_);
       lines.push_back({m, trainings_.plan(tasks_scene(), m), trainings_.plan(domains_scene(), m)});
     }
     return [=](std::ostream& out) {
@@ -249,7 +252,7 @@ class Study {
     struct Line {
       std::string name;
       Index elbow, silhouette;
-      Method method;
+      Variant method;
       Row hydra, lora;
     };
     std::vector<Line> lines;
@@ -260,7 +263,7 @@ class Study {
       const Index elbow = hydralora::elbow(hydralora::sse_curve(features, most_heads_from_data, config));
       const std::vector<double> silhouettes = hydralora::silhouette_curve(features, most_heads_from_data, config);
       const auto best = std::max_element(silhouettes.begin(), silhouettes.end()) - silhouettes.begin();
-      const Method m = hydra_method(settings_, settings_.rank, elbow);
+      const Variant m = hydra_method(settings_, settings_.rank, elbow);
       lines.push_back({name, elbow, 1 + static_cast<Index>(best), m, trainings_.plan(scene, m),
                        trainings_.plan(scene, lora_like(m, settings_))});
     };
@@ -288,7 +291,7 @@ class Study {
       bool tasks;
     };
     std::vector<Line> lines;
-    const auto add = [&](const std::string& factor, const std::string& value, const Scene& scene, const Method& m) {
+    const auto add = [&](const std::string& factor, const std::string& value, const Scene& scene, const Variant& m) {
       lines.push_back({factor, value, trainings_.plan(scene, m), trainings_.plan(scene, lora_like(m, settings_)),
                        trainings_.plan(scene, {}), scene.kind == MixtureKind::tasks});
     };
@@ -312,7 +315,7 @@ class Study {
     untold.instruction = false;
     add("input tells the task", "no", untold, hydra_);
     add("input tells the task", "yes", tasks_scene(), hydra_);
-    Method told = hydra_;
+    Variant told = hydra_;
     told.routing = hydralora::Routing::given;
     add("router", "told the task, one head each", tasks_scene(), told);
     add("router", "told the domain, one head each", domains_scene(), told);
@@ -360,7 +363,7 @@ class Study {
     };
     std::vector<Rate> rates;
     for (const double slower : {1.0, 8.0}) {
-      Method lora = lora_;
+      Variant lora = lora_;
       lora.rank = settings_.rank;
       lora.learning_rate /= slower;
       rates.push_back({lora.learning_rate, {}});
@@ -409,8 +412,8 @@ class Study {
       for (std::size_t j = i + 1; j < rows.size() * starts; ++j) {
         if (!wanted(i / starts == j / starts, i % starts == j % starts)) continue;
         for (std::size_t layer = 0; layer < 3; ++layer) {
-          const Factors& one = trainings_.result(rows[i / starts][i % starts]).factors[layer];
-          const Factors& other = trainings_.result(rows[j / starts][j % starts]).factors[layer];
+          const Inspection& one = trainings_.result(rows[i / starts][i % starts]).layers[layer];
+          const Inspection& other = trainings_.result(rows[j / starts][j % starts]).layers[layer];
           values[0].push_back(cosine(one.A, other.A));
           values[1].push_back(cosine(one.B, other.B));
           values[2].push_back(hydralora::principal_cosines(one.A.transpose(), other.A.transpose()).mean());
@@ -432,7 +435,7 @@ class Study {
       std::vector<Eigen::VectorXd> points;
       for (const Row& row : rows) {
         for (const std::size_t run : row) {
-          const Factors& f = trainings_.result(run).factors[layer];
+          const Inspection& f = trainings_.result(run).layers[layer];
           const Eigen::MatrixXd m = (A ? f.A : f.B).cast<double>();
           points.push_back(Eigen::Map<const Eigen::VectorXd>(m.data(), m.size()));
         }
@@ -480,7 +483,7 @@ class Study {
     const auto differ = [&](char c) {
       const auto byte = static_cast<unsigned char>(c);
       return std::any_of(parts.begin(), parts.end(),
-                         [&](const Part& p) { return p.rewrite(byte) != parts[0].rewrite(byte); });
+                         [&](const Part& p) { return p.task.apply(byte) != parts[0].task.apply(byte); });
     };
     return static_cast<double>(std::count_if(text.begin(), text.end(), differ)) / static_cast<double>(text.size());
   }
@@ -497,27 +500,30 @@ class Study {
   StudyOptions options_;
   Settings settings_;
   Trainings trainings_;
-  Method hydra_, lora_;
+  Variant hydra_, lora_;
   std::string when_csv_, likeness_csv_;
 };
 
 }  // namespace
 
-std::vector<Method> study_methods(const Settings& settings, MixtureKind kind) {
-  std::vector<Method> all = methods(settings, kind == MixtureKind::tasks);
-  const Method hydra = all.back();
-  const Index budget = trainable_parameters(hydra, settings);
-  const auto add = [&](Method::Kind its_kind, const char* name, double rate) {
-    Method m{its_kind, name, 1, settings.heads, settings.learning_rate > 0 ? settings.learning_rate : rate};
-    if (its_kind == Method::Kind::split) m.routing = hydralora::Routing::uniform;
+std::vector<Variant> study_methods(const Settings& settings, MixtureKind kind) {
+  std::vector<Variant> all;
+  for (const Method& method : methods(settings, kind)) all.emplace_back(method);
+  const Index budget = trainable_parameters(all.back(), settings);
+  const auto add = [&](Method::Kind its_kind, Variant::Adapter adapter, const char* name, double rate) {
+    Variant m = Method{its_kind, name, 1, settings.heads, settings.learning_rate > 0 ? settings.learning_rate : rate};
+    m.adapter = adapter;
+    if (its_kind == Method::Kind::split_lora) m.routing = hydralora::Routing::uniform;
     all.push_back(at_budget(m, budget, settings));
   };
   // Rates from the same search as those of methods().
-  const bool tasks = kind == MixtureKind::tasks;
-  add(Method::Kind::split, "SplitLoRA summed", tasks ? 8e-3 : 16e-3);
-  add(Method::Kind::shared_b_lora, "SharedBLoRA", 8e-3);
-  add(Method::Kind::dora, "DoRA", tasks ? 8e-3 : 16e-3);
-  add(Method::Kind::lora_fa, "LoRA-FA", 16e-3);
+  using Kind = Method::Kind;
+  using Adapter = Variant::Adapter;
+  const double rate = kind == MixtureKind::tasks ? 8e-3 : 16e-3;
+  add(Kind::split_lora, Adapter::usual, "SplitLoRA summed", rate);
+  add(Kind::hydra_lora, Adapter::shared_b_lora, "SharedBLoRA", 8e-3);
+  add(Kind::lora, Adapter::dora, "DoRA", rate);
+  add(Kind::lora, Adapter::lora_fa, "LoRA-FA", 16e-3);
   return all;
 }
 

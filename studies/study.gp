@@ -1,4 +1,4 @@
-# gnuplot -e "folder='docs/evidence'" study.gp: the plots of `finetune_mlp --study`, when.csv and likeness.csv to SVG.
+# gnuplot -e "folder='docs/evidence'" study.gp: the plots of `finetune_study`, when.csv and likeness.csv to SVG.
 set datafile separator comma
 set border 3
 set tics nomirror

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// `finetune_mlp --study`: every method, gate and start on both mixtures over several seeds, and when routing pays.
+// `finetune_study`: every method, gate and start on both mixtures over several seeds, and when routing pays.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "experiment.hpp"
-#include "training.hpp"
+#include "variants.hpp"
 
 namespace finetune {
 
@@ -21,7 +20,7 @@ struct StudyOptions {
 };
 
 /// The methods of the study's first table.
-std::vector<Method> study_methods(const Settings& settings, MixtureKind kind);
+std::vector<Variant> study_methods(const Settings& settings, MixtureKind kind);
 
 /// Runs it all, one training per thread at a time, and returns the files it makes: study.md and the data of its plots. The
 /// results are the same bits on any number of threads.

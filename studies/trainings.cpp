@@ -10,29 +10,19 @@
 namespace finetune {
 namespace {
 
-bool same(const Scene& a, const Scene& b) {
-  const auto all = [](const Scene& s) {
-    return std::tie(s.kind, s.tasks, s.letters, s.instruction, s.only, s.layout.run, s.layout.consecutive,
-                    s.pretraining);
-  };
-  return all(a) == all(b);
+auto key(const Scene& s) {
+  return std::tie(s.kind, s.tasks, s.letters, s.instruction, s.only, s.layout.run, s.layout.consecutive, s.pretraining);
 }
 
 /// The name aside.
-bool same(const Method& a, const Method& b) {
-  const auto all = [](const Method& m) {
-    return std::tie(m.kind, m.rank, m.heads, m.learning_rate, m.routing, m.gate, m.scaling, m.start, m.balance,
-                    m.warmup);
-  };
-  return all(a) == all(b);
+auto key(const Variant& v) {
+  return std::tie(v.kind, v.adapter, v.rank, v.heads, v.learning_rate, v.routing, v.gate, v.scaling, v.start, v.balance,
+                  v.warmup);
 }
 
 void quiet(const std::string&, Index, Index, Index, double, double) {}
 
 }  // namespace
-
-Trainings::Trainings(const Settings& settings, std::vector<Domain> tasks, std::vector<Domain> domains, Index seeds)
-    : settings_(settings), seeds_(seeds), tasks_(std::move(tasks)), domains_(std::move(domains)) {}
 
 const Corpus& Trainings::corpus(MixtureKind kind, std::uint64_t seed) {
   auto& found = corpora_[{kind, seed}];
@@ -42,30 +32,14 @@ const Corpus& Trainings::corpus(MixtureKind kind, std::uint64_t seed) {
   return *found;
 }
 
-Settings Trainings::settings_of(std::uint64_t seed) const {
-  Settings settings = settings_;
-  settings.seed = seed;
-  return settings;
-}
-
 std::vector<Part> Trainings::parts(const Scene& scene, std::uint64_t seed) {
-  const Corpus& from = corpus(scene.kind, seed);
-  std::vector<Part> parts = scene.kind == MixtureKind::tasks ? from.task_parts(scene.tasks) : from.domain_parts();
-  for (Part& part : parts) {
-    part.letters = scene.letters;
-    if (!scene.instruction) part.task.marker = tasks()[0].marker;
-  }
-  if (!scene.only.empty()) {
-    const auto other = [&](const Part& part) { return part.name != scene.only; };
-    parts.erase(std::remove_if(parts.begin(), parts.end(), other), parts.end());
-  }
-  return parts;
+  return parts_of(scene, corpus(scene.kind, seed));
 }
 
 std::size_t Trainings::plan_one(const Planned& one) {
   const auto is_same = [&](const Planned& other) {
-    const bool same_method = one.method ? other.method && same(*one.method, *other.method) : !other.method;
-    return one.seed == other.seed && one.start == other.start && same_method && same(one.scene, other.scene);
+    const bool same_method = one.method ? other.method && key(*one.method) == key(*other.method) : !other.method;
+    return one.seed == other.seed && one.start == other.start && same_method && key(one.scene) == key(other.scene);
   };
   const auto found = std::find_if(planned_.begin(), planned_.end(), is_same);
   if (found != planned_.end()) return static_cast<std::size_t>(found - planned_.begin());
@@ -73,7 +47,7 @@ std::size_t Trainings::plan_one(const Planned& one) {
   return planned_.size() - 1;
 }
 
-Trainings::Row Trainings::plan(const Scene& scene, const std::optional<Method>& method) {
+Trainings::Row Trainings::plan(const Scene& scene, const std::optional<Variant>& method) {
   Row row;
   for (Index i = 0; i < seeds_; ++i) {
     row.push_back(plan_one({scene, method, settings_.seed + static_cast<std::uint64_t>(i), 0}));
@@ -81,7 +55,7 @@ Trainings::Row Trainings::plan(const Scene& scene, const std::optional<Method>& 
   return row;
 }
 
-Trainings::Row Trainings::plan_starts(const Scene& scene, const Method& method) {
+Trainings::Row Trainings::plan_starts(const Scene& scene, const Variant& method) {
   Row row;
   for (Index i = 0; i < seeds_; ++i) {
     row.push_back(plan_one({scene, method, settings_.seed, static_cast<std::uint64_t>(i)}));
@@ -93,7 +67,7 @@ void Trainings::run(const std::function<void(std::size_t, std::size_t)>& progres
   using BaseKey = std::tuple<MixtureKind, double, std::uint64_t>;
   std::vector<BaseKey> base_keys;
   std::vector<std::size_t> base_of;
-  std::vector<Mixture> mixtures;
+  std::vector<RunMixture> mixtures;
   for (const Planned& one : planned_) {
     const BaseKey key{one.scene.kind, one.scene.pretraining, one.seed};
     const auto found = std::find(base_keys.begin(), base_keys.end(), key);
@@ -118,21 +92,27 @@ void Trainings::run(const std::function<void(std::size_t, std::size_t)>& progres
   std::vector<Weights> bases(base_keys.size());
   side_by_side(bases.size(), [&](std::size_t i) {
     const auto& [kind, length, seed] = base_keys[i];
-    Settings settings = settings_of(seed);
+    Settings settings = settings_;
+    settings.seed = seed;
     settings.pretraining_steps =
         std::max<Index>(1, std::lround(length * static_cast<double>(settings.pretraining_steps)));
     Result curve;
     double bytes = 0;
-    bases[i] = stored(pretrain(pretraining[i], settings, quiet, curve), settings.base_precision, bytes);
+    bases[i] = pretrain(pretraining[i], settings, quiet, curve, bytes);
   });
   results_.resize(planned_.size());
   side_by_side(planned_.size(), [&](std::size_t i) {
     const Planned& one = planned_[i];
-    Settings settings = settings_of(one.seed);
-    settings.adapter_seed = one.start;
-    const Weights& base = bases[base_of[i]];
-    results_[i] = one.method ? finetune(base, mixtures[i], *one.method, settings, quiet)
-                             : measure_base(base, mixtures[i], settings);
+    Settings settings = settings_;
+    settings.seed = one.seed;
+    StudyResult& result = results_[i];
+    const Variant base_itself = Method{Method::Kind::full, "base frozen", 0, 0, 0};
+    const Variant& method = one.method ? *one.method : base_itself;
+    Mlp model = make_model(bases[base_of[i]], method, mixtures[i], settings, one.start);
+    result.name = method.name;
+    if (!one.method) return measure(model, mixtures[i], settings, result);
+    train(model, mixtures[i], settings, settings.steps, method.learning_rate, quiet, result);
+    for (std::size_t layer = 0; layer < 3; ++layer) result.layers[layer] = inspect(model.layer(layer));
   });
 }
 

@@ -4,31 +4,20 @@
 // by side, one to a thread, then read.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
-#include <string>
 #include <utility>
-#include <vector>
 
-#include "../mean_interval.hpp"
-#include "experiment.hpp"
-#include "training.hpp"
+#include "mean_interval.hpp"
+#include "scenes.hpp"
+#include "variants.hpp"
 
 namespace finetune {
 
-/// What is learned, and on which base.
-struct Scene {
-  MixtureKind kind = MixtureKind::tasks;
-  std::size_t tasks = default_tasks;
-  int letters = 26;         ///< a task rewrites so many of the alphabet's letters
-  bool instruction = true;  ///< without one, nothing in the input says which task it is
-  std::string only;         ///< one domain, by its name, instead of all
-  Layout layout = {};
-  double pretraining = 1;  ///< of the usual pretraining steps
+struct StudyResult : Result {
+  std::array<Inspection, 3> layers;
 };
 
 class Trainings {
@@ -38,20 +27,21 @@ class Trainings {
 
   /// @param tasks, domains  load_texts() of both mixtures.
   /// Seeds from settings.seed on.
-  Trainings(const Settings& settings, std::vector<Domain> tasks, std::vector<Domain> domains, Index seeds);
+  Trainings(const Settings& settings, std::vector<Domain> tasks, std::vector<Domain> domains, Index seeds)
+      : settings_(settings), seeds_(seeds), tasks_(std::move(tasks)), domains_(std::move(domains)) {}
 
   /// [0] is what the base of the domains learns.
   const std::vector<Domain>& domains() const { return domains_; }
   std::vector<Part> parts(const Scene& scene, std::uint64_t seed);
 
-  Row plan(const Scene& scene, const std::optional<Method>& method);
-  /// The same data and base for all, adapters that start from different seeds.
-  Row plan_starts(const Scene& scene, const Method& method);
+  Row plan(const Scene& scene, const std::optional<Variant>& method);
+  /// The first seed for all, adapters that start from different seeds.
+  Row plan_starts(const Scene& scene, const Variant& method);
 
   /// @param progress  called after every training with how many are done, of how many. Not concurrently.
   void run(const std::function<void(std::size_t, std::size_t)>& progress);
 
-  const Result& result(std::size_t training) const { return results_[training]; }
+  const StudyResult& result(std::size_t training) const { return results_[training]; }
 
   template <class Function>
   std::vector<double> values(const Row& row, Function&& f) const {
@@ -71,20 +61,19 @@ class Trainings {
  private:
   struct Planned {
     Scene scene;
-    std::optional<Method> method;
+    std::optional<Variant> method;
     std::uint64_t seed, start;
   };
 
   std::size_t plan_one(const Planned& one);
   const Corpus& corpus(MixtureKind kind, std::uint64_t seed);
-  Settings settings_of(std::uint64_t seed) const;
 
   Settings settings_;
   Index seeds_;
   std::vector<Domain> tasks_, domains_;
   std::map<std::pair<MixtureKind, std::uint64_t>, std::unique_ptr<Corpus>> corpora_;
   std::vector<Planned> planned_;
-  std::vector<Result> results_;
+  std::vector<StudyResult> results_;
 };
 
 }  // namespace finetune

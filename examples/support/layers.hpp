@@ -105,8 +105,9 @@ hydralora::CallOptions<float> AdaptedLayer<Adapter>::options(const Batch& batch,
   options.segments = batch.segments;
   if (adapter_.shape().takes_weights) {
     const Index heads = adapter_.shape().heads, tokens = batch.contexts.cols();
-    given = Matrix::Zero(heads, tokens);
-    for (Index t = 0; t < tokens; ++t) given(batch.parts[static_cast<std::size_t>(t)] % heads, t) = 1;
+    const bool told = !batch.parts.empty();  // or else all heads alike
+    given = Matrix::Constant(heads, tokens, told ? 0 : 1 / static_cast<float>(heads));
+    for (Index t = 0; told && t < tokens; ++t) given(batch.parts[static_cast<std::size_t>(t)] % heads, t) = 1;
     options.weights = given;
   }
   return options;
