@@ -100,7 +100,8 @@ Outcome train(const Variant& method, const World& world, Index steps) {
   layer->infer(x, y, tokens);
   const Matrix weights = layer->routing(x, tokens);
   std::vector<Index> chosen(labels.size(), 0);
-  for (Index t = 0; t < weights.cols(); ++t) weights.col(t).maxCoeff(&chosen[static_cast<std::size_t>(t)]);
+  for (Index t = 0; weights.rows() > 0 && t < test_tokens; ++t)
+    weights.col(t).maxCoeff(&chosen[static_cast<std::size_t>(t)]);
   return {static_cast<double>((y - target).squaredNorm() / target.squaredNorm()), adjusted_rand_index(labels, chosen)};
 }
 
