@@ -143,7 +143,9 @@ void start_adapter(HydraLoRA<float>& adapter, const Variant& variant, std::uint6
 
 Index trainable_parameters(const Variant& variant, Index in, Index out) {
   Index count = variant.adapter == Variant::Adapter::dora ? out : 0;
-  with_variant(variant, in, out, 0, [&](auto, const auto& config) { count += shape_of(config).parameter_count(); });
+  with_variant(variant, in, out, 0, [&](auto type, const auto& config) {
+    count += decltype(type)::Layer::Middle::shape(config).parameter_count();
+  });
   if (variant.adapter == Variant::Adapter::lora_fa) count -= variant.rank * in;  // A
   return count;
 }

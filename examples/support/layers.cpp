@@ -11,8 +11,8 @@ struct Frozen final : FrozenWeight {
   Frozen(Base layer, double storage_bytes) : base(std::move(layer)), size(storage_bytes) {}
   Matrix weight() const override { return base.weight(); }
   double bytes() const override { return size; }
-  void forward(ConstTokens<float> x, Tokens<float> y) const override { base.add_forward(x, y); }
-  void backward(ConstTokens<float> dy, Tokens<float> dx) const override { base.add_backward(dy, dx); }
+  void forward(ConstTokens<float> x, Tokens<float> y) const override { base.forward(x, y); }
+  void backward(ConstTokens<float> dy, Tokens<float> dx) const override { base.backward(dy, dx); }
   Base base;
   double size;
 };
@@ -38,14 +38,14 @@ std::unique_ptr<FrozenWeight> freeze(const Matrix& weight, const std::string& pr
 TrainedLinear::TrainedLinear(Matrix weight)
     : base_(std::move(weight)), gradient_(Matrix::Zero(base_.out_features(), base_.in_features())) {}
 
-void TrainedLinear::infer(ConstTokens<float> x, Tokens<float> y, const Batch&) const { base_.add_forward(x, y); }
+void TrainedLinear::infer(ConstTokens<float> x, Tokens<float> y, const Batch&) const { base_.forward(x, y); }
 
 void TrainedLinear::backward(ConstTokens<float> x, ConstTokens<float> dy, Tokens<float> dx) {
   constexpr Index slice_columns = 64;
   hydralora::parallel_slices(x.features(), slice_columns, [&](Index begin, Index count) {
     gradient_.middleCols(begin, count).noalias() += dy.matrix() * x.rows(begin, count).matrix().transpose();
   });
-  if (dx.features() > 0) base_.add_backward(dy, dx);
+  if (dx.features() > 0) base_.backward(dy, dx);
 }
 
 std::vector<Group> TrainedLinear::groups(double learning_rate) {
@@ -58,8 +58,9 @@ Index trainable_parameters(const Method& method, const Settings& settings) {
   Index count = full ? settings.embedding * byte_values : 0;
   for (const auto& [out, in] : layer_shapes(settings.context * settings.embedding, settings.hidden)) {
     if (full) count += out * in + out;
-    with_adapter(method, in, out, settings.dropout,
-                 [&](auto, const auto& config) { count += shape_of(config).parameter_count(); });
+    with_adapter(method, in, out, settings.dropout, [&](auto type, const auto& config) {
+      count += decltype(type)::Layer::Middle::shape(config).parameter_count();
+    });
   }
   return count;
 }
