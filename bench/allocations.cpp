@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-#include "allocations.hpp"
-
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdlib>
+
+#include "harness.hpp"
 
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)  // which has a malloc of its own
 #include <malloc.h>

@@ -21,20 +21,18 @@ class EnergyMeter {
   explicit EnergyMeter(const std::filesystem::path& folder = "/sys/class/powercap") {
     std::error_code error;
     for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-      const std::filesystem::path domain = entry.path();
-      if (domain.filename().string().rfind("intel-rapl:", 0) != 0) continue;
-      if (text(domain / "name").rfind("package", 0) != 0) continue;
-      const auto range = number(domain / "max_energy_range_uj");
-      if (!range || !number(domain / "energy_uj")) {
-        why_not_ = (domain / "energy_uj").string() + " cannot be read";  // root only, by default
-        continue;
-      }
-      packages_.push_back({domain / "energy_uj", *range});
+      const std::filesystem::path domain = entry.path(), counter = domain / "energy_uj";
+      const auto name = first<std::string>(domain / "name");
+      if (domain.filename().string().rfind("intel-rapl:", 0) != 0 || !name || name->rfind("package", 0) != 0) continue;
+      const auto range = first<std::uint64_t>(domain / "max_energy_range_uj");
+      if (!range || !first<std::uint64_t>(counter))
+        why_not_ = counter.string() + " cannot be read";  // root's by default
+      packages_.push_back({counter, range.value_or(0)});
     }
-    if (packages_.empty() && why_not_.empty()) why_not_ = "no package in " + folder.string();
+    if (packages_.empty()) why_not_ = "no package in " + folder.string();
   }
 
-  bool available() const { return !packages_.empty() && why_not_.empty(); }
+  bool available() const { return why_not_.empty(); }
   const std::string& why_not() const { return why_not_; }
 
   /// The counters now, in microjoules; empty where one cannot be read.
@@ -42,7 +40,7 @@ class EnergyMeter {
   Reading read() const {
     Reading reading;
     for (const Package& package : packages_) {
-      const auto value = number(package.counter);
+      const auto value = first<std::uint64_t>(package.counter);
       if (!value) return {};
       reading.push_back(*value);
     }
@@ -67,17 +65,12 @@ class EnergyMeter {
     std::uint64_t range;
   };
 
-  static std::string text(const std::filesystem::path& file) {
-    std::string line;
+  /// The first word or number of a file.
+  template <class Value>
+  static std::optional<Value> first(const std::filesystem::path& file) {
+    Value value;
     std::ifstream stream(file);
-    std::getline(stream, line);
-    return line;
-  }
-  static std::optional<std::uint64_t> number(const std::filesystem::path& file) {
-    std::uint64_t value = 0;
-    std::ifstream stream(file);
-    if (stream >> value) return value;
-    return std::nullopt;
+    return stream >> value ? std::optional<Value>(value) : std::nullopt;
   }
 
   std::vector<Package> packages_;

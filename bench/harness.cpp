@@ -8,7 +8,6 @@
 #include <optional>
 #include <set>
 
-#include "allocations.hpp"
 #include "machine.hpp"
 
 namespace bench {
@@ -16,8 +15,8 @@ namespace {
 
 /// Seconds that no implementation can beat by much; see percent_of_roofline.
 double roofline_seconds(const Work& work, double peak, int threads) {
-  const auto bytes = static_cast<Index>(work.working_set);
-  const Index level = bytes > last_level_cache() ? beyond_caches() : bytes;
+  const auto bytes = static_cast<Bytes>(work.working_set);
+  const Bytes level = bytes > last_level_cache() ? beyond_caches() : bytes;
   const double memory = 1e-9 * (work.bytes_read / read_bandwidth(level, threads) +
                                 2 * work.bytes_updated / update_bandwidth(level, threads));
   return std::max(memory, 1e-9 * work.flop / peak);
@@ -56,9 +55,14 @@ void run(benchmark::State& state, int threads, const Candidate& candidate, std::
   }
   if (before >= 0) count("allocations", static_cast<double>(allocated));
   if (candidate.parameters >= 0) count("parameters", candidate.parameters);
-  if (candidate.bytes_kept >= 0) count("bytes_kept", candidate.bytes_kept);
+  if (candidate.saved_bytes >= 0) count("saved_bytes", candidate.saved_bytes);
   if (error) count("error", *error);
   if (joules) count("joules", *joules / calls);
+}
+
+benchmark::internal::Benchmark* register_one(const std::string& name,
+                                             const std::function<void(benchmark::State&)>& body) {
+  return benchmark::RegisterBenchmark(name.c_str(), body)->UseRealTime()->Unit(benchmark::kMicrosecond)->MinTime(0.02);
 }
 
 }  // namespace
@@ -76,7 +80,29 @@ void add(const std::string& name, int threads, const std::function<Candidate()>&
     set_threads(threads);  // before anything is made: some peers look for their fastest way then
     run(state, threads, make(), error);
   };
-  benchmark::RegisterBenchmark(full.c_str(), body)->UseRealTime()->Unit(benchmark::kMicrosecond)->MinTime(0.02);
+  register_one(full, body);
+}
+
+/// In the same rotation as everything that is compared with them. Their own figure is the result: the time of the run
+/// is only how long the measurement took.
+void register_ceilings() {
+  const auto ceiling = [](const char* name, const char* unit, int threads, const std::function<double()>& measure) {
+    const std::string full = std::string("select/ceilings/") + name + "/threads:" + std::to_string(threads);
+    register_one(full, [=](benchmark::State& state) {
+      set_threads(threads);
+      double sum = 0;
+      for ([[maybe_unused]] auto _ : state) sum += measure();
+      state.counters[unit] = benchmark::Counter(sum / static_cast<double>(state.iterations()));
+    });
+  };
+  for (const int n : thread_counts()) {
+    ceiling("fma", "GFLOP/s", n, [n] { return fma_peak(n); });
+    // Half of the last cache, so that it holds the buffer whatever else it has to hold.
+    ceiling("cache_read", "GB/s", n, [n] { return read_bandwidth(last_level_cache() / 2, n); });
+    ceiling("cache_update", "GB/s", n, [n] { return update_bandwidth(last_level_cache() / 2, n); });
+    ceiling("memory_read", "GB/s", n, [n] { return read_bandwidth(beyond_caches(), n); });
+    ceiling("memory_update", "GB/s", n, [n] { return update_bandwidth(beyond_caches(), n); });
+  }
 }
 
 const EnergyMeter& energy_meter() {

@@ -3,11 +3,10 @@
 // What every benchmark shares: its name, its counters, and that it runs with a given number of threads.
 #pragma once
 
-#include "energy.hpp"
-#include "problem.hpp"
-
 #include <functional>
 #include <string>
+
+#include "energy.hpp"
 
 namespace bench {
 
@@ -27,14 +26,14 @@ struct Work {
 struct Candidate {
   Work work;
   std::function<void()> call;
-  std::function<double()> error = {};  ///< see twin.hpp; empty where there is no twin, or where it would take too long
+  std::function<double()> error = {};  ///< against the same in double; empty where that would take too long
   double parameters = -1;              ///< negative: not a thing that has any
-  double bytes_kept = -1;              ///< between forward and backward
+  double saved_bytes = -1;             ///< between forward and backward
 };
 
-/// Registers `name/threads:n`. `make` is called for every run, so that only what runs holds memory, and
-/// may keep what is expensive to make; the error is computed once, outside of what is timed. A name that is registered already is left alone: the sets select/, sweep/
-/// and full/ overlap, and each is registered without what the ones before have (see set_of in shapes.hpp).
+/// Registers `name/threads:n`. `make` is called for every run, so that only what runs holds memory; the error is
+/// computed once, outside of what is timed. A name that is registered already is left alone: the sets select/, sweep/
+/// and full/ overlap, and each is registered without what the ones before have (problem.hpp).
 ///
 /// Counters
 ///   GFLOP/s               useful flop, Work::flop, per time
@@ -46,10 +45,28 @@ struct Candidate {
 ///   intensity             flop per byte, as the roofline takes it
 ///   peak                  that multiply-add peak, GFLOP/s
 ///   allocations           during one warm call
-///   parameters, bytes_kept, error, and joules per call where the machine tells
+///   parameters, saved_bytes, error, and joules per call where the machine tells
 void add(const std::string& name, int threads, const std::function<Candidate()>& make);
+
+/// All of the program: returns how many benchmarks were run. Arguments are Google Benchmark's.
+int run_benchmarks(int argc, char** argv);
+
+/// Each registers its benchmarks.
+void register_ceilings();
+void register_kernels();
+void register_layers();
+void register_peers();
 
 /// The machine's energy counters.
 const EnergyMeter& energy_meter();
+
+/// Calls of malloc and its relatives so far, by anybody in this process: operator new, Eigen and other libraries all
+/// end there. Negative where they cannot be counted (not glibc, or AddressSanitizer).
+long allocations();
+
+/// The same allocator settings for all candidates: by default glibc returns large temporaries to the system and takes
+/// the page faults again on every call, which makes libraries that allocate some ten megabytes per call five times
+/// slower. To be called before anything is allocated.
+void keep_freed_memory();
 
 }  // namespace bench

@@ -1,306 +1,256 @@
 // SPDX-License-Identifier: MIT
 //
-// The kernels by themselves, through the public doors (candidate simd), against the plain loops they are tested with
-// (reference) and against what one writes with Eigen (eigen). Shapes and memory layouts are HydraLoRA's: the down stack
-// [A; gate] is feature-major, the up stack [B_1 … B_N] column-major per head.
-#include "kernel_operands.hpp"
+// The kernels by themselves, through the public functions (candidate simd), against the plain loops they are tested
+// with (reference) and against what one writes with Eigen (eigen). Shapes and memory layouts are HydraLoRA's: the down
+// stack [A; gate] is feature-major, the up stack [B_1 … B_N] column-major per head.
+#include <hydralora/hydralora.hpp>
 
-#include "groups.hpp"
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+#include <type_traits>
+#include <utility>
+
+#include "adapters.hpp"
+#include "harness.hpp"
 #include "machine.hpp"
-#include "shapes.hpp"
-#include "twin.hpp"
 
 namespace bench {
 namespace {
 
 namespace simd = hydralora::kernels;
 namespace reference = hydralora::reference;
+
+/// The matrices between HydraLoRA's kernels, with a Problem's numbers, and stacks as the layers store them.
+template <class S>
+struct Operands {
+  using Scalar = S;
+  using M = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic>;
+  explicit Operands(const Problem& problem)
+      : up(problem.B.cast<S>()),
+        x(problem.x.cast<S>()),
+        dy(problem.dy.cast<S>()),
+        down(problem.rank + problem.heads, problem.in) {
+    const Index heads = problem.heads, rank = problem.rank, tokens = problem.tokens;
+    down << problem.A.cast<S>(), problem.gate.cast<S>();
+    // Any numbers of the right size do for what lies between two kernels.
+    p = x.topRows(1).replicate(rank + heads, 1) + dy.topRows(1).replicate(rank + heads, 1);
+    h = p.topRows(rank);
+    logits = p.bottomRows(heads);
+    for (Index i = 0; i < heads; ++i) logits.row(i) *= static_cast<S>(i + 1) / static_cast<S>(heads);
+    weights = logits.cwiseAbs() / static_cast<S>(heads);
+    in_place = logits;
+    v = x.topRows(1).replicate(heads * rank, 1);
+    u.setZero(heads * rank, tokens);
+    dh.setZero(rank, tokens);
+    y.setZero(problem.out, tokens);
+    dx.setZero(problem.in, tokens);
+    ddown.setZero(down.rows(), down.cols());
+    dup.setZero(up.rows(), up.cols());
+    combined.setZero(problem.out, rank);
+  }
+
+  const M up, x, dy;  // the up stack and the wide operands
+  M down;
+  M p, v;                                 // (rank + heads × tokens), (heads · rank × tokens)
+  M h, weights, logits, in_place, u, dh;  // between the stacks
+  M y, dx, ddown, dup;                    // added to
+  M combined;                             // B̄, (out × rank)
+};
 using F = Operands<float>;
+using D = Operands<double>;
+template <class O>
+using ScalarOf = typename std::decay_t<O>::Scalar;
 
-/// The two stacks: which operands of a product are whose, and how Eigen sees the stack as (rows × features).
-struct Down {
-  static constexpr const char* name = "down";
-  template <class O>
-  static auto& stored(O& o) {
-    return o.down;
-  }
-  template <class O>
-  static auto& gradient(O& o) {
-    return o.ddown;
-  }
-  template <class O>
-  static auto& wide(O& o) {
-    return o.x;
-  }
-  template <class O>
-  static auto& added(O& o) {
-    return o.dx;
-  }
-  template <class O>
-  static auto& narrow(O& o) {
-    return o.p;
-  }
-  template <class S>
-  static auto stack(const Values<S>& m) {
-    return down_stack<const S>(m.data(), m);
-  }
-  template <class S>
-  static auto stack(Values<S>& m) {
-    return down_stack<S>(m.data(), m);
-  }
-  template <class M>
-  static M& eigen(M& m) {
-    return m;
-  }
-};
-struct Up {
-  static constexpr const char* name = "up";
-  template <class O>
-  static auto& stored(O& o) {
-    return o.up;
-  }
-  template <class O>
-  static auto& gradient(O& o) {
-    return o.dup;
-  }
-  template <class O>
-  static auto& wide(O& o) {
-    return o.dy;
-  }
-  template <class O>
-  static auto& added(O& o) {
-    return o.y;
-  }
-  template <class O>
-  static auto& narrow(O& o) {
-    return o.v;
-  }
-  template <class S>
-  static auto stack(const Values<S>& m) {
-    return up_stack<const S>(m.data(), m);
-  }
-  template <class S>
-  static auto stack(Values<S>& m) {
-    return up_stack<S>(m.data(), m);
-  }
-  template <class M>
-  static auto eigen(M& m) {
-    return m.transpose();
-  }
-};
-
-template <class Side>
-struct Contract {
-  static std::string name() { return std::string("shrink_") + Side::name; }
-  static Work work(F& o) { return product(Side::stored(o), Side::wide(o), Side::narrow(o)); }
-  template <class O>
-  static auto& output(O& o) {
-    return Side::narrow(o);
-  }
-  static void run_simd(F& o) {
-    simd::shrink<float>(Side::stack(std::as_const(Side::stored(o))), Side::wide(o), Side::narrow(o));
-  }
-  template <class S>
-  static void run_reference(Operands<S>& o) {
-    reference::shrink<S>(Side::stack(std::as_const(Side::stored(o))), Side::wide(o), Side::narrow(o));
-  }
-  static void run_eigen(F& o) { Side::narrow(o).noalias() = Side::eigen(Side::stored(o)) * Side::wide(o); }
-};
-
-template <class Side>
-struct Expand {
-  static std::string name() { return std::string("expand_") + Side::name; }
-  static Work work(F& o) { return product(Side::stored(o), Side::narrow(o), Side::added(o)); }
-  template <class O>
-  static auto& output(O& o) {
-    return Side::added(o);
-  }
-  static void run_simd(F& o) {
-    simd::expand<float>(Side::stack(std::as_const(Side::stored(o))), Side::narrow(o), 2, Side::added(o));
-  }
-  template <class S>
-  static void run_reference(Operands<S>& o) {
-    reference::expand<S>(Side::stack(std::as_const(Side::stored(o))), Side::narrow(o), 2, Side::added(o));
-  }
-  static void run_eigen(F& o) {
-    Side::added(o).noalias() += 2 * Side::eigen(Side::stored(o)).transpose() * Side::narrow(o);
-  }
-};
-
-template <class Side>
-struct Accumulate {
-  static std::string name() { return std::string("accumulate_") + Side::name; }
-  static Work work(F& o) { return product(Side::narrow(o), Side::wide(o), Side::gradient(o)); }
-  template <class O>
-  static auto& output(O& o) {
-    return Side::gradient(o);
-  }
-  static void run_simd(F& o) {
-    simd::accumulate<float>(Side::narrow(o), Side::wide(o), 2, Side::stack(Side::gradient(o)));
-  }
-  template <class S>
-  static void run_reference(Operands<S>& o) {
-    reference::accumulate<S>(Side::narrow(o), Side::wide(o), 2, Side::stack(Side::gradient(o)));
-  }
-  static void run_eigen(F& o) {
-    Side::eigen(Side::gradient(o)).noalias() += 2 * Side::narrow(o) * Side::wide(o).transpose();
-  }
-};
-
-/// The two softmaxes work in place: they start from a copy every time, or they would run on other numbers each time.
-struct Softmax {
-  static std::string name() { return "softmax"; }
-  static Work work(F& o) { return elementwise(0, {&o.logits}, {&o.in_place}); }
-  template <class O>
-  static auto& output(O& o) {
-    return o.in_place;
-  }
-  static void run_simd(F& o) { simd::softmax<float>(o.in_place = o.logits); }
-  template <class S>
-  static void run_reference(Operands<S>& o) {
-    reference::softmax<S>(o.in_place = o.logits);
-  }
-  static void run_eigen(F& o) {
-    o.in_place = (o.logits.rowwise() - o.logits.colwise().maxCoeff()).array().exp();
-    o.in_place.array().rowwise() /= o.in_place.colwise().sum().array().eval();
-  }
-};
-
-struct SoftmaxBackward {
-  static std::string name() { return "softmax_backward"; }
-  static Work work(F& o) { return elementwise(0, {&o.logits, &o.weights}, {&o.in_place}); }
-  template <class O>
-  static auto& output(O& o) {
-    return o.in_place;
-  }
-  static void run_simd(F& o) { simd::softmax_backward<float>(o.weights, o.in_place = o.logits); }
-  template <class S>
-  static void run_reference(Operands<S>& o) {
-    reference::softmax_backward<S>(o.weights, o.in_place = o.logits);
-  }
-  static void run_eigen(F& o) {
-    o.in_place = o.logits;
-    o.in_place.rowwise() -= o.weights.cwiseProduct(o.in_place).colwise().sum().eval();
-    o.in_place.array() *= o.weights.array();
-  }
-};
-
-struct MixHeads {
-  static std::string name() { return "mix_heads"; }
-  static Work work(F& o) { return elementwise(1, {&o.h, &o.weights}, {&o.u}); }
-  template <class O>
-  static auto& output(O& o) {
-    return o.u;
-  }
-  static void run_simd(F& o) { simd::mix_heads<float>(o.h, o.weights, o.u); }
-  template <class S>
-  static void run_reference(Operands<S>& o) {
-    reference::mix_heads<S>(o.h, o.weights, o.u);
-  }
-  static void run_eigen(F& o) {
-    const Index rank = o.h.rows();
-    for (Index i = 0; i < o.weights.rows(); ++i) {
-      o.u.middleRows(i * rank, rank) = o.h.array().rowwise() * o.weights.row(i).array();
-    }
-  }
-};
-
-/// The reduction over the heads: dω_i = ⟨v_i, h⟩, dh = Σ_i ω_i v_i.
-struct MixHeadsBackward {
-  static std::string name() { return "mix_heads_backward"; }
-  static Work work(F& o) { return elementwise(4, {&o.v, &o.h, &o.weights}, {&o.in_place, &o.dh}); }
-  template <class O>
-  static auto& output(O& o) {
-    return o.dh;
-  }
-  static void run_simd(F& o) { simd::mix_heads_backward<float>(o.v, o.h, o.weights, o.in_place, o.dh); }
-  template <class S>
-  static void run_reference(Operands<S>& o) {
-    reference::mix_heads_backward<S>(o.v, o.h, o.weights, o.in_place, o.dh);
-  }
-  static void run_eigen(F& o) {
-    const Index rank = o.h.rows();
-    o.dh.setZero();
-    for (Index i = 0; i < o.weights.rows(); ++i) {
-      const auto v = o.v.middleRows(i * rank, rank);
-      o.in_place.row(i) = v.cwiseProduct(o.h).colwise().sum();
-      o.dh.array() += v.array().rowwise() * o.weights.row(i).array();
-    }
-  }
-};
-
-/// Where one ω serves all tokens: B̄ = Σ_i ω_i B_i is formed, then y += s · B̄ h. What expand_up does for a token each.
-struct OneWeighting {
-  static std::string name() { return "one_weighting_up"; }
-  static Work work(F& o) {
-    Work work = product(o.combined, o.h, o.y);
-    work.flop += 2 * static_cast<double>(o.up.size());
-    work.bytes_read += static_cast<double>(sizeof(float)) * static_cast<double>(o.up.size());
-    return work;
-  }
-  template <class O>
-  static auto& output(O& o) {
-    return o.y;
-  }
-  static void run_simd(F& o) {
-    const auto combined = up_stack<float>(o.combined.data(), o.combined);
-    simd::combine_heads<float>(Up::stack(std::as_const(o.up)), o.weights.col(0), combined);
-    simd::expand<float>(up_stack<const float>(o.combined.data(), o.combined), o.h, 2, o.y);
-  }
-  template <class S>
-  static void form(Operands<S>& o) {
-    const Index rank = o.h.rows();
-    o.combined.setZero();
-    for (Index i = 0; i < o.weights.rows(); ++i) o.combined += o.weights(i, 0) * o.up.middleCols(i * rank, rank);
-  }
-  template <class S>
-  static void run_reference(Operands<S>& o) {
-    form(o);
-    reference::expand<S>(up_stack<const S>(o.combined.data(), o.combined), o.h, 2, o.y);
-  }
-  static void run_eigen(F& o) {
-    form(o);
-    o.y.noalias() += 2 * o.combined * o.h;
-  }
-};
-
-template <class Kernel>
-void add_kernel(const std::string& set, const Shape& s, int threads, bool with_reference) {
-  const auto add_variant = [&](const char* variant, void (*run)(F&)) {
-    add(set + "/kernels/" + variant + "/" + Kernel::name() + "/" + text(s), threads, [s, run] {
-      const Problem& p = problem(s.tokens, s.in, s.out, s.rank, s.heads, true);
-      const auto operands = std::make_shared<F>(p);
-      Candidate candidate;
-      candidate.work = Kernel::work(*operands);
-      candidate.call = [operands, run] { run(*operands); };
-      candidate.error = [&p, run] {
-        F single(p);
-        Operands<double> twin(p);
-        run(single);
-        Kernel::run_reference(twin);
-        return largest_error(Kernel::output(single).template cast<double>(), Kernel::output(twin));
-      };
-      if (candidate.work.flop > 3e8) candidate.error = {};  // plain loops in double take a second
-      return candidate;
-    });
-  };
-  add_variant("simd", Kernel::run_simd);
-  add_variant("eigen", Kernel::run_eigen);
-  if (with_reference) add_variant("reference", Kernel::template run_reference<float>);
+/// A matrix as the kernels take it; a gradient is written, everything else is const.
+template <class M, class S = std::conditional_t<std::is_const_v<M>, const typename M::Scalar, typename M::Scalar>>
+hydralora::Stack<S> down_stack(M& m) {
+  return {m.data(), m.rows(), m.cols(), 1, m.rows()};
+}
+template <class M, class S = std::conditional_t<std::is_const_v<M>, const typename M::Scalar, typename M::Scalar>>
+hydralora::Stack<S> up_stack(M& m) {
+  return {m.data(), m.cols(), m.rows(), m.rows(), 1};
 }
 
-void add_all(const std::string& set, const Shape& s, int threads, bool with_reference) {
-  add_kernel<Contract<Down>>(set, s, threads, with_reference);
-  add_kernel<Contract<Up>>(set, s, threads, with_reference);
-  add_kernel<Expand<Down>>(set, s, threads, with_reference);
-  add_kernel<Expand<Up>>(set, s, threads, with_reference);
-  add_kernel<Accumulate<Down>>(set, s, threads, with_reference);
-  add_kernel<Accumulate<Up>>(set, s, threads, with_reference);
-  add_kernel<Softmax>(set, s, threads, with_reference);
-  add_kernel<SoftmaxBackward>(set, s, threads, with_reference);
-  add_kernel<MixHeads>(set, s, threads, with_reference);
-  add_kernel<MixHeadsBackward>(set, s, threads, with_reference);
-  add_kernel<OneWeighting>(set, s, threads, with_reference);
+double bytes(const Matrix& m) { return static_cast<double>(sizeof(float)) * static_cast<double>(m.size()); }
+
+Work product(const Matrix& a, const Matrix& b, const Matrix& result) {
+  // All three sizes of a product a · b are in the sizes of its operands: (m k) (k n) (m n) = (m k n)².
+  const double volume =
+      std::sqrt(static_cast<double>(a.size()) * static_cast<double>(b.size()) * static_cast<double>(result.size()));
+  const double read = bytes(a) + bytes(b), updated = bytes(result);
+  return {2 * volume, read, updated, read + updated};
+}
+
+/// `flop` per number of the largest operand, the one with a number for every token, head and rank.
+Work elementwise(double flop, std::initializer_list<const Matrix*> read, std::initializer_list<const Matrix*> written) {
+  Work work;
+  Index largest = 0;
+  for (const Matrix* m : read) work.bytes_read += bytes(*m), largest = std::max(largest, m->size());
+  for (const Matrix* m : written) work.bytes_updated += bytes(*m), largest = std::max(largest, m->size());
+  work.flop = flop * static_cast<double>(largest);
+  work.working_set = work.bytes_read + work.bytes_updated;
+  return work;
+}
+
+/// B̄ = Σ_i ω_i B_i
+template <class O>
+void form_combined(O& o) {
+  const Index rank = o.h.rows();
+  o.combined.setZero();
+  for (Index i = 0; i < o.weights.rows(); ++i) o.combined += o.weights(i, 0) * o.up.middleCols(i * rank, rank);
+}
+
+/// One kernel: work, three ways to compute it, the plain one also in double, and where its result is.
+struct Kernel {
+  const char* name;
+  Work (*work)(const F&);
+  void (*with_simd)(F&);
+  void (*with_eigen)(F&);
+  void (*plain)(F&);
+  void (*twin)(D&);
+  Matrix F::*output;
+  Eigen::MatrixXd D::*twin_output;
+};
+
+/// `plain` is a generic function, for float and double.
+template <class Plain>
+Kernel kernel(const char* name, Matrix F::*output, Eigen::MatrixXd D::*twin_output, Work (*work)(const F&),
+              void (*with_simd)(F&), void (*with_eigen)(F&), Plain plain) {
+  return {name, work, with_simd, with_eigen, plain, plain, output, twin_output};
+}
+
+std::vector<Kernel> all_kernels() {
+  return {
+      kernel(
+          "shrink_down", &F::p, &D::p, [](const F& o) { return product(o.down, o.x, o.p); },
+          [](F& o) { simd::shrink<float>(down_stack(std::as_const(o.down)), o.x, 1, o.p); },
+          [](F& o) { o.p.noalias() = o.down * o.x; },
+          [](auto& o) { reference::shrink<ScalarOf<decltype(o)>>(down_stack(std::as_const(o.down)), o.x, o.p); }),
+      kernel(
+          "shrink_up", &F::v, &D::v, [](const F& o) { return product(o.up, o.dy, o.v); },
+          [](F& o) { simd::shrink<float>(up_stack(o.up), o.dy, 1, o.v); },
+          [](F& o) { o.v.noalias() = o.up.transpose() * o.dy; },
+          [](auto& o) { reference::shrink<ScalarOf<decltype(o)>>(up_stack(o.up), o.dy, o.v); }),
+      kernel(
+          "expand_down", &F::dx, &D::dx, [](const F& o) { return product(o.down, o.p, o.dx); },
+          [](F& o) { simd::expand<float>(down_stack(std::as_const(o.down)), o.p, 2, o.dx); },
+          [](F& o) { o.dx.noalias() += 2 * o.down.transpose() * o.p; },
+          [](auto& o) { reference::expand<ScalarOf<decltype(o)>>(down_stack(std::as_const(o.down)), o.p, 2, o.dx); }),
+      kernel(
+          "expand_up", &F::y, &D::y, [](const F& o) { return product(o.up, o.v, o.y); },
+          [](F& o) { simd::expand<float>(up_stack(o.up), o.v, 2, o.y); }, [](F& o) { o.y.noalias() += 2 * o.up * o.v; },
+          [](auto& o) { reference::expand<ScalarOf<decltype(o)>>(up_stack(o.up), o.v, 2, o.y); }),
+      kernel(
+          "accumulate_down", &F::ddown, &D::ddown, [](const F& o) { return product(o.p, o.x, o.ddown); },
+          [](F& o) { simd::accumulate<float>(o.p, o.x, 2, down_stack(o.ddown)); },
+          [](F& o) { o.ddown.noalias() += 2 * o.p * o.x.transpose(); },
+          [](auto& o) { reference::accumulate<ScalarOf<decltype(o)>>(o.p, o.x, 2, down_stack(o.ddown)); }),
+      kernel(
+          "accumulate_up", &F::dup, &D::dup, [](const F& o) { return product(o.v, o.dy, o.dup); },
+          [](F& o) { simd::accumulate<float>(o.v, o.dy, 2, up_stack(o.dup)); },
+          [](F& o) { o.dup.transpose().noalias() += 2 * o.v * o.dy.transpose(); },
+          [](auto& o) { reference::accumulate<ScalarOf<decltype(o)>>(o.v, o.dy, 2, up_stack(o.dup)); }),
+      // The two softmaxes work in place: they start from a copy, or they would run on other numbers each time.
+      kernel(
+          "softmax", &F::in_place, &D::in_place, [](const F& o) { return elementwise(0, {&o.logits}, {&o.in_place}); },
+          [](F& o) { simd::softmax<float>(o.in_place = o.logits); },
+          [](F& o) {
+            o.in_place = (o.logits.rowwise() - o.logits.colwise().maxCoeff()).array().exp();
+            o.in_place.array().rowwise() /= o.in_place.colwise().sum().array().eval();
+          },
+          [](auto& o) { reference::softmax<ScalarOf<decltype(o)>>(o.in_place = o.logits); }),
+      kernel(
+          "softmax_backward", &F::in_place, &D::in_place,
+          [](const F& o) {
+            return elementwise(0, {&o.logits, &o.weights}, {&o.in_place});
+          },
+          [](F& o) { simd::softmax_backward<float>(o.weights, o.in_place = o.logits); },
+          [](F& o) {
+            o.in_place = o.logits;
+            o.in_place.rowwise() -= o.weights.cwiseProduct(o.in_place).colwise().sum().eval();
+            o.in_place.array() *= o.weights.array();
+          },
+          [](auto& o) { reference::softmax_backward<ScalarOf<decltype(o)>>(o.weights, o.in_place = o.logits); }),
+      kernel(
+          "mix_heads", &F::u, &D::u,
+          [](const F& o) {
+            return elementwise(1, {&o.h, &o.weights}, {&o.u});
+          },
+          [](F& o) { simd::mix_heads<float>(o.h, o.weights, o.u); },
+          [](F& o) {
+            const Index rank = o.h.rows();
+            for (Index i = 0; i < o.weights.rows(); ++i) {
+              o.u.middleRows(i * rank, rank) = o.h.array().rowwise() * o.weights.row(i).array();
+            }
+          },
+          [](auto& o) { reference::mix_heads<ScalarOf<decltype(o)>>(o.h, o.weights, o.u); }),
+      // The reduction over the heads: dω_i = ⟨v_i, h⟩, dh = Σ_i ω_i v_i.
+      kernel(
+          "mix_heads_backward", &F::dh, &D::dh,
+          [](const F& o) {
+            return elementwise(4, {&o.v, &o.h, &o.weights}, {&o.in_place, &o.dh});
+          },
+          [](F& o) { simd::mix_heads_backward<float>(o.v, o.h, o.weights, o.in_place, o.dh); },
+          [](F& o) {
+            const Index rank = o.h.rows();
+            o.dh.setZero();
+            for (Index i = 0; i < o.weights.rows(); ++i) {
+              const auto v = o.v.middleRows(i * rank, rank);
+              o.in_place.row(i) = v.cwiseProduct(o.h).colwise().sum();
+              o.dh.array() += v.array().rowwise() * o.weights.row(i).array();
+            }
+          },
+          [](auto& o) { reference::mix_heads_backward<ScalarOf<decltype(o)>>(o.v, o.h, o.weights, o.in_place, o.dh); }),
+      // Where one ω serves all tokens: B̄ = Σ_i ω_i B_i is formed, then y += s · B̄ h. What expand_up does for a token
+      // each.
+      kernel(
+          "one_weighting_up", &F::y, &D::y,
+          [](const F& o) {
+            Work work = product(o.combined, o.h, o.y);
+            work.flop += 2 * static_cast<double>(o.up.size());
+            work.bytes_read += bytes(o.up);
+            return work;
+          },
+          [](F& o) {
+            simd::combine_heads<float>(up_stack(o.up), o.weights.col(0), up_stack(o.combined));
+            simd::expand<float>(up_stack(std::as_const(o.combined)), o.h, 2, o.y);
+          },
+          [](F& o) {
+            form_combined(o);
+            o.y.noalias() += 2 * o.combined * o.h;
+          },
+          [](auto& o) {
+            form_combined(o);
+            reference::expand<ScalarOf<decltype(o)>>(up_stack(std::as_const(o.combined)), o.h, 2, o.y);
+          }),
+  };
+}
+
+void add_kernels(const std::string& set, const Shape& s, int threads, bool with_reference) {
+  static const std::vector<Kernel> kernels = all_kernels();
+  for (const Kernel& k : kernels) {
+    const auto variant = [&](const char* candidate, void (*run)(F&)) {
+      add(set + "/kernels/" + candidate + "/" + k.name + "/" + s.text(), threads, [&k, s, run] {
+        const auto operands = std::make_shared<F>(*problem(s));
+        Candidate result;
+        result.work = k.work(*operands);
+        result.call = [operands, run] { run(*operands); };
+        if (result.work.flop > 3e8) return result;  // plain loops in double take a second
+        result.error = [&k, s, run] {
+          F single(*problem(s));
+          D twin(*problem(s));
+          run(single);
+          k.twin(twin);
+          return largest_error((single.*k.output).cast<double>(), twin.*k.twin_output);
+        };
+        return result;
+      });
+    };
+    variant("simd", k.with_simd);
+    variant("eigen", k.with_eigen);
+    if (with_reference) variant("reference", k.plain);
+  }
 }
 
 }  // namespace
@@ -309,12 +259,12 @@ void register_kernels() {
   Shape few = centre, three = centre;
   few.tokens = 16;
   three.heads = 3;
-  add_all("select", centre, 1, false);
-  add_all("select", three, 1, false);
-  add_all("select", few, 1, true);  // the plain loops would take a tenth of a second each at the centre
+  add_kernels("select", centre, 1, false);
+  add_kernels("select", three, 1, false);
+  add_kernels("select", few, 1, true);  // the plain loops would take a tenth of a second each at the centre
   for (const int threads : thread_counts()) {
-    for (const Shape& s : one_at_a_time()) add_all("sweep", s, threads, true);
-    for (const Shape& s : all_combinations()) add_all("full", s, threads, true);
+    for (const Shape& s : one_at_a_time()) add_kernels("sweep", s, threads, true);
+    for (const Shape& s : all_combinations()) add_kernels("full", s, threads, true);
   }
 }
 

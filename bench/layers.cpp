@@ -1,84 +1,148 @@
 // SPDX-License-Identifier: MIT
 //
-// The layers against each other: HydraLoRA of rank r with N heads, SplitLoRA with the same heads, and LoRA at the same
-// rank r, of the same size in parameters, and of the same total rank r·N. Names carry HydraLoRA's r and N.
-#include <hydralora/train/adamw.hpp>
-
+// layers/  HydraLoRA of rank r with N heads, SplitLoRA with the same heads, and LoRA at the same rank r, of the same
+//          size in parameters, and of the same total rank r·N. Names carry HydraLoRA's r and N.
+// peers/   Ours against what other people's code would do, on the same numbers in the same rotation. Candidates are
+//          named as in peers(); ours is the library's layer. Nobody holds packed weights from call to call, as in
+//          training, where they change; the peers may have theirs in the row or column order that is fastest for them.
+#include <algorithm>
 #include <cmath>
+#include <map>
 
-#include "groups.hpp"
+#include "adapters.hpp"
+#include "harness.hpp"
 #include "machine.hpp"
-#include "shapes.hpp"
-#include "twin.hpp"
+#include "peers.hpp"
 
 namespace bench {
 namespace {
 
-using hydralora::HydraLoRA;
-using hydralora::LoRA;
-using hydralora::SplitLoRA;
-
 enum class Pass { forward, forward_backward, training_step };
-const char* text(Pass pass) {
-  return pass == Pass::forward ? "forward" : pass == Pass::forward_backward ? "forward_backward" : "training_step";
+constexpr const char* pass_names[] = {"forward", "forward_backward", "training_step"};
+
+/// What a pass has to move and compute at least. In the order of the formulas: the parameters, x and y; then the
+/// parameters, x, dy, dx and the gradients. The few numbers per token between the stacks stay in the caches. In AdamW
+/// 15 flop per number; gradients are set to zero and read, parameters and both moments updated.
+Work work_of(Pass pass, const Shape& s, double parameters) {
+  constexpr double size = sizeof(float);
+  const auto tokens = static_cast<double>(s.tokens), in = static_cast<double>(s.in), out = static_cast<double>(s.out);
+  const Work forward{2 * tokens * parameters, size * (parameters + tokens * in), size * tokens * out,
+                     size * (parameters + tokens * (in + out))};
+  if (pass == Pass::forward) return forward;
+  const Work both =
+      forward.then({4 * tokens * parameters, size * (parameters + tokens * (in + out)),
+                    size * (parameters + tokens * in), size * (2 * parameters + tokens * (2 * in + 2 * out))});
+  if (pass == Pass::forward_backward) return both;
+  return both.then({15 * parameters, size * parameters, 4 * size * parameters, 4 * size * parameters});
 }
 
-/// An adapter in training: gradients set to zero, forward, backward, AdamW.
-template <class Layer>
-struct Training : Adapter<Layer> {
-  explicit Training(const Problem& p)
-      : Adapter<Layer>(p), optimiser({{this->layer.parameters(), this->gradients.parameters(), 1e-4, 0.01}}) {}
-  void step() {
-    this->gradients.set_zero();
-    this->forward();
-    this->backward();
-    optimiser.step();
-  }
-  hydralora::AdamW<float> optimiser;
-};
+/// Whether a pass in double takes less than about a second, at ten multiply-adds a nanosecond.
+bool double_is_quick(const Work& work) { return work.flop < 2e10; }
 
-template <template <class> class Layer>
-Candidate candidate(const Problem& p, Pass pass) {
-  const auto adapter = std::make_shared<Training<Layer<float>>>(p);
-  const auto tokens = static_cast<double>(p.tokens), in = static_cast<double>(p.in), out = static_cast<double>(p.out);
+Candidate our_candidate(LayerKind kind, const Shape& s, Pass pass) {
+  const std::shared_ptr<Adapter> adapter = make_adapter(kind, problem(s));
   Candidate result;
-  result.parameters = static_cast<double>(adapter->layer.parameter_count());
-  result.work = forward_work(tokens, in, out, result.parameters);
-  if (pass != Pass::forward) result.work = result.work.then(backward_work(tokens, in, out, result.parameters));
-  if (pass == Pass::training_step) result.work = result.work.then(adamw_work(result.parameters));
-  result.bytes_kept = sizeof(float) * tokens * static_cast<double>(adapter->layer.shape().kept_rows());
+  result.parameters = static_cast<double>(adapter->parameters());
+  result.work = work_of(pass, s, result.parameters);
+  result.saved_bytes = static_cast<double>(sizeof(float)) * static_cast<double>(s.tokens * adapter->saved_rows());
   result.call = [adapter, pass] {
-    if (pass == Pass::training_step) return adapter->step();
+    if (pass == Pass::training_step) return adapter->training_step();
     adapter->forward();
     if (pass == Pass::forward_backward) adapter->backward();
   };
-  if (pass != Pass::training_step && twin_is_quick(result.work)) {  // a step's are the gradients' errors again
-    result.error = [&p, backward = pass == Pass::forward_backward] {
-      return largest_error(results_of<Layer<float>>(p, backward), results_of<Layer<double>>(p, backward));
+  if (pass != Pass::training_step && double_is_quick(result.work)) {  // a step's are the gradients' errors again
+    result.error = [kind, s, backward = pass == Pass::forward_backward] {
+      return largest_error(results_in_float(kind, problem(s), backward), results_in_double(kind, problem(s), backward));
     };
   }
   return result;
 }
 
-const Problem& lora_problem(const Shape& s, Index rank) { return problem(s.tokens, s.in, s.out, rank, 1, false); }
-const Problem& hydra_problem(const Shape& s) { return problem(s.tokens, s.in, s.out, s.rank, s.heads, true); }
-
-/// The rank at which LoRA is as large as HydraLoRA, to the nearest.
+/// LoRA of as many parameters as a HydraLoRA, to the nearest.
 Index equal_size_rank(const Shape& s) {
   const auto hydra = static_cast<double>((s.rank + s.heads) * s.in + s.rank * s.heads * s.out);
   return std::max<Index>(1, std::lround(hydra / static_cast<double>(s.in + s.out)));
 }
 
-void add_all(const std::string& set, const Shape& s, Pass pass, int threads, bool all_layers = true) {
-  const auto add_one = [&](const char* name, const std::function<Candidate()>& make) {
-    add(set + "/layers/" + name + "/" + text(pass) + "/" + text(s), threads, make);
+void add_layers(const std::string& set, const Shape& s, Pass pass, int threads, bool all_layers = true) {
+  const auto add_one = [&](const char* name, LayerKind kind, const Shape& sizes) {
+    const std::string full = set + "/layers/" + name + "/" + pass_names[static_cast<int>(pass)] + "/" + s.text();
+    add(full, threads, [=] { return our_candidate(kind, sizes, pass); });
   };
-  add_one("HydraLoRA", [=] { return candidate<HydraLoRA>(hydra_problem(s), pass); });
-  add_one("LoRA_equal_parameters", [=] { return candidate<LoRA>(lora_problem(s, equal_size_rank(s)), pass); });
-  add_one("LoRA_equal_total_rank", [=] { return candidate<LoRA>(lora_problem(s, s.rank * s.heads), pass); });
+  const auto lora = [&](Index rank) { return Shape{s.tokens, s.in, s.out, rank, 0}; };
+  add_one("HydraLoRA", LayerKind::hydra_lora, s);
+  add_one("LoRA_equal_parameters", LayerKind::lora, lora(equal_size_rank(s)));
+  add_one("LoRA_equal_total_rank", LayerKind::lora, lora(s.rank * s.heads));
   if (!all_layers) return;
-  add_one("LoRA_equal_rank", [=] { return candidate<LoRA>(lora_problem(s, s.rank), pass); });
-  add_one("SplitLoRA", [=] { return candidate<SplitLoRA>(hydra_problem(s), pass); });
+  add_one("LoRA_equal_rank", LayerKind::lora, lora(s.rank));
+  add_one("SplitLoRA", LayerKind::split_lora, s);
+}
+
+/// A peer with its problem and the gradients it adds to; y and dx are large, and only there during a run.
+struct Host {
+  Host(const PeerKind& kind, const Shape& shape) : numbers(problem(shape)), peer(kind.make(*numbers)) { set_zero(); }
+  void set_zero() {
+    dA.setZero(numbers->A.rows(), numbers->in);
+    dgate.setZero(numbers->heads, numbers->in);
+    dB.setZero(numbers->out, numbers->B.cols());
+  }
+  void pass(Matrix& y, Matrix& dx, bool backward) {
+    peer->forward(y);
+    if (backward) peer->backward(dA, dgate, dB, dx);
+  }
+  Results results(bool backward) {
+    Matrix y = Matrix::Zero(numbers->out, numbers->tokens), dx = Matrix::Zero(numbers->in, numbers->tokens);
+    set_zero();
+    pass(y, dx, backward);
+    if (!backward) return {y.cast<double>(), {}, {}, {}};
+    Matrix down(dA.rows() + dgate.rows(), numbers->in);
+    down << dA, dgate;
+    return {y.cast<double>(), dx.cast<double>(), down.cast<double>(), dB.cast<double>()};
+  }
+  std::shared_ptr<const Problem> numbers;
+  std::unique_ptr<Peer> peer;
+  Matrix dA, dgate, dB;
+};
+
+/// Some peers take a second to find their fastest ways for a problem and a number of threads, so those of the selection
+/// stay; larger sets would fill the memory.
+std::shared_ptr<Host> host_of(const PeerKind& kind, const Shape& s, int threads, bool selected) {
+  if (!selected) return std::make_shared<Host>(kind, s);
+  static std::map<std::string, std::shared_ptr<Host>> hosts;
+  std::shared_ptr<Host>& host = hosts[kind.name + " " + s.text() + " " + std::to_string(threads)];
+  if (host == nullptr) host = std::make_shared<Host>(kind, s);
+  return host;
+}
+
+Candidate their_candidate(const std::shared_ptr<Host>& host, LayerKind layer, Pass pass) {
+  const Problem& p = *host->numbers;
+  const auto y = std::make_shared<Matrix>(Matrix::Zero(p.out, p.tokens));
+  const auto dx = std::make_shared<Matrix>(Matrix::Zero(p.in, p.tokens));
+  const bool backward = pass == Pass::forward_backward;
+  Candidate candidate;
+  candidate.work = work_of(pass, p, static_cast<double>(p.A.size() + p.gate.size() + p.B.size()));
+  candidate.call = [=] { host->pass(*y, *dx, backward); };
+  if (double_is_quick(candidate.work)) {
+    candidate.error = [=] {
+      return largest_error(host->results(backward), results_in_double(layer, host->numbers, backward));
+    };
+  }
+  return candidate;
+}
+
+void add_peers(const std::string& set, const Shape& s, Pass pass, int threads) {
+  const LayerKind layer = s.routed() ? LayerKind::hydra_lora : LayerKind::lora;
+  const auto name = [&](const std::string& candidate) {
+    return set + "/peers/" + candidate + (s.routed() ? "/HydraLoRA_" : "/LoRA_") + pass_names[static_cast<int>(pass)] +
+           "/" + s.text();
+  };
+  add(name("ours"), threads, [=] { return our_candidate(layer, s, pass); });
+  for (const PeerKind& kind : peers()) {
+    if (!kind.missing.empty()) continue;
+    add(name(kind.name), threads, [=, &kind, selected = set == "select"] {
+      return their_candidate(host_of(kind, s, threads, selected), layer, pass);
+    });
+  }
 }
 
 }  // namespace
@@ -86,18 +150,44 @@ void add_all(const std::string& set, const Shape& s, Pass pass, int threads, boo
 void register_layers() {
   constexpr Pass passes[] = {Pass::forward, Pass::forward_backward, Pass::training_step};
   for (const int threads : thread_counts()) {
-    for (const Pass pass : passes) add_all("select", centre, pass, threads);
+    for (const Pass pass : passes) add_layers("select", centre, pass, threads);
   }
   for (const Shape& s : one_at_a_time()) {
     if (s.in != s.out || s.rank != centre.rank) continue;
-    add_all("select", s, Pass::forward, 1, false);
-    add_all("select", s, Pass::forward_backward, 1, false);
+    add_layers("select", s, Pass::forward, 1, false);
+    add_layers("select", s, Pass::forward_backward, 1, false);
   }
   for (const char* set : {"sweep", "full"}) {
     for (const Shape& s : set == std::string("full") ? all_combinations() : one_at_a_time()) {
       for (const int threads : thread_counts()) {
-        for (const Pass pass : passes) add_all(set, s, pass, threads);
+        for (const Pass pass : passes) add_layers(set, s, pass, threads);
       }
+    }
+  }
+}
+
+void register_peers() {
+  const std::vector<Shape> one_thread{{2048, 4096, 4096, 8, 8},
+                                      {2048, 4096, 4096, 8, 3},
+                                      {512, 1024, 1024, 8, 8},
+                                      {512, 4096, 4096, 8, 0},
+                                      {512, 4096, 4096, 64, 0}};
+  const std::vector<Shape> both{{512, 4096, 4096, 8, 8},
+                                {512, 4096, 4096, 8, 3},
+                                {512, 4096, 4096, 16, 8},
+                                {512, 4096, 4096, 64, 4},
+                                {2048, 4096, 4096, 8, 0}};
+  for (const int threads : thread_counts()) {
+    for (const Pass pass : {Pass::forward, Pass::forward_backward}) {
+      for (const Shape& s : both) add_peers("select", s, pass, threads);
+      for (const Shape& s : one_thread) add_peers(threads == 1 ? "select" : "sweep", s, pass, threads);
+      for (const Index tokens : {1, 2, 4, 8, 16}) {
+        const bool selected = pass == Pass::forward && threads == 1;
+        add_peers(selected ? "select" : "sweep", {tokens, 4096, 4096, 8, 8}, pass, threads);
+        add_peers("sweep", {tokens, 4096, 4096, 8, 3}, pass, threads);
+      }
+      for (const Shape& s : one_at_a_time()) add_peers("sweep", s, pass, threads);
+      for (const Shape& s : all_combinations()) add_peers("full", s, pass, threads);
     }
   }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "machine.hpp"
 
+#include <Eigen/Core>
 #include <hydralora/core/parallel.hpp>
 #include <hydralora/core/simd.hpp>
 
@@ -18,6 +19,7 @@
 namespace bench {
 namespace {
 
+using Index = hydralora::Index;
 using Batch = hydralora::simd::Batch<float, hydralora::simd::DefaultArch>;
 constexpr Index lanes = hydralora::simd::lanes<float, hydralora::simd::DefaultArch>;
 
@@ -39,7 +41,7 @@ void unrolled(std::index_sequence<i...>, Function&& f) {
 
 /// Twelve chains: two multiply-add units with a latency of four or five cycles need eight to ten, and twelve and their
 /// two factors fit the 16 registers of AVX2. Every chain starts elsewhere and tends to 1, so that none can be merged
-/// with another or dropped, and none becomes infinite or denormal. Kept out of line so that its loop is easy to find.
+/// with another or dropped, and none becomes infinite or denormal. Out of line, so that its loop is easy to find.
 constexpr std::size_t chains = 12;
 [[gnu::noinline]] float multiply_add(Index steps, float start) {
   std::array<Batch, chains> sums;
@@ -123,7 +125,7 @@ double pass_seconds(Index count, int threads, Function&& pass) {
   return (seconds_now() - begin) / static_cast<double>(passes);
 }
 
-Index floats(Index bytes) { return std::max<Index>(bytes / static_cast<Index>(sizeof(float)), 1024); }
+Index floats(Bytes bytes) { return std::max<Index>(bytes / static_cast<Index>(sizeof(float)), 1024); }
 
 }  // namespace
 
@@ -153,7 +155,7 @@ double fma_peak(int threads) {
   return 2e-9 * static_cast<double>(threads * lanes * steps) * static_cast<double>(chains) / seconds;
 }
 
-double read_bandwidth(Index bytes, int threads) {
+double read_bandwidth(Bytes bytes, int threads) {
   const Index count = floats(bytes);
   const float* data = buffer(count);
   const double seconds =
@@ -161,19 +163,19 @@ double read_bandwidth(Index bytes, int threads) {
   return 1e-9 * static_cast<double>(count) * sizeof(float) / seconds;
 }
 
-double update_bandwidth(Index bytes, int threads) {
+double update_bandwidth(Bytes bytes, int threads) {
   const Index count = floats(bytes);
   float* data = buffer(count);
   const double seconds = pass_seconds(count, threads, [&](Index begin, Index size) { update(data + begin, size); });
   return 2e-9 * static_cast<double>(count) * sizeof(float) / seconds;
 }
 
-Index last_level_cache() {
-  Index largest = Index{1} << 20;
-  for (const auto& cache : benchmark::CPUInfo::Get().caches) largest = std::max<Index>(largest, cache.size);
+Bytes last_level_cache() {
+  Bytes largest = Index{1} << 20;
+  for (const auto& cache : benchmark::CPUInfo::Get().caches) largest = std::max<Bytes>(largest, cache.size);
   return largest;
 }
 
-Index beyond_caches() { return std::max<Index>(4 * last_level_cache(), Index{1} << 26); }
+Bytes beyond_caches() { return std::max<Bytes>(4 * last_level_cache(), Index{1} << 26); }
 
 }  // namespace bench

@@ -4,9 +4,12 @@
 // says little about the time next to it.
 #pragma once
 
-#include "problem.hpp"
+#include <cstddef>
+#include <vector>
 
 namespace bench {
+
+using Bytes = std::ptrdiff_t;
 
 /// One and two, or one where there is no second.
 std::vector<int> thread_counts();
@@ -20,11 +23,11 @@ double fma_peak(int threads);
 
 /// Bytes that count as one level of memory: what a sum over (read) or an addition to (update: read and written) a
 /// buffer of that size moves, in 10^9 bytes/s, both directions counted. Some milliseconds.
-double read_bandwidth(Index bytes, int threads);
-double update_bandwidth(Index bytes, int threads);
+double read_bandwidth(Bytes bytes, int threads);
+double update_bandwidth(Bytes bytes, int threads);
 
 /// Bytes of the largest cache, and of a buffer that is surely in memory behind it.
-Index last_level_cache();
-Index beyond_caches();
+Bytes last_level_cache();
+Bytes beyond_caches();
 
 }  // namespace bench

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
-//
-// Everything the adapters are compared with.
-#include "composed.hpp"
-#include "peers_torch.hpp"
-#include "problem.hpp"
+#include "peers.hpp"
+
+#include <dlfcn.h>
 
 namespace bench {
 namespace {
@@ -12,12 +10,31 @@ PeerKind composed(const std::string& name, const std::string& version, const std
   PeerKind kind{name, version, "", nullptr};
   for (const ProductLibrary& library : libraries) {
     if (library.gemm != nullptr) {
-      kind.make = [libraries](const Problem& problem) { return std::make_unique<ComposedPeer>(problem, libraries); };
+      kind.make = [libraries](const Problem& problem) { return make_composed(problem, libraries); };
       return kind;
     }
     kind.missing = library.missing;
   }
   return kind;
+}
+
+void add_torch_peers(std::vector<PeerKind>& all) {
+  std::string version, missing = "libtorch not found at configure time (Debian: libtorch-dev)";
+  TorchMake* make = nullptr;
+#ifdef BENCH_TORCH_MODULE
+  if (void* const module = dlopen(BENCH_TORCH_MODULE, RTLD_NOW | RTLD_LOCAL)) {
+    version = reinterpret_cast<TorchVersion*>(dlsym(module, torch_version_name))();
+    make = reinterpret_cast<TorchMake*>(dlsym(module, torch_make_name));
+    missing.clear();
+  } else {
+    missing = dlerror();
+  }
+#endif
+  for (const auto& [name, style] :
+       {std::pair{"torch_released", TorchStyle::released}, std::pair{"torch_smart", TorchStyle::smart}}) {
+    all.push_back(
+        {name, version, missing, [make, s = style](const Problem& p) { return std::unique_ptr<Peer>(make(p, s)); }});
+  }
 }
 
 }  // namespace
@@ -36,7 +53,7 @@ const std::vector<PeerKind>& peers() {
       all.push_back(composed(library.name, library.version, {library}));
     }
     all.push_back(composed("best", "each product by the fastest of the above", product_libraries()));
-    for (PeerKind& kind : torch_peers()) all.push_back(std::move(kind));
+    add_torch_peers(all);
     return all;
   }();
   return kinds;

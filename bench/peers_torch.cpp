@@ -2,28 +2,36 @@
 //
 // HydraLoRA (LoRA where not routed) in PyTorch with its autograd, in two manners:
 //
-//   released  head by head, y += s · ω_i ∘ (B_i (A x)), A x computed anew for every head, as the authors' layer does it,
-//             in the leanest words PyTorch has for that
+//   released  head by head, y += s · ω_i ∘ (B_i (A x)), A x computed anew for every head, as the authors' layer does
+//             it, in the leanest words PyTorch has for that
 //   smart     [A; gate] x once, u by a broadcast product, one addmm
 //
 // A row-major [tokens, features] tensor has the bytes of our matrices, so x, dy, y and dx are used in place.
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/softmax.h>
+#include <c10/core/GradMode.h>
 #include <dlfcn.h>
-#include <torch/torch.h>
+#include <torch/version.h>
 
 #include <filesystem>
 
-#include "peers_torch.hpp"
-#include "threads.hpp"
+#include "peers.hpp"
 
 namespace bench {
 namespace {
 
-using torch::Tensor;
+using at::Tensor;
 
 /// The bytes of a column-major matrix as its transpose, row-major.
 Tensor transposed_view(const Matrix& m) {
-  return torch::from_blob(const_cast<float*>(m.data()), {m.cols(), m.rows()});  // torch has no read-only tensors
+  return at::from_blob(const_cast<float*>(m.data()), {m.cols(), m.rows()});  // torch has no read-only tensors
 }
 
 void follow_threads() {
@@ -39,8 +47,8 @@ void collect_in(Tensor& parameter, const Tensor& gradient) { parameter.mutable_g
 class Released final : public Peer {
  public:
   explicit Released(const Problem& p) : p_(p), x_(leaf(transposed_view(p.x))), A_(leaf(transposed_view(p.A).t())) {
-    if (p.routed) gate_ = leaf(transposed_view(p.gate).t());
-    for (Index head = 0; head < p.heads; ++head) {
+    if (p.routed()) gate_ = leaf(transposed_view(p.gate).t());
+    for (Index head = 0; head < p.blocks(); ++head) {
       B_.push_back(leaf(transposed_view(p.B).narrow(0, head * p.rank, p.rank).t()));
     }
   }
@@ -49,10 +57,10 @@ class Released final : public Peer {
     follow_threads();
     y_ = transposed_view(y);
     Tensor omega;
-    if (p_.routed) omega = torch::softmax(torch::linear(x_, gate_), -1);
+    if (p_.routed()) omega = at::softmax(at::linear(x_, gate_), -1);
     for (std::size_t head = 0; head < B_.size(); ++head) {
-      Tensor add = torch::linear(torch::linear(x_, A_), B_[head]);
-      if (p_.routed) add = omega.select(1, static_cast<Index>(head)).unsqueeze(1) * add;
+      Tensor add = at::linear(at::linear(x_, A_), B_[head]);
+      if (p_.routed()) add = omega.select(1, static_cast<Index>(head)).unsqueeze(1) * add;
       y_.add_(add, p_.scaling);
     }
   }
@@ -61,7 +69,7 @@ class Released final : public Peer {
     follow_threads();
     collect_in(x_, transposed_view(dx));
     collect_in(A_, transposed_view(dA).t());
-    if (p_.routed) collect_in(gate_, transposed_view(dgate).t());
+    if (p_.routed()) collect_in(gate_, transposed_view(dgate).t());
     for (std::size_t head = 0; head < B_.size(); ++head) {
       const auto first = static_cast<Index>(head) * p_.rank;
       collect_in(B_[head], transposed_view(dB).narrow(0, first, p_.rank).t());
@@ -81,16 +89,16 @@ class Smart final : public Peer {
   /// down [in, rank + heads] and up [heads·rank, out]: the way round in which all gradients come out contiguous.
   explicit Smart(const Problem& p) : p_(p), x_(leaf(transposed_view(p.x))), up_(leaf(transposed_view(p.B))) {
     Tensor down = transposed_view(p.A);
-    if (p.routed) down = torch::cat({down, transposed_view(p.gate)}, 1);
+    if (p.routed()) down = at::cat({down, transposed_view(p.gate)}, 1);
     down_ = leaf(down);
   }
 
   void forward(Matrix& y) override {
     follow_threads();
     y_ = transposed_view(y);
-    Tensor u = torch::mm(x_, down_);
-    if (p_.routed) {
-      const Tensor h = u.narrow(1, 0, p_.rank), omega = torch::softmax(u.narrow(1, p_.rank, p_.heads), -1);
+    Tensor u = at::mm(x_, down_);
+    if (p_.routed()) {
+      const Tensor h = u.narrow(1, 0, p_.rank), omega = at::softmax(u.narrow(1, p_.rank, p_.heads), -1);
       u = (omega.unsqueeze(2) * h.unsqueeze(1)).reshape({p_.tokens, p_.heads * p_.rank});
     }
     y_.addmm_(u, up_, 1, p_.scaling);
@@ -100,11 +108,11 @@ class Smart final : public Peer {
     follow_threads();
     collect_in(x_, transposed_view(dx));
     collect_in(up_, transposed_view(dB));
-    if (!p_.routed) collect_in(down_, transposed_view(dA));
+    if (!p_.routed()) collect_in(down_, transposed_view(dA));
     y_.backward(transposed_view(p_.dy));
     y_.reset();
-    if (!p_.routed) return;
-    const torch::NoGradGuard no_grad;
+    if (!p_.routed()) return;
+    const c10::NoGradGuard no_grad;
     transposed_view(dA).add_(down_.grad().narrow(1, 0, p_.rank));
     transposed_view(dgate).add_(down_.grad().narrow(1, p_.rank, p_.heads));
     down_.mutable_grad() = Tensor();

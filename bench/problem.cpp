@@ -3,11 +3,16 @@
 
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <list>
 #include <random>
+#include <utility>
 
 namespace bench {
 namespace {
+
+const std::vector<Index> all_tokens{1, 4, 16, 128, 512, 2048}, all_ranks{4, 8, 16, 64}, all_heads{1, 3, 4, 8, 16};
+const std::vector<std::pair<Index, Index>> all_features{{256, 256}, {1024, 1024}, {4096, 4096}, {4096, 11008}};
 
 /// Uniform numbers with this standard deviation. std::uniform_real_distribution differs between libraries; the bits of
 /// mt19937 do not.
@@ -17,16 +22,17 @@ Matrix uniform(Index rows, Index cols, double deviation, std::mt19937& random) {
                              [&] { return static_cast<float>(scale * (static_cast<double>(random()) - 0x1p31)); });
 }
 
-Problem make(Index tokens, Index in, Index out, Index rank, Index heads, bool routed) {
-  std::mt19937 random(static_cast<std::uint32_t>(tokens * 1000003 + in * 1009 + out * 31 + rank * 7 + heads));
-  const double down = 1 / std::sqrt(static_cast<double>(in));  // h and the logits are O(1), and so is dx
-  const double up = 1 / std::sqrt(static_cast<double>(rank));
-  Problem p{tokens, in, out, rank, heads, routed, 2.0F, {}, {}, {}, {}, {}};
-  p.A = uniform(rank, in, down, random);
-  p.gate = uniform(routed ? heads : 0, in, down, random);
-  p.B = uniform(out, heads * rank, up, random);
-  p.x = uniform(in, tokens, 1, random);
-  p.dy = uniform(out, tokens, 1, random);
+Problem make(const Shape& s) {
+  std::mt19937 random(
+      static_cast<std::uint32_t>(s.tokens * 1000003 + s.in * 1009 + s.out * 31 + s.rank * 7 + s.blocks()));
+  const double down = 1 / std::sqrt(static_cast<double>(s.in));  // h and the logits are O(1), and so is dx
+  const double up = 1 / std::sqrt(static_cast<double>(s.rank));
+  Problem p{s, {}, {}, {}, {}, {}};
+  p.A = uniform(s.rank, s.in, down, random);
+  p.gate = uniform(s.heads, s.in, down, random);
+  p.B = uniform(s.out, s.blocks() * s.rank, up, random);
+  p.x = uniform(s.in, s.tokens, 1, random);
+  p.dy = uniform(s.out, s.tokens, 1, random);
   return p;
 }
 
@@ -36,14 +42,42 @@ Index bytes(const Problem& p) {
 
 }  // namespace
 
-std::shared_ptr<const Problem> shared_problem(Index tokens, Index in, Index out, Index rank, Index heads, bool routed) {
+std::string Shape::text() const {
+  const std::string size = std::to_string(in) + (out == in ? "" : "x" + std::to_string(out));
+  return "T:" + std::to_string(tokens) + "/d:" + size + "/r:" + std::to_string(rank) + "/N:" + std::to_string(heads);
+}
+
+bool Shape::operator==(const Shape& o) const {
+  return tokens == o.tokens && in == o.in && out == o.out && rank == o.rank && heads == o.heads;
+}
+
+std::vector<Shape> one_at_a_time() {
+  std::vector<Shape> shapes;
+  for (const Index tokens : all_tokens) shapes.push_back({tokens, centre.in, centre.out, centre.rank, centre.heads});
+  for (const auto& [in, out] : all_features) shapes.push_back({centre.tokens, in, out, centre.rank, centre.heads});
+  for (const Index rank : all_ranks) shapes.push_back({centre.tokens, centre.in, centre.out, rank, centre.heads});
+  for (const Index heads : all_heads) shapes.push_back({centre.tokens, centre.in, centre.out, centre.rank, heads});
+  return shapes;
+}
+
+std::vector<Shape> all_combinations() {
+  std::vector<Shape> shapes;
+  for (const Index tokens : all_tokens) {
+    for (const auto& [in, out] : all_features) {
+      for (const Index rank : all_ranks) {
+        for (const Index heads : all_heads) shapes.push_back({tokens, in, out, rank, heads});
+      }
+    }
+  }
+  return shapes;
+}
+
+std::shared_ptr<const Problem> problem(const Shape& shape) {
   static std::list<std::shared_ptr<const Problem>> cache;  // the last asked for first
   for (auto entry = cache.begin(); entry != cache.end(); ++entry) {
-    const Problem& p = **entry;
-    if (p.tokens == tokens && p.in == in && p.out == out && p.rank == rank && p.heads == heads && p.routed == routed) {
-      cache.splice(cache.begin(), cache, entry);
-      return cache.front();
-    }
+    if (!(**entry == shape)) continue;
+    cache.splice(cache.begin(), cache, entry);
+    return cache.front();
   }
   constexpr Index most = Index{2} << 30;
   Index total = 0;
@@ -51,12 +85,8 @@ std::shared_ptr<const Problem> shared_problem(Index tokens, Index in, Index out,
     total += bytes(**entry);
     entry = total > most ? cache.erase(entry) : std::next(entry);
   }
-  cache.push_front(std::make_shared<Problem>(make(tokens, in, out, rank, heads, routed)));
+  cache.push_front(std::make_shared<Problem>(make(shape)));
   return cache.front();
-}
-
-const Problem& problem(Index tokens, Index in, Index out, Index rank, Index heads, bool routed) {
-  return *shared_problem(tokens, in, out, rank, heads, routed);
 }
 
 }  // namespace bench

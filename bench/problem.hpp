@@ -1,53 +1,47 @@
 // SPDX-License-Identifier: MIT
 //
-// What every candidate computes on, and what a peer is: somebody else's way to the same numbers.
+// The numbers that every candidate computes on, and which sizes are measured. Names begin with the set they belong to:
+//
+//   select/  what the preset runs in some minutes
+//   sweep/   one size at a time around the centre, the rest of it: --benchmark_filter='^(select|sweep)/'
+//   full/    every combination of all sizes: hours
 #pragma once
 
-#include <hydralora/hydralora.hpp>
-
-#include <functional>
+#include <Eigen/Core>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace bench {
 
-using hydralora::Index;
+using Index = Eigen::Index;
 using Matrix = Eigen::MatrixXf;
 
-/// One adapter and one batch, the numbers every candidate computes on. heads >= 1 and routed: HydraLoRA; not routed:
-/// LoRA of that rank (heads == 1, no gate).
-struct Problem {
+/// HydraLoRA of these sizes, or LoRA where heads == 0.
+struct Shape {
   Index tokens, in, out, rank, heads;
-  bool routed;
-  float scaling;      // 2
-  Matrix A, gate, B;  // rank × in, heads × in (0 × in unrouted), out × heads·rank  = [B_1 … B_N]
+
+  bool routed() const { return heads > 0; }
+  Index blocks() const { return routed() ? heads : 1; }  ///< how many B there are
+  /// As in names: T:512/d:4096/r:8/N:8, and d:4096x11008 where in and out differ.
+  std::string text() const;
+  bool operator==(const Shape& other) const;
+};
+
+inline constexpr Shape centre{512, 4096, 4096, 8, 8};
+/// The centre with one size changed, for every size.
+std::vector<Shape> one_at_a_time();
+std::vector<Shape> all_combinations();
+
+/// One adapter and one batch.
+struct Problem : Shape {
+  static constexpr float scaling = 2;
+  Matrix A, gate, B;  // rank × in, heads × in, out × blocks·rank  = [B_1 … B_N]
   Matrix x, dy;       // in × tokens, out × tokens
 };
 
-/// Cached; seeded values of magnitudes that make y and dx O(1). The reference stays valid until problems of 2 GB in
-/// total have been asked for after it: a sweep must not fill the memory.
-const Problem& problem(Index tokens, Index in, Index out, Index rank, Index heads, bool routed);
-
-/// The same, valid for as long as the pointer.
-std::shared_ptr<const Problem> shared_problem(Index tokens, Index in, Index out, Index rank, Index heads, bool routed);
-
-/// A way to compute the adapter: what other people's code would do. All results are ADDED to y / dx / dA / dgate / dB
-/// as in the library.
-class Peer {
- public:
-  virtual ~Peer() = default;
-  virtual void forward(Matrix& y) = 0;  // y += ΔW x; keeps what backward needs
-  virtual void backward(Matrix& dA, Matrix& dgate, Matrix& dB, Matrix& dx) = 0;
-};
-
-struct PeerKind {
-  std::string name;
-  std::string version;
-  std::string missing;  // why it is absent, empty when present
-  std::function<std::unique_ptr<Peer>(const Problem&)> make;
-};
-
-const std::vector<PeerKind>& peers();
+/// Cached; seeded values of magnitudes that make y and dx O(1). The cache forgets problems once 2 GB in total have been
+/// asked for after them, so that a sweep does not fill the memory.
+std::shared_ptr<const Problem> problem(const Shape& shape);
 
 }  // namespace bench

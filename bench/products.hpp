@@ -8,12 +8,26 @@
 #include <string>
 #include <vector>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 namespace bench {
 
 using Size = std::ptrdiff_t;  // Eigen's Index
 
-/// How a stack of rows lies in column-major memory: features × rows, or rows × features. Libraries differ by a factor of
-/// two and more between the two, and not always the same way round.
+/// How many threads the next parallel region of this program would have: what libraries with threads of their own are
+/// told.
+inline int threads_now() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+/// How a stack of rows lies in column-major memory: features × rows, or rows × features. Libraries differ by a factor
+/// of two and more between the two, and not always the same way round.
 enum class Layout { tall, wide };
 
 struct StackShape {

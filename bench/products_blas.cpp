@@ -10,7 +10,6 @@
 #include <type_traits>
 
 #include "products.hpp"
-#include "threads.hpp"
 
 namespace bench {
 namespace {
@@ -124,7 +123,8 @@ class OneDnn final : public Library {
   int (*gemm_)(char, char, Size, Size, Size, float, const float*, Size, const float*, Size, float, float*, Size);
 };
 
-/// The products as calls of gemm, or of gemv where `vectors` (for one token; accumulate then still is a gemm of depth one).
+/// The products as calls of gemm, or of gemv where `vectors` (for one token; accumulate then still is a gemm of depth
+/// one).
 class BlasProducts final : public Products {
  public:
   BlasProducts(const Library& library, bool vectors) : library_(library), vectors_(vectors) {}
@@ -162,10 +162,10 @@ class BlasProducts final : public Products {
   bool vectors_;
 };
 
-/// Peers run at their best: kernels forced by the environment are forgotten, and a library of 2022 is told what to run on
-/// an AMD with AVX-512, which BLIS 0.9 does not know (a sixth of the speed) and OpenBLAS 0.3.21 takes for a Cooper Lake
-/// (no slower but for one token). Where this program itself is built for AVX2, so are they. Returns what was said, for the
-/// version.
+/// Peers run at their best: kernels forced by the environment are forgotten, and a library of 2022 is told what to run
+/// on an AMD with AVX-512, which BLIS 0.9 does not know (a sixth of the speed) and OpenBLAS 0.3.21 takes for a Cooper
+/// Lake (no slower but for one token). Where this program itself is built for AVX2, so are they. Returns what was said,
+/// for the version.
 std::string choose_kernels(const char* variable, [[maybe_unused]] const char* avx512,
                            [[maybe_unused]] const char* avx2) {
   unsetenv(variable);
@@ -210,7 +210,7 @@ ProductLibrary openblas_library() {
   return open<OpenBlas>("openblas", BENCH_OPENBLAS, "libopenblas-openmp-dev", kernels);
 }
 ProductLibrary onednn_library() {
-  return open<OneDnn>("onednn", BENCH_ONEDNN, "libdnnl-dev", choose_kernels("ONEDNN_MAX_CPU_ISA", nullptr, "AVX2"));
+  return open<OneDnn>("onednn", BENCH_DNNL, "libdnnl-dev", choose_kernels("ONEDNN_MAX_CPU_ISA", nullptr, "AVX2"));
 }
 ProductLibrary blis_library() {
   constexpr auto skx = "0", haswell = "3";  // BLIS 0.9 reads the number of its arch_t; it takes any name for 0

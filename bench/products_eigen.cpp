@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Eigen's products, compiled with the flags that suit them best (peers.cmake). The namespace is renamed because the
-// linker would otherwise merge these templates with those of files compiled with other flags, and keep either.
+// Eigen's products, compiled with the flags that suit them best (CMakeLists.txt). The namespace is renamed because the
+// linker would otherwise merge these templates with those of files compiled with other flags, and take either.
 #define Eigen EigenAtItsBest
 #include <Eigen/Core>
 
@@ -9,6 +9,12 @@
 
 namespace bench {
 namespace {
+
+#ifdef BENCH_TUNED  // by CMakeLists.txt
+constexpr auto tuned = " -mtune=haswell";
+#else
+constexpr auto tuned = "";
+#endif
 
 using Map = Eigen::Map<Eigen::MatrixXf>;
 using ConstMap = Eigen::Map<const Eigen::MatrixXf>;
@@ -58,7 +64,7 @@ ProductLibrary eigen_library() {
   ProductLibrary library;
   library.name = "eigen";
   library.version = text(EIGEN_WORLD_VERSION) + '.' + text(EIGEN_MAJOR_VERSION) + '.' + text(EIGEN_MINOR_VERSION) +
-                    ", " + Eigen::SimdInstructionSetsInUse() + ", " + BENCH_EIGEN_FLAGS;
+                    ", " + Eigen::SimdInstructionSetsInUse() + ", " + BENCH_COMPILER " " BENCH_FLAGS + tuned;
   library.gemm = &products;
   return library;
 }

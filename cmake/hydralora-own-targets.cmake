@@ -1,15 +1,9 @@
-# Settings of this project's own tests, examples and benchmarks; none of it reaches a consumer.
+# Settings of this project's tests, examples and benchmarks. None of it reaches a consumer.
+option(HYDRALORA_NATIVE "Build the project's programs for this machine's instruction set" OFF)
+option(HYDRALORA_OPENMP "Build the project's programs with OpenMP, where found" ON)
+option(HYDRALORA_TEST_MATRIX "Also test what takes minutes: compilers, standards, policies, large hosts" OFF)
 
-option(HYDRALORA_NATIVE "Build our own programs for this machine's instruction set" OFF)
-option(HYDRALORA_OPENMP "Build our own programs with OpenMP, where found" ON)
-
-if(HYDRALORA_OPENMP)
-  find_package(OpenMP QUIET COMPONENTS CXX)
-  if(NOT OpenMP_CXX_FOUND)
-    message(STATUS "OpenMP not found: our own programs run on one thread")
-  endif()
-endif()
-
+find_package(Python3 QUIET COMPONENTS Interpreter)
 add_library(hydralora_own INTERFACE)
 target_link_libraries(hydralora_own INTERFACE hydralora::hydralora)
 target_compile_options(hydralora_own INTERFACE -Wall -Wextra -Wconversion -Wshadow)
@@ -17,13 +11,25 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
   # g++ 12 sees uninitialised variables in its own AVX-512 intrinsics (GCC bug 105593) once Eigen's products are inlined.
   target_compile_options(hydralora_own INTERFACE -Wno-maybe-uninitialized -Wno-uninitialized)
 endif()
-if(TARGET OpenMP::OpenMP_CXX)
-  target_link_libraries(hydralora_own INTERFACE OpenMP::OpenMP_CXX)
+if(HYDRALORA_OPENMP)
+  find_package(OpenMP QUIET COMPONENTS CXX)
+  if(OpenMP_CXX_FOUND)
+    target_link_libraries(hydralora_own INTERFACE OpenMP::OpenMP_CXX)
+  else()
+    message(STATUS "OpenMP not found: the project's programs run on one thread")
+  endif()
 endif()
 
-# The instruction set is kept apart, so that tests can be built for several.
+# The instruction set is a target of its own, so that tests can be built for several.
 add_library(hydralora_native INTERFACE)
 target_link_libraries(hydralora_native INTERFACE hydralora_own)
-if(HYDRALORA_NATIVE)
-  target_compile_options(hydralora_native INTERFACE -march=native)
-endif()
+target_compile_options(hydralora_native INTERFACE $<$<BOOL:${HYDRALORA_NATIVE}>:-march=native>)
+
+# For programs whose speed does not matter: without optimisation, and with the kernels compiled once for all of them.
+file(CONFIGURE OUTPUT instantiate.cpp CONTENT "#include <hydralora/instantiate.hpp>\n")
+add_library(hydralora_unoptimized STATIC EXCLUDE_FROM_ALL ${CMAKE_CURRENT_BINARY_DIR}/instantiate.cpp)
+target_link_libraries(hydralora_unoptimized PUBLIC hydralora_own)
+target_compile_options(hydralora_unoptimized PUBLIC -O0)
+target_compile_definitions(hydralora_unoptimized PUBLIC HYDRALORA_EXTERN_TEMPLATES)
+
+include(${CMAKE_CURRENT_LIST_DIR}/hydralora-torch.cmake)

@@ -3,22 +3,12 @@
 // The methods side by side: what each trains, one training loop for all of them, and what is measured afterwards.
 #pragma once
 
-#include <array>
-#include <cstdint>
 #include <functional>
-#include <memory>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
-#include "checkpoints.hpp"
+#include "../support/run.hpp"
 #include "model.hpp"
-#include "ranks.hpp"
 
 namespace finetune {
-
-/// What the frozen base's weights are stored as.
-enum class Precision { float32, bf16, f16, int8, nf4 };
 
 struct Settings {
   Index context = 16;  ///< bytes the model sees, the instruction byte included
@@ -30,54 +20,28 @@ struct Settings {
   Index rank = 8;
   Index heads = 4;
   double dropout = 0;
-  Precision base_precision = Precision::float32;
+  std::string base_precision = "float32";  ///< what the frozen weights are stored as
   double pretraining_learning_rate = 4e-3;
   double learning_rate = 0;  ///< of every method where positive, instead of its default
   std::uint64_t seed = 0;
-  std::uint64_t adapter_seed = 0;    ///< added to the seed where adapters are initialised
   Index evaluation_examples = 4096;  ///< held-out examples per part
   Index curve_points = 8;            ///< times the validation loss is taken on the way
-  Checkpoints checkpoints;
-  std::shared_ptr<Ranks> ranks;  ///< that share every batch; none: this process takes all of it
+  Run run;                           ///< checkpoints, and the ranks that share every batch
 };
 
-/// A way to fine-tune: full, or an adapter of this kind, rank and number of heads on every layer.
+/// A way to fine-tune: all weights, or an adapter of this kind, rank and number of heads on every layer.
 struct Method {
-  enum class Kind { full, lora, lora_fa, dora, split, hydra, shared_b_lora };
-  enum class Start {
-    kaiming,
-    gaussian,
-    orthogonal,
-    clusters
-  };  ///< gaussian: B too, deviation 0.01; clusters: the gate
+  enum class Kind { full, lora, split_lora, hydra_lora };
   Kind kind;
   std::string name;
   Index rank;
   Index heads;
   double learning_rate;
-  hydralora::Routing routing = hydralora::Routing::learned;  ///< given: one head for each part, told to the router
-  hydralora::GateConfig gate = {};
-  double scaling = 2;  ///< alpha / rank, the same for all, so that their learning rates mean the same
-  Start start = Start::kaiming;
-  double balance = 0;  ///< weight of the Switch load
-  Index warmup = 0;    ///< steps of HeadWarmup
 };
 
 /// Full fine-tuning, LoRA at HydraLoRA's rank, LoRA and routed SplitLoRA at about HydraLoRA's parameter count,
 /// HydraLoRA.
-std::vector<Method> methods(const Settings& settings, bool tasks);
-
-/// The method at the rank at which it trains closest to `parameters` numbers.
-Method at_budget(Method method, Index parameters, const Settings& settings);
-
-/// Numbers that a method trains in this model.
-Index trainable_parameters(const Method& method, const Settings& settings);
-
-/// A training run whose gradients are no longer finite.
-class Diverged : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
+std::vector<Method> methods(const Settings& settings, MixtureKind kind);
 
 struct CurvePoint {
   Index step;
@@ -87,8 +51,7 @@ struct CurvePoint {
 
 /// How one layer routes the held-out text of one part.
 struct PartRouting {
-  Eigen::VectorXd usage;
-  Eigen::VectorXd top1_share;
+  Eigen::VectorXd usage, top1_share;  ///< by head
   double normalized_entropy;
 };
 
@@ -97,30 +60,42 @@ struct Result {
   Index parameters = 0;
   double learning_rate = 0;
   double milliseconds_per_step = 0;
+  std::vector<CurvePoint> curve;
+  struct {
+    double loss;  ///< Σ since the last point of the curve, while it trains
+    Index start;
+  } since_point = {0, 0};
   std::vector<double> bits_per_byte;  ///< on the test positions of every part
   double mean = 0;
-  double validation = 0;  ///< at the end, mean over the parts
-  std::vector<CurvePoint> curve;
+  double validation = 0;                          ///< at the end, mean over the parts
   std::vector<std::vector<PartRouting>> routing;  ///< [layer][part], where the method routes
-  std::array<double, 3> head_likeness = {};       ///< mean cosine between the heads' B, by layer
-  std::array<Factors, 3> factors;                 ///< by layer, where an adapter was trained
+};
+
+/// A training run whose gradients are no longer finite.
+class Diverged : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 /// Called after every step: what is trained, step, steps, tokens per step, loss in bits per byte, tokens per second.
 using Progress = std::function<void(const std::string&, Index, Index, Index, double, double)>;
 
-/// Trains all weights from scratch on `mixture` and returns them; `result` receives the curve.
-Weights pretrain(const Mixture& mixture, const Settings& settings, const Progress& progress, Result& result);
+/// AdamW with warm-up over 3 % of the steps, cosine to zero, gradients clipped to norm 1; then measure().
+/// @param result  its name is that of the run.
+void train(Mlp& model, const Mixture& mixture, const Settings& settings, Index steps, double learning_rate,
+           const Progress& progress, Result& result);
 
-/// The same weights as this precision holds them, in floats again. Embeddings and biases stay as they are.
-/// @param bytes  receives what W takes, on average for one number.
-Weights stored(Weights weights, Precision precision, double& bytes);
+/// The losses on held-out text and the routing of every part into `result`.
+void measure(const Mlp& model, const Mixture& mixture, const Settings& settings, Result& result);
+
+/// Trains all weights from scratch on `mixture` and returns them as the frozen base's precision holds them, in floats.
+/// @param result  receives the curve.
+/// @param bytes   receives what a weight takes in that precision.
+Weights pretrain(const Mixture& mixture, const Settings& settings, const Progress& progress, Result& result,
+                 double& bytes);
 
 /// Fine-tunes the frozen `base` on `mixture` with one method and measures it.
-Result finetune(const Weights& base, const Mixture& mixture, const Method& method, const Settings& settings,
-                const Progress& progress);
-
-/// The base as it is, measured on the same held-out text.
-Result measure_base(const Weights& base, const Mixture& mixture, const Settings& settings);
+Result fine_tune(const Weights& base, const Mixture& mixture, const Method& method, const Settings& settings,
+                 const Progress& progress);
 
 }  // namespace finetune

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Everything in analysis/ that compiles fast. similarity.hpp needs Eigen's SVD and is included by itself.
+// Everything in analysis/ but similarity.hpp, which needs Eigen's SVD and compiles slowly.
 #pragma once
 
 #include "hydralora/analysis/components.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Everything an embedding host needs: views, layers, frozen bases. Training tools are in hydralora/train.hpp.
+// Views, layers and frozen bases. Training tools are in hydralora/train.hpp.
 #pragma once
 
 #include "hydralora/core/aligned.hpp"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// For one source file of a program whose files are all compiled with -DHYDRALORA_EXTERN_TEMPLATES: it compiles the
-// kernels for float and double, and the other files do not (docs/building.md).
+// Include it in one source file of a program that is compiled with -DHYDRALORA_EXTERN_TEMPLATES. Only this file then
+// compiles the kernels for float and double (docs/building.md).
 #pragma once
 
 #include "hydralora/kernels/elementwise.hpp"

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// Everything in train/ that compiles fast. initialize.hpp needs Eigen's SVD and is included by itself.
+// Everything in train/ but initialize.hpp, which needs Eigen's SVD and compiles slowly.
 #pragma once
 
-#include "hydralora/analysis.hpp"  // its headers were in train/ until version 0.2; this line goes with version 0.3
+#include "hydralora/analysis.hpp"  // its headers were in train/ until version 0.2; to be removed in version 0.3
 #include "hydralora/train/adamw.hpp"
 #include "hydralora/train/balance.hpp"
 #include "hydralora/train/data_parallel.hpp"

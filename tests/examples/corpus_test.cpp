@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "finetune_mlp/corpus.hpp"
+#include "examples/support/corpus.hpp"
 
 #include <doctest/doctest.h>
 #include <sys/stat.h>

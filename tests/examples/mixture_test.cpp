@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "finetune_mlp/mixture.hpp"
+#include "studies/scenes.hpp"
 
 #include <doctest/doctest.h>
 
@@ -8,7 +8,7 @@
 #include <set>
 
 #include "hydralora/core/random.hpp"
-#include "mean_interval.hpp"
+#include "studies/mean_interval.hpp"
 
 namespace {
 
@@ -27,12 +27,8 @@ struct Fixture {
       splits[which] = split_positions(texts[which], static_cast<int>(context), 3);
     }
   }
-  Mixture mixture(Layout layout) const {
-    return {{{"one", &texts[0], &splits[0], tasks()[0]}, {"two", &texts[1], &splits[1], tasks()[1]}},
-            context,
-            5,
-            finetuning_stream,
-            layout};
+  std::vector<Part> parts() const {
+    return {{"one", &texts[0], &splits[0], tasks()[0]}, {"two", &texts[1], &splits[1], tasks()[1]}};
   }
   /// Where in its text the bytes of an example are, found by looking for them.
   std::size_t position(const Batch& batch, Index t) const {
@@ -53,7 +49,8 @@ struct Fixture {
 
 TEST_CASE("mixture: an example is an instruction, the text before a byte, and that byte as its task writes it") {
   const Fixture f;
-  const Mixture mixture = f.mixture({});
+  const Mixture mixture(f.parts(), context, 5, finetuning_stream);
+  const RunMixture single(f.parts(), context, 5, finetuning_stream, {});
   Batch batch, again;
   mixture.sample(7, 200, batch);
   mixture.sample(7, 200, again);
@@ -61,7 +58,12 @@ TEST_CASE("mixture: an example is an instruction, the text before a byte, and th
   CHECK(batch.targets == again.targets);
   mixture.sample(8, 200, again);
   CHECK(batch.contexts != again.contexts);
-  CHECK(batch.segments == std::vector<Index>(200, 1));
+  single.sample(7, 200, again);  // runs of one example are the same mixture
+  CHECK(batch.contexts == again.contexts);
+  CHECK(batch.targets == again.targets);
+  CHECK(batch.parts == again.parts);
+  CHECK(again.segments == std::vector<Index>(200, 1));
+  CHECK(single.held_out(1, &Split::test, 160).contexts == mixture.held_out(1, &Split::test, 160).contexts);
   std::set<Index> parts;
   for (Index t = 0; t < 200; ++t) {
     const auto part = static_cast<std::size_t>(batch.parts[static_cast<std::size_t>(t)]);
@@ -79,7 +81,7 @@ TEST_CASE("mixture: runs of one part, in a row or apart, in training and held ou
   const Fixture f;
   for (const bool consecutive : {true, false}) {
     CAPTURE(consecutive);
-    const Mixture mixture = f.mixture({16, consecutive});
+    const RunMixture mixture(f.parts(), context, 5, finetuning_stream, {16, consecutive});
     Batch batch;
     mixture.sample(3, 200, batch);
     CHECK(batch.segments.size() == 13);
@@ -113,11 +115,10 @@ TEST_CASE("mixture: runs of one part, in a row or apart, in training and held ou
 }
 
 TEST_CASE("mixture: a task that rewrites only the front of the alphabet") {
-  Part part{"part", nullptr, nullptr, tasks()[3]};  // mirror
   const auto rewritten = [&](int letters) {
-    part.letters = letters;
+    const Task mirror = limited(tasks()[3], letters);
     std::string text = "abmzABMZ09!@[`{/";
-    for (char& c : text) c = static_cast<char>(part.rewrite(static_cast<unsigned char>(c)));
+    for (char& c : text) c = static_cast<char>(mirror.apply(static_cast<unsigned char>(c)));
     return text;
   };
   CHECK(rewritten(26) == "zynaZYNA90!@[`{/");

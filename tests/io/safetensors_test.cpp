@@ -166,7 +166,7 @@ TEST_CASE("safetensors: a writer refuses what a file cannot hold") {
   SafetensorsWriter out;
   const Eigen::MatrixXf m = Eigen::MatrixXf::Ones(2, 3);
   out.add("m", m);
-  CHECK(message_of([&] { out.add("m", m); }) == "SafetensorsWriter: 'm' is there already");
+  CHECK(message_of([&] { out.add("m", m); }) == "SafetensorsWriter: 'm' was added before");
   CHECK(message_of([&] { out.add("__metadata__", m); }).find("cannot be named") != std::string::npos);
   CHECK(message_of([&] { out.add("n", m, DType::I8); }) ==
         "SafetensorsWriter: 'n' as I8, expected F64, F32, F16 or BF16");
@@ -192,48 +192,48 @@ TEST_CASE("safetensors: every header that lies is refused with the reason") {
   };
   const auto one = [&](const std::string& text, const std::string& data) { return file_of("{" + text + "}", data); };
   const std::vector<Case> cases = {
-      {"", "has 0 bytes, a safetensors file has 8 at least"},
+      {"", "has 0 bytes, a safetensors file has at least 8"},
       {"1234567", "has 7 bytes"},
       {std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8), "announces a header of 18446744073709551615 bytes"},
       {std::string("\x01\0\0\0\0\0\0\0", 8), "announces a header of 1 bytes"},
-      {std::string("\x01\0\0\x01\0\0\0\0", 8) + std::string((16U << 20U) + 1, ' '), "more than 16 MiB are refused"},
+      {std::string("\x01\0\0\x01\0\0\0\0", 8) + std::string((16U << 20U) + 1, ' '), "at most 16 MiB are allowed"},
       {file_of(""), "does not begin with {"},
       {file_of(" {}"), "does not begin with {"},
       {file_of("[]"), "does not begin with {"},
-      {file_of("{"), "is no JSON"},
-      {file_of("{}x"), "is no JSON"},
-      {file_of("{} {}"), "is no JSON"},
-      {file_of("{\"a\":1}"), "a number where none belongs"},
-      {file_of("{\"a\":null}"), "null where none belongs"},
+      {file_of("{"), "is not JSON"},
+      {file_of("{}x"), "is not JSON"},
+      {file_of("{} {}"), "is not JSON"},
+      {file_of("{\"a\":1}"), "a number where none is allowed"},
+      {file_of("{\"a\":null}"), "null where none is allowed"},
       {file_of("{\"a\":true}"), "true or false"},
-      {file_of("{\"a\":[]}"), "an array where none belongs"},
-      {file_of("{\"a\":\"b\"}"), "a string where none belongs"},
+      {file_of("{\"a\":[]}"), "an array where none is allowed"},
+      {file_of("{\"a\":\"b\"}"), "a string where none is allowed"},
       {file_of("{\"a\":{}}"), "tensor 'a': lacks its dtype, shape or data_offsets"},
       {one(R"("a":{"shape":[2],"data_offsets":[0,8]})", eight), "tensor 'a': lacks its dtype"},
       {one(R"("a":{"dtype":"F64","data_offsets":[0,8]})", eight), "tensor 'a': lacks its dtype, shape"},
       {one(R"("a":{"dtype":"F32","shape":[0]})", ""), "tensor 'a': lacks its dtype, shape or data_offsets"},
       {one(good + R"(,"b":{"dtype":"I8","shape":[0]})", eight), "tensor 'b': lacks its dtype"},  // a's do not count
-      {file_of("{\"a\":{\"a\":{}}}"), "knows no 'a'"},
-      {file_of("{\"a\":{\"dtype\":{}}}"), "an object where none belongs"},
-      {file_of("{\"a\":{\"dtype\":[]}}"), "an array where none belongs"},
-      {file_of("{\"a\":{\"shape\":[[]]}}"), "an array where none belongs"},
-      {file_of("{\"a\":{\"shape\":3}}"), "a number where none belongs"},
-      {file_of("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\"}}"), "'dtype' is there twice"},
-      {one(R"("a":{"shape":[2],"shape":[],"dtype":"F32","data_offsets":[0,8]})", eight), "'shape' is there twice"},
-      {one(R"("a":{"data_offsets":[0,8],"data_offsets":[0,8]})", eight), "'data_offsets' is there twice"},
-      {file_of("{\"__metadata__\":[]}"), "an array where none belongs"},
-      {file_of("{\"__metadata__\":{\"a\":1}}"), "a number where none belongs"},
-      {file_of("{\"__metadata__\":{\"a\":{}}}"), "an object where none belongs"},
-      {file_of("{\"__metadata__\":{\"a\":\"\",\"a\":\"\"}}"), "__metadata__: 'a' is there twice"},
-      {file_of("{\"__metadata__\":{},\"__metadata__\":{}}"), "'__metadata__' is there twice"},
-      {one(good + "," + good, eight), "'a' is there twice"},
+      {file_of("{\"a\":{\"a\":{}}}"), "has the unknown field 'a'"},
+      {file_of("{\"a\":{\"dtype\":{}}}"), "an object where none is allowed"},
+      {file_of("{\"a\":{\"dtype\":[]}}"), "an array where none is allowed"},
+      {file_of("{\"a\":{\"shape\":[[]]}}"), "an array where none is allowed"},
+      {file_of("{\"a\":{\"shape\":3}}"), "a number where none is allowed"},
+      {file_of("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\"}}"), "'dtype' appears twice"},
+      {one(R"("a":{"shape":[2],"shape":[],"dtype":"F32","data_offsets":[0,8]})", eight), "'shape' appears twice"},
+      {one(R"("a":{"data_offsets":[0,8],"data_offsets":[0,8]})", eight), "'data_offsets' appears twice"},
+      {file_of("{\"__metadata__\":[]}"), "an array where none is allowed"},
+      {file_of("{\"__metadata__\":{\"a\":1}}"), "a number where none is allowed"},
+      {file_of("{\"__metadata__\":{\"a\":{}}}"), "an object where none is allowed"},
+      {file_of("{\"__metadata__\":{\"a\":\"\",\"a\":\"\"}}"), "__metadata__: 'a' appears twice"},
+      {file_of("{\"__metadata__\":{},\"__metadata__\":{}}"), "'__metadata__' appears twice"},
+      {one(good + "," + good, eight), "'a' appears twice"},
       {one(tensor("a", "F31", "[2]", "[0,8]"), eight), "unknown dtype 'F31'"},
       {one(tensor("a", "f32", "[2]", "[0,8]"), eight), "unknown dtype 'f32'"},
       {one(tensor("a", "F32", "[-2]", "[0,8]"), eight), "the negative number -2"},
-      {one(tensor("a", "F32", "[2.0]", "[0,8]"), eight), "'2.0', which is no integer"},
-      {one(tensor("a", "F32", "[1e999]", "[0,8]"), eight), "is no JSON"},
-      {one(tensor("a", "F32", "[2e0]", "[0,8]"), eight), "which is no integer"},
-      {one(tensor("a", "F32", "[18446744073709551616]", "[0,8]"), eight), "which is no integer below 2^64"},
+      {one(tensor("a", "F32", "[2.0]", "[0,8]"), eight), "'2.0', which is not an integer"},
+      {one(tensor("a", "F32", "[1e999]", "[0,8]"), eight), "is not JSON"},
+      {one(tensor("a", "F32", "[2e0]", "[0,8]"), eight), "which is not an integer"},
+      {one(tensor("a", "F32", "[18446744073709551616]", "[0,8]"), eight), "which is not an integer below 2^64"},
       {one(tensor("a", "F32", "[18446744073709551615]", "[0,8]"), eight), "has a dimension of 18446744073709551615"},
       {one(tensor("a", "F32", "[4611686018427387904,2]", "[0,8]"), eight), "is too large"},
       {one(tensor("a", "F32", "[4294967296,4294967296,0]", "[0,0]"), ""), "is too large"},
@@ -247,10 +247,10 @@ TEST_CASE("safetensors: every header that lies is refused with the reason") {
       {one(tensor("a", "F32", "[1]", "[0,4]"), eight), "has 8 bytes behind the header, its tensors 4"},
       {one(good + "," + tensor("b", "F32", "[1]", "[4,8]"), eight), "overlap"},
       {one(good + "," + tensor("b", "F32", "[2]", "[0,8]"), eight), "overlap"},
-      {one(tensor("\xff", "F32", "[2]", "[0,8]"), eight), "is no JSON"},
+      {one(tensor("\xff", "F32", "[2]", "[0,8]"), eight), "is not JSON"},
       {file_of("{\"a\":{\"data_offsets\":[0,18446744073709551615],\"shape\":[],\"dtype\":\"I8\"}}"), "do not lie in"},
-      {file_of("{" + std::string(100000, '[')), "is no JSON"},
-      {file_of("{\"a\":" + std::string(100000, '{')), "is no JSON"},
+      {file_of("{" + std::string(100000, '[')), "is not JSON"},
+      {file_of("{\"a\":" + std::string(100000, '{')), "is not JSON"},
   };
   for (const Case& c : cases) {
     CAPTURE(c.content.substr(0, 200));
@@ -293,10 +293,10 @@ TEST_CASE("safetensors: a folder, a pipe and nothing at all are no files") {
   const TemporaryFolder folder;
   CHECK(message_of<FileError>([&] { SafetensorsFile file(folder("none")); }) ==
         folder("none").string() + ": cannot open: No such file or directory");
-  CHECK(message_of<FileError>([&] { SafetensorsFile file(folder.path()); }).find("is no regular file") !=
+  CHECK(message_of<FileError>([&] { SafetensorsFile file(folder.path()); }).find("is not a regular file") !=
         std::string::npos);
   REQUIRE(mkfifo(folder("pipe").c_str(), 0600) == 0);
-  CHECK(message_of<FileError>([&] { SafetensorsFile file(folder("pipe")); }).find("is no regular file") !=
+  CHECK(message_of<FileError>([&] { SafetensorsFile file(folder("pipe")); }).find("is not a regular file") !=
         std::string::npos);
 }
 

@@ -123,7 +123,7 @@ TEST_CASE("a set refuses what does not fit, and nothing is changed") {
   using Set = AdapterSet<HydraLoRA<float>>;
   Set set;
   const Index a = set.add("a", random_adapter<float>(2, 3, 1));
-  CHECK(message_of([&] { set.add("a", random_adapter<float>(2, 3, 1)); }) == "AdapterSet::add: 'a' is there already");
+  CHECK(message_of([&] { set.add("a", random_adapter<float>(2, 3, 1)); }) == "AdapterSet::add: 'a' was added before");
   CHECK(message_of([&] { set.add("b", nullptr); }) == "AdapterSet::add: no adapter for 'b'");
   CHECK(message_of([&] {
           set.add("b", std::make_unique<HydraLoRA<float>>(HydraLoRAConfig{12, 11, 2}));
@@ -178,7 +178,7 @@ TEST_CASE("a set refuses what does not fit, and nothing is changed") {
   for (const auto& options : {with_segments, with_weights, with_weights_gradient, with_logits_gradient}) {
     CHECK(message_of([&] {
             set.forward(x, y, {{a, 5}}, cache, options);
-          }).find("have no place in a batch of several adapters") != std::string::npos);
+          }).find("are not supported in a batch of several adapters") != std::string::npos);
   }
   CHECK(y == Matrix<float>::Ones(11, 5));
 

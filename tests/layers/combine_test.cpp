@@ -123,7 +123,7 @@ TEST_CASE("what cannot be combined is refused") {
   CHECK(message_of([&] { combine_to_rank(List{&broken}, {1}, 1); }) == "combine_to_rank: a LoRA is not finite");
   LoRA<float> large = a;
   large.parameters().setConstant(1e30F);
-  CHECK(message_of([&] { combine_exactly(List{&large}, {1e30}); }).find("not finite in the LoRA's numbers") !=
+  CHECK(message_of([&] { combine_exactly(List{&large}, {1e30}); }).find("not finite in the LoRA's scalar type") !=
         std::string::npos);
   CHECK(message_of([&] {
           combine_as_lorahub(List{&a, &c}, {1, 2});

@@ -394,7 +394,7 @@ TEST_CASE("gates that make no sense are refused with the values") {
           c.gate.input = GateInput::projection;
           c.dropout = 0.25;
         }) ==
-        "HydraLoRA: a gate that reads A x would see what dropout 0.25 leaves of x in training, and all of it later: "
+        "HydraLoRA: a gate that reads A x would read x with dropout 0.25 in training and without it at inference: "
         "use GateInput::x or dropout 0");
   CHECK(refused([](auto& c) {
           c.gate.temperature = 2;

@@ -218,7 +218,7 @@ TEST_CASE("PiSSA and OLoRA refuse what they cannot do, and change nothing") {
   Matrix<double> large = 1e200 * random_matrix<double>(5, 6, 1);
   const Matrix<double> large_before = large;
   CHECK(message_of([&] { initialize_olora(wide, large); }) ==
-        "initialize_olora: the weight's numbers are too large to be taken apart");
+        "initialize_olora: the weight's numbers are too large to be split");
   CHECK(same_bits(large, large_before));
   CHECK(wide.B().isZero(0));
 }

@@ -1,35 +1,34 @@
 // SPDX-License-Identifier: MIT
 //
-// Clusters by density, where k-means (components.hpp) would have to be told their number.
+// DBSCAN: density-based clustering. Unlike k-means it finds the number of clusters.
 #pragma once
 
 #include <cmath>
 #include <cstddef>
 #include <vector>
 
+#include "hydralora/analysis/k_means.hpp"
 #include "hydralora/core/expects.hpp"
-#include "hydralora/analysis/components.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// What dbscan() found.
+/// The result of dbscan().
 struct DbscanResult {
-  std::vector<Index> labels;  ///< cluster of every sample, in the order in which the clusters begin; −1 = noise
-  Index clusters = 0;         ///< noise is none
+  std::vector<Index> labels;  ///< cluster of every sample, numbered by their first core sample; −1 = noise
+  Index clusters = 0;         ///< without noise
 };
 
-/// Clusters of any shape as regions that are dense: a sample with at least min_samples samples (itself among them) within
-/// `radius` is a core; cores within `radius` of each other, and what else is within `radius` of one, form a cluster. A
-/// sample near the cores of two clusters belongs to the one that begins first.
+/// Finds dense clusters of any shape. A sample with at least min_samples neighbours (including itself) is a core.
+/// Neighbouring cores and all their neighbours form a cluster. A sample near two clusters belongs to the first.
 ///
-/// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters"; the paper of HydraLoRA
+/// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters"; HydraLoRA's paper
 ///          names it as an alternative to k-means.
-/// @param points  (features × samples), a column is a sample.
-/// @param radius       within which samples are neighbours, > 0.
-/// @param min_samples  that make a sample a core, itself among them.
-/// @throws std::invalid_argument  where radius is not above 0 and finite, min_samples < 1, or a number is not finite.
-/// Cost     up to 6 · features · samples² flop, no index.
+/// @param points       (features × samples), a column is a sample.
+/// @param radius       the maximum distance of neighbours, > 0.
+/// @param min_samples  the minimum number of neighbours of a core, including itself.
+/// @throws std::invalid_argument  if radius is not finite and above 0, min_samples < 1, or a number is not finite.
+/// Cost     up to 6 · features · samples² flop; there is no spatial index.
 template <class Derived>
 DbscanResult dbscan(const Eigen::MatrixBase<Derived>& points, double radius, Index min_samples) {
   expects(radius > 0 && std::isfinite(radius), "dbscan: radius is ", radius, ", expected finite and above 0");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What a router does and whether the heads differ: the numbers to watch while a routed adapter trains.
+// Statistics of a router and its heads, to monitor the training of a routed adapter.
 #pragma once
 
 #include <algorithm>
@@ -12,34 +12,29 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Running statistics of routing weights ω, one column per token, each expected to be ≥ 0 with sum 1.
+/// Statistics of routing weights ω over many tokens. The weights of a token should be ≥ 0 with sum 1.
 ///
-/// How to read them:
-///   normalized_entropy  1.0000 = every token gets every head alike: the router is inert. Near 0 = each token has
-///                       one head. A router that learns falls from 1 as training goes on.
-///   usage               1/N each is balanced. One head near 1 = collapse; a head near 0 is dead.
-///   top1_share          the same by vote. Read it beside the entropy: between weights that are all but equal, noise
-///                       in the last digit decides the vote.
-/// Low entropy with balanced usage is a specialised router; low entropy with one used head is a collapsed one.
+///   normalized_entropy  1 = every token uses all heads equally, 0 = one head. It falls while a router learns.
+///   usage               1/N each = balanced. One head near 1 = collapse; a head near 0 is not used.
+///   top1_share          the share of tokens whose largest weight is a head's. With entropy near 1, rounding decides.
+/// Low entropy with balanced usage: the router is specialised. Low entropy with one used head: it has collapsed.
 ///
-/// Everything is summed in double, token after token. Not for concurrent add().
+/// Sums are in double, in token order. add() is not thread-safe.
 class RouterStats {
  public:
-  /// @throws std::invalid_argument  where heads < 1.
+  /// @throws std::invalid_argument  if heads < 1.
   explicit RouterStats(Index heads) {
     expects(heads >= 1, "RouterStats: heads is ", heads, ", expected >= 1");
     weight_sums_ = Eigen::VectorXd::Zero(heads);
     top1_counts_ = Eigen::VectorXd::Zero(heads);
   }
 
-  Index heads() const { return weight_sums_.size(); }  ///< of the router
-  /// Tokens seen so far.
+  Index heads() const { return weight_sums_.size(); }
   Index tokens() const { return tokens_; }
 
-  /// Takes in the weights of some tokens.
+  /// Adds the weights of some tokens.
   ///
-  /// @param weights  (heads × tokens), read. tokens = 0 is a no-op. Only the shape is checked:
-  ///                 a NaN shows in the results.
+  /// @param weights  (heads × tokens), read. Only the shape is checked: a NaN makes the results NaN.
   /// @throws std::invalid_argument  on another number of heads; the statistics are then unchanged.
   /// Cost     one logarithm per number; allocates nothing.
   template <class Scalar>
@@ -62,20 +57,19 @@ class RouterStats {
   void add(Tokens<Scalar> weights) {
     add(ConstTokens<Scalar>(weights));
   }
-  /// The same for an Eigen matrix, block or map in memory.
+  /// For an Eigen matrix, block or map.
   template <class Derived>
   void add(const Eigen::DenseBase<Derived>& weights) {
     add(ConstTokens<typename Derived::Scalar>(weights.derived()));
   }
 
-  /// Mean weight of each head. Zeros before the first token.
+  /// The mean weight of each head. Zeros without tokens.
   Eigen::VectorXd usage() const { return weight_sums_ / token_divisor(); }
 
-  /// Share of the tokens whose largest weight is that head's, ties to the lower head. Zeros before the first token.
+  /// The share of tokens whose largest weight is that of the head; of equal ones the lower counts. 0 without tokens.
   Eigen::VectorXd top1_share() const { return top1_counts_ / token_divisor(); }
 
-  /// Mean over tokens of  -Σ_i ω_i ln ω_i / ln N, in [0, 1] for weights that sum to 1. 0 before the first token, and by
-  /// convention for N = 1, where there is nothing to choose.
+  /// The mean over tokens of  -Σ_i ω_i ln ω_i / ln N, in [0, 1] for weights with sum 1. 0 without tokens and for N = 1.
   double normalized_entropy() const {
     if (heads() == 1) return 0;
     return entropy_sum_ / (token_divisor() * std::log(static_cast<double>(heads())));
@@ -92,14 +86,13 @@ class RouterStats {
 
 /// Cosines between the up-projections of a layer's heads:  C_ij = ⟨B_i, B_j⟩ / (‖B_i‖ ‖B_j‖), the B flattened.
 ///
-/// Off the diagonal, near 1 = the heads are alike and the router has nothing to choose from; near 0 = they write
-/// different directions; near -1 = one undoes the other. The cosine with an all-zero head is 0, its own on the diagonal
-/// too (a head that was never trained); the diagonal of every other head is exactly 1.
+/// Off the diagonal: near 1 = the heads are similar, so routing has little effect; near 0 = they are orthogonal; near
+/// -1 = they cancel. The diagonal is exactly 1, but row and column of an all-zero head (not trained) are 0.
 ///
-/// @param layer  offers config().heads and B(head), an Eigen expression; all heads of one shape.
+/// @param layer  has config().heads and B(head), an Eigen expression; all heads of one shape.
 /// @return  (heads × heads), symmetric, within [-1, 1].
-/// @throws std::invalid_argument  where a head's shape differs from the first one's.
-/// Cost     N² · out · rank flop; holds a copy of all heads in double.
+/// @throws std::invalid_argument  if a head's shape differs from the first head's.
+/// Cost     N² · out · rank flop; copies all heads to double.
 template <class Layer>
 Eigen::MatrixXd head_cosine(const Layer& layer) {
   const Index heads = layer.config().heads;
@@ -126,13 +119,13 @@ Eigen::MatrixXd head_cosine(const Layer& layer) {
   return cosine;
 }
 
-/// ‖ΔW‖ (Frobenius) of a layer without forming ΔW, for an adapter that loads but does nothing must be noticeable:
+/// ‖ΔW‖ (Frobenius) of a layer, without forming ΔW. It shows, for example, that a loaded adapter does nothing.
 /// ‖s Σ_i ω_i B_i A_i‖² = s² Σ_ij ω_i ω_j ⟨B_iᵀ B_j, A_i A_jᵀ⟩, from the two Gram matrices of the stacks.
 ///
 /// @param layer    a LoRA, SplitLoRA, HydraLoRA or SharedBLoRA.
-/// @param weights  ω of the heads, e.g. RouterStats::usage(); empty = 1 each without a router, 1/N each with one.
+/// @param weights  ω, for example RouterStats::usage(). Empty: 1 each without a router, 1/N each with one.
 /// @throws std::invalid_argument  on another number of weights.
-/// Cost     2 · (heads · rank)² · (in + out) flop, in double. Where heads undo each other the result has lost digits.
+/// Cost     2 · (heads · rank)² · (in + out) flop, in double. If heads cancel, the result has fewer digits.
 template <class Layer>
 double delta_norm(const Layer& layer, const Eigen::VectorXd& weights = {}) {
   const auto& shape = layer.shape();
@@ -158,7 +151,7 @@ double delta_norm(const Layer& layer, const Eigen::VectorXd& weights = {}) {
       sum += both * gram_B.block(b_i, b_j, rank, rank).cwiseProduct(gram_A.block(a_i, a_j, rank, rank)).sum();
     }
   }
-  return std::abs(static_cast<double>(layer.scaling())) * std::sqrt(sum < 0 ? 0 : sum);  // a NaN stays one
+  return std::abs(static_cast<double>(layer.scaling())) * std::sqrt(sum < 0 ? 0 : sum);  // NaN stays NaN
 }
 
 }  // namespace HYDRALORA_BUILD

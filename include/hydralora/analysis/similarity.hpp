@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT
 //
-// How alike adapters are: the A and the B of two layers, of two runs, of the heads of one layer; and the plane in which
-// to draw many of them.
+// The similarity of adapters: of the A or B of two layers, two runs, or the heads of one layer; and PCA for plots.
 //
-// HydraLoRA's observation 2 (the A of independently trained LoRAs look alike, their B do not) depends on the seeds: with
-// the same seed every A starts as the same matrix (arXiv:2509.25414). Compare runs with the same and with different seeds.
+// HydraLoRA's observation 2 (the A of independently trained LoRAs are similar, their B are not) depends on the seeds:
+// with equal seeds all A start as the same matrix (arXiv:2509.25414). Compare runs with equal and with different seeds.
 //
-// Not part of hydralora/train.hpp: Eigen's SVD takes a compiler longer than all the rest.
+// Not part of hydralora/analysis.hpp, because Eigen's SVD compiles slowly.
 #pragma once
 
 #include <Eigen/QR>
@@ -19,12 +18,12 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The cosine of two matrices after the rotation of their rows that brings them closest: max over orthogonal R of
-/// ⟨X, R Y⟩ / (‖X‖ ‖Y‖), the nuclear norm of X Yᵀ over the norms. For A; for B pass B(i).transpose(). A rotation inside the
-/// rank-r space, which A and B may share without any change of B A, does not count as a difference.
+/// The cosine of two matrices after the best rotation of their rows: max over orthogonal R of ⟨X, R Y⟩ / (‖X‖ ‖Y‖),
+/// which is the nuclear norm of X Yᵀ over the norms. For A; for B pass B(i).transpose(). So matrices that differ only
+/// by a rotation of the rank-r space, which B A does not depend on, have cosine 1.
 ///
-/// @return  in [0, 1]; 0 where one of them is zero.
-/// @throws std::invalid_argument  where the shapes differ, or on numbers that are not finite.
+/// @return  in [0, 1]; 0 if one of them is zero.
+/// @throws std::invalid_argument  if the shapes differ, or on numbers that are not finite.
 template <class X, class Y>
 double aligned_cosine(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Y>& y) {
   expects_shape("aligned_cosine", "the second matrix", Shape{y.rows(), y.cols()}, Shape{x.rows(), x.cols()},
@@ -37,11 +36,11 @@ double aligned_cosine(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Y>&
   return std::min(1.0, svd.singularValues().sum());
 }
 
-/// The cosines of the principal angles between the spans of two sets of columns, descending: all 1 = one holds the other,
-/// all 0 = orthogonal. For B(i); for A pass A().transpose(). Source: Björck and Golub 1973.
+/// The cosines of the principal angles between two column spaces, descending: all 1 = one contains the other, all 0 =
+/// orthogonal. For B(i); for A pass A().transpose(). Source: Björck and Golub 1973.
 ///
-/// @return  as many numbers in [0, 1] as the smaller of the two ranks; none for a matrix of zeros.
-/// @throws std::invalid_argument  where the numbers of rows differ, or on numbers that are not finite.
+/// @return  as many numbers in [0, 1] as the smaller rank; none for a zero matrix.
+/// @throws std::invalid_argument  if the numbers of rows differ, or on numbers that are not finite.
 template <class X, class Y>
 Eigen::VectorXd principal_cosines(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Y>& y) {
   expects(x.rows() == y.rows(), "principal_cosines: columns of ", x.rows(), " and of ", y.rows(), " numbers");
@@ -53,29 +52,35 @@ Eigen::VectorXd principal_cosines(const Eigen::MatrixBase<X>& x, const Eigen::Ma
   };
   const Eigen::MatrixXd overlap =
       orthonormal(x.template cast<double>()).transpose() * orthonormal(y.template cast<double>());
-  if (overlap.size() == 0) return Eigen::VectorXd();
-  return Eigen::BDCSVD<Eigen::MatrixXd>(overlap).singularValues().cwiseMin(1.0);
+  const Index cosines = std::min(overlap.rows(), overlap.cols()), size = std::max(overlap.rows(), overlap.cols());
+  if (cosines == 0) return Eigen::VectorXd();
+  Eigen::MatrixXd square = Eigen::MatrixXd::Zero(size, size);  // zeros do not change the singular values
+  square.topLeftCorner(overlap.rows(), overlap.cols()) = overlap;
+  // the SVD of Eigen for square matrices that compiles fastest
+  const Eigen::JacobiSVD<Eigen::MatrixXd, Eigen::NoQRPreconditioner> svd(square);
+  return svd.singularValues().head(cosines).cwiseMin(1.0);
 }
 
-/// What principal_components() found.
+/// The result of principal_components().
 struct PrincipalComponents {
   Eigen::MatrixXd coordinates;  ///< (components × samples)
-  Eigen::VectorXd variance;     ///< of each component, as a share of the whole, descending
+  Eigen::VectorXd variance;     ///< of each component, as a share of the total, descending
 };
 
-/// The samples in the directions in which they differ most: PCA of the centred columns. The sign of a component is such
-/// that its largest coordinate is positive.
+/// PCA of the centred columns. The coordinate with the largest absolute value of each component is positive.
 ///
-/// @param points      (features × samples): flattened matrices, activations.
+/// @param samples     (features × samples): flattened matrices, activations.
 /// @param components  1 … min(features, samples).
 /// @throws std::invalid_argument  on another number of components, or numbers that are not finite.
 /// Cost     one SVD in double of a features × samples matrix.
-inline PrincipalComponents principal_components(const Eigen::MatrixXd& points, Index components) {
+template <class Derived>
+PrincipalComponents principal_components(const Eigen::MatrixBase<Derived>& samples, Index components) {
+  const Eigen::MatrixXd points = samples;
   expects(components >= 1 && components <= std::min(points.rows(), points.cols()), "principal_components: ", components,
           " components of ", Shape{points.rows(), points.cols()}, " numbers (features x samples)");
   expects(points.allFinite(), "principal_components: the points are not finite");
   Eigen::MatrixXd centred = points.colwise() - points.rowwise().mean();
-  constexpr double rounding = 1e-12;  // what centring equal numbers may leave of them
+  constexpr double rounding = 1e-12;  // of centring equal numbers
   if (centred.cwiseAbs().maxCoeff() <= rounding * points.cwiseAbs().maxCoeff()) centred.setZero();
   const Eigen::BDCSVD<Eigen::MatrixXd> svd(centred, Eigen::ComputeThinV);
   const Eigen::VectorXd squares = svd.singularValues().cwiseAbs2();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Exact t-SNE: a picture of some hundred points in which neighbours stay neighbours. Distances between groups mean little
-// in it, and another seed gives another picture: look at principal_components() (similarity.hpp) first.
+// Exact t-SNE: a plot of some hundred points that preserves neighbourhoods. Distances between groups mean little, and
+// the plot depends on the seed: see principal_components() (similarity.hpp) first.
 #pragma once
 
 #include <algorithm>
@@ -16,14 +16,13 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Settings of tsne().
 struct TsneConfig {
   double perplexity = 30;  ///< about how many neighbours a point has, in [1, samples − 1)
   int iterations = 1000;   ///< of gradient descent
-  std::uint64_t seed = 0;  ///< of the places at the start
+  std::uint64_t seed = 0;  ///< of the initial coordinates
 };
 
-/// What tsne() found.
+/// The result of tsne().
 struct TsneResult {
   Eigen::MatrixXd coordinates;  ///< (2 × samples), centred
   double divergence = 0;        ///< KL(P ‖ Q) at the end, in nats
@@ -31,20 +30,20 @@ struct TsneResult {
 
 namespace detail {
 
-/// P of the paper's equations (1) and (10): Gaussian neighbourhoods of the wanted perplexity, made symmetric, sum 1.
+/// P of the paper's equations (1) and (10): Gaussian neighbourhoods with the given perplexity, symmetric, with sum 1.
 inline Eigen::MatrixXd tsne_neighbours(const Eigen::MatrixXd& points, double perplexity) {
   const Index samples = points.cols();
   Eigen::MatrixXd p(samples, samples);  // column i: p_{j|i}
   parallel_for(samples, samples * samples * (3 * points.rows() + 600), [&](Index i) {
     Eigen::VectorXd squares = (points.colwise() - points.col(i)).colwise().squaredNorm();
     squares[i] = std::numeric_limits<double>::infinity();
-    const double nearest = squares.minCoeff();  // from all of them: the exponentials cannot all vanish
+    const double nearest = squares.minCoeff();  // subtracted below, so that not all exponentials are 0
     const double all = squares.head(i).sum() + squares.tail(samples - 1 - i).sum();
     double low = 0, high = std::numeric_limits<double>::infinity(), precision = 1;
     if (all > 0) precision = static_cast<double>(samples) / all;
-    for (int step = 0; step < 200; ++step) {  // bisection on 1 / 2σ², until neighbouring doubles
+    for (int step = 0; step < 200; ++step) {  // bisection on 1 / 2σ²
       p.col(i) = (-(squares.array() - nearest) * precision).exp();
-      p(i, i) = 0;  // Eigen's exp(−∞) is not quite
+      p(i, i) = 0;  // Eigen's exp(−∞) is not exactly 0
       p.col(i) /= p.col(i).sum();
       double entropy = 0;
       for (Index j = 0; j < samples; ++j) entropy -= p(j, i) > 0 ? p(j, i) * std::log(p(j, i)) : 0;
@@ -57,7 +56,7 @@ inline Eigen::MatrixXd tsne_neighbours(const Eigen::MatrixXd& points, double per
   return (p + p.transpose()) / (2 * static_cast<double>(samples));
 }
 
-/// 1 / (1 + ‖y_i − y_j‖²), 0 on the diagonal: Q before it is scaled to sum 1.
+/// 1 / (1 + ‖y_i − y_j‖²), 0 on the diagonal: Q before scaling to sum 1.
 inline Eigen::MatrixXd tsne_weights(const Eigen::MatrixXd& y) {
   const Index samples = y.cols();
   Eigen::MatrixXd weights(samples, samples);
@@ -68,7 +67,7 @@ inline Eigen::MatrixXd tsne_weights(const Eigen::MatrixXd& y) {
   return weights;
 }
 
-/// The gradient of KL(exaggeration · P ‖ Q) in the coordinates, equation (5).
+/// The gradient of KL(exaggeration · P ‖ Q) with respect to the coordinates, equation (5).
 inline void tsne_gradient(const Eigen::MatrixXd& p, double exaggeration, const Eigen::MatrixXd& y,
                           Eigen::MatrixXd& gradient) {
   const Index samples = y.cols();
@@ -101,16 +100,15 @@ inline double tsne_divergence(const Eigen::MatrixXd& p, const Eigen::MatrixXd& y
 
 }  // namespace detail
 
-/// Points of many features as points of a plane.
+/// Maps points to a plane.
 ///
-/// Source   van der Maaten and Hinton 2008, "Visualizing data using t-SNE", with its momentum (0.5, then 0.8) and the gains of
-///          Jacobs 1988; early exaggeration 12 for a quarter of the iterations and a learning rate of samples / 48, at least 50,
-///          as scikit-learn's.
+/// Source   van der Maaten and Hinton 2008, "Visualizing data using t-SNE", with its momentum (0.5, then 0.8) and the
+///          gains of Jacobs 1988. As in scikit-learn, early exaggeration is 12 for a quarter of the iterations and the
+///          learning rate is samples / 48, at least 50.
 /// @param points  (features × samples), a column is a sample: flattened matrices, activations.
-/// @param config  perplexity, iterations and seed.
 /// @throws std::invalid_argument  on fewer than 4 samples, numbers that are not finite, a perplexity outside
 ///                  [1, samples − 1), iterations < 1.
-/// Cost     some 20 · samples² flop per iteration, three samples × samples matrices: for up to some thousand points.
+/// Cost     about 20 · samples² flop per iteration, three samples × samples matrices: for up to a few thousand points.
 /// Numerics the same bits for the same seed on any number of threads.
 inline TsneResult tsne(const Eigen::MatrixXd& points, const TsneConfig& config = {}) {
   const Index samples = points.cols();

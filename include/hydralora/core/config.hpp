@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 //
-// What the compiler and the command line offer, turned into names. Every question to the platform is asked here; the
-// two files that wrap an optional engine, simd.hpp (xsimd) and parallel.hpp (OpenMP), only read the answer.
+// Names for the features of the compiler and the platform. All #if on the platform depend on these names; simd.hpp
+// (xsimd) and parallel.hpp (OpenMP) use them.
 //
-// A host may define, the same way in every file of its program:
-//   HYDRALORA_NO_XSIMD    use the plain-loop kernels even where xsimd is installed
-//   HYDRALORA_NO_OPENMP   stay on the calling thread even where OpenMP is switched on
+// A program may define, equally in all of its files:
+//   HYDRALORA_NO_XSIMD    use the plain-loop kernels even if xsimd is installed
+//   HYDRALORA_NO_OPENMP   use only the calling thread even if OpenMP is switched on
 //   HYDRALORA_EXTERN_TEMPLATES  compile the kernels in one file only, the one that includes instantiate.hpp
 #pragma once
 
@@ -43,7 +43,7 @@ Compile this file without it."
 #define HYDRALORA_ASSERT_TAG assert
 #endif
 
-// Without them (-fno-exceptions) floors 1 to 4 work as ever; core/expects.hpp says what a failed check then does.
+// With -fno-exceptions all folders but io/ work; core/expects.hpp describes what a failed check then does.
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
 #define HYDRALORA_HAS_EXCEPTIONS 1
 #define HYDRALORA_ERRORS_TAG throwing
@@ -52,7 +52,7 @@ Compile this file without it."
 #define HYDRALORA_ERRORS_TAG calling
 #endif
 
-// The widest instruction set this file is compiled for. Only its name matters: it goes into the symbols below.
+// The widest instruction set this file is compiled for. Only its name is used, in the namespace below.
 #if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define HYDRALORA_ISA_TAG avx512
 #elif defined(__AVX512F__)
@@ -79,21 +79,21 @@ Compile this file without it."
 #define HYDRALORA_ISA_TAG baseline
 #endif
 
-// Vector registers the instruction set names. Kernels cut their tiles by it.
+// The number of vector registers, which determines the tiles of the kernels.
 #if defined(__AVX512F__) || defined(__aarch64__) || defined(_M_ARM64)
 #define HYDRALORA_VECTOR_REGISTERS 32
 #else
 #define HYDRALORA_VECTOR_REGISTERS 16
 #endif
 
-// Whether <emmintrin.h> is there: xsimd has no transposition before its version 13 (simd.hpp).
+// Whether <emmintrin.h> exists: xsimd has no transposition before version 13 (simd.hpp).
 #if defined(__SSE2__) || defined(_M_X64)
 #define HYDRALORA_HAS_SSE2 1
 #else
 #define HYDRALORA_HAS_SSE2 0
 #endif
 
-// Files by descriptor: memory maps, and saving that outlives a power failure (io/file.hpp).
+// POSIX files: memory maps, and saving that survives a power failure (io/file.hpp).
 #if defined(__unix__) || defined(__APPLE__)
 #define HYDRALORA_HAS_POSIX 1
 #else
@@ -106,8 +106,8 @@ Compile this file without it."
 #define HYDRALORA_HAS_PREFETCH 0
 #endif
 
-// LIST(keyword, Scalar) is the macro of a header that names its instances. With HYDRALORA_EXTERN_TEMPLATES they are only
-// declared here; instantiate.hpp defines them.
+// LIST(keyword, Scalar) is a header's list of template instances. With HYDRALORA_EXTERN_TEMPLATES they are only
+// declared; instantiate.hpp defines them.
 #if defined(HYDRALORA_EXTERN_TEMPLATES)
 #define HYDRALORA_DECLARE_INSTANCES(LIST) LIST(extern, float) LIST(extern, double)
 #else
@@ -118,14 +118,14 @@ Compile this file without it."
 #define HYDRALORA_JOIN_(a, b, c, d, e) a##_##b##_##c##_##d##_##e
 #define HYDRALORA_JOIN(a, b, c, d, e) HYDRALORA_JOIN_(a, b, c, d, e)
 
-/// The inline namespace that holds everything. Users never write it; the linker sees it. A header-only library compiled
-/// in one file for SSE2 and in another for AVX2 (or with and without OpenMP, xsimd, assertions or exceptions) would
-/// otherwise give two different functions the same symbol, and link order would decide which of the two both files run.
+/// The inline namespace of the library. Users do not write it, but it is in every symbol. Otherwise a program with one
+/// file compiled for SSE2 and another for AVX2 (or with and without OpenMP, xsimd, assertions or exceptions) would have
+/// two functions with the same symbol, and the linker would use one of them for both files.
 #define HYDRALORA_BUILD                                                                              \
   HYDRALORA_JOIN(HYDRALORA_ISA_TAG, HYDRALORA_SIMD_TAG, HYDRALORA_THREADS_TAG, HYDRALORA_ASSERT_TAG, \
                  HYDRALORA_ERRORS_TAG)
 
-// g++ 12 finds its own AVX-512 intrinsics uninitialised (GCC bug 105593) where xsimd's exp is inlined.
+// g++ 12 warns about its own AVX-512 intrinsics (GCC bug 105593) where xsimd's exp is inlined.
 #if defined(__GNUC__) && !defined(__clang__)
 #define HYDRALORA_FALSE_UNINITIALIZED_BEGIN \
   _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
@@ -138,7 +138,6 @@ Compile this file without it."
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Sizes and positions, signed, as Eigen counts them.
 using Index = Eigen::Index;
 
 namespace detail {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Checks at the public door. A failed check throws std::invalid_argument with both sides of the disagreement in its
-// message, before anything has been written. Compiled without exceptions, it calls hydralora::on_failure().
+// Argument checks of the public functions. A failed check throws std::invalid_argument with the actual and the expected
+// value, before anything is written. Without exceptions it calls hydralora::on_failure().
 #pragma once
 
 #include <cmath>
@@ -16,30 +16,25 @@
 namespace hydralora {
 
 #if !HYDRALORA_HAS_EXCEPTIONS
-/// With -fno-exceptions, what is called where a check fails, with the message of the exception that cannot be thrown. The
-/// program defines it, once, in any of its files; without it nothing links. It must not return: nothing has been
-/// written yet, but the caller would go on as if all were done. Memory that runs out does not come here: that is up to
-/// the program's operator new.
+/// With -fno-exceptions, a failed check calls this function with the message. The program must define it. It must not
+/// return, because the caller would continue without a result. If memory runs out, the program's operator new decides.
 [[noreturn]] void on_failure(const char* message);
 #endif
 
 inline namespace HYDRALORA_BUILD {
 
-/// Rows and columns in an error message: "8x16".
+/// Rows and columns; in messages "8x16".
 struct Shape {
   Index rows;  ///< features of a view
   Index cols;  ///< tokens of a view
 
-  /// The same in both.
   friend bool operator==(Shape a, Shape b) { return a.rows == b.rows && a.cols == b.cols; }
-  /// As messages have it: 4x7.
   friend std::ostream& operator<<(std::ostream& out, Shape s) { return out << s.rows << 'x' << s.cols; }
 };
 
 namespace detail {
 
-/// A reference to anything that a stream takes. All messages are then put together by one function, not by one for each
-/// combination of types.
+/// A reference to any printable value. With it one function formats all messages.
 class MessagePart {
  public:
   MessagePart(const char* text)  // NOLINT(google-explicit-constructor)
@@ -70,13 +65,13 @@ class MessagePart {
 
 }  // namespace detail
 
-/// Throws std::invalid_argument with the parts streamed one after another.
+/// Throws std::invalid_argument; the message is the parts one after another.
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
   detail::fail_with({parts...});
 }
 
-/// Throws unless `ok`. The message is only put together on failure.
+/// Throws unless `ok`. The message is only formatted on failure.
 template <class... Parts>
 void expects(bool ok, const Parts&... parts) {
   if (!ok) detail::fail_with({parts...});
@@ -87,7 +82,7 @@ inline void expects_shape(const char* where, const char* what, Shape actual, Sha
   expects(actual == expected, where, ": ", what, " is ", actual, ", expected ", expected, " (", meaning, ")");
 }
 
-/// a · b for sizes that come from outside. Throws where the product does not fit an Index.
+/// a · b. Throws if the product does not fit into an Index.
 inline Index checked_product(Index a, Index b, const char* what) {
   expects(a == 0 || b <= std::numeric_limits<Index>::max() / a, what, ": ", a, " * ", b, " elements are too many");
   return a * b;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Threads. OpenMP where the host program switches it on, else the calling thread; the results are the same bits.
+// Threads: OpenMP if the program is compiled with it, otherwise the calling thread. The results have the same bits.
 #pragma once
 
 #include <algorithm>
@@ -17,18 +17,18 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// While it lives, everything this library and Eigen do on the constructing thread stays on that thread: for a host that
-/// has threads of its own, each calling for its own tokens (see layers/sliced.hpp), or wants none.
+/// During its lifetime, this library and Eigen use only the calling thread: for a host that calls from its own threads
+/// (see layers/sliced.hpp), or wants one thread.
 ///
-/// Says "one thread" to OpenMP, for this thread only; a parallel region of the host's own inside the scope has one thread
-/// too. Without OpenMP it does nothing, as there is nothing to do.
+/// It sets OpenMP's number of threads to one, for the calling thread only; the host's own parallel regions inside the
+/// scope have one thread too. Without OpenMP it does nothing.
 class SerialScope {
  public:
 #if HYDRALORA_HAS_OPENMP
   SerialScope() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
   ~SerialScope() { omp_set_num_threads(threads_); }
 #else
-  SerialScope() {}   // NOLINT(modernize-use-equals-default): the same type, not trivial, whatever is linked
+  SerialScope() {}   // NOLINT(modernize-use-equals-default): not trivial, as with OpenMP
   ~SerialScope() {}  // NOLINT(modernize-use-equals-default)
 #endif
   SerialScope(const SerialScope&) = delete;
@@ -40,8 +40,8 @@ class SerialScope {
 #endif
 };
 
-/// Below this many flop a loop stays on the calling thread: waking the others and waiting for the last costs five to
-/// ten microseconds, in which one core does up to 10^6 flop.
+/// Loops with fewer flop run on the calling thread: starting and joining threads costs five to ten microseconds, in
+/// which one core does up to 10^6 flop.
 inline constexpr Index parallel_work_minimum = 1000000;
 
 namespace detail {
@@ -57,7 +57,7 @@ void call_with_thread(Function& f, Index i, Index thread) {
 
 }  // namespace detail
 
-/// The threads on which parallel_for(count, work, f), called now, runs f at most.
+/// The maximum number of threads that parallel_for(count, work, f) would use now.
 inline Index parallel_threads(Index count, Index work) {
 #if HYDRALORA_HAS_OPENMP
   if (work >= parallel_work_minimum && omp_in_parallel() == 0) {
@@ -68,13 +68,13 @@ inline Index parallel_threads(Index count, Index work) {
   return 1;
 }
 
-/// Calls f(i) once for every i in [0, count), on several threads where OpenMP is on, more than one is available, the
-/// caller is not in a parallel region already, and `work` (flop in total, an estimate) is worth it. An f of two arguments
-/// is also told on which thread it runs, 0 … parallel_threads(count, work) − 1: for memory taken for each beforehand.
+/// Calls f(i) once for every i in [0, count): on several threads if OpenMP is on, more than one is available, the
+/// caller is not in a parallel region and `work` (an estimate of all flop) is at least parallel_work_minimum. An f with
+/// two arguments also gets the number of its thread, 0 … parallel_threads(count, work) − 1.
 ///
-/// For reproducible bits f(i) must own what it writes, and what it computes may depend on i only, never on the thread.
-/// Workers run in the caller's floating-point mode (rounding, flush-to-zero). The exception of the lowest i that
-/// threw reaches the caller; whether the i after it were tried depends on the threads. Allocates nothing.
+/// For reproducible bits f(i) must write only its own memory and depend only on i, not on the thread. Workers use the
+/// caller's floating-point mode (rounding, flush-to-zero). If several calls throw, the exception of the lowest i is
+/// rethrown; later i may or may not have been called. Allocates nothing.
 template <class Function>
 void parallel_for(Index count, Index work, Function&& f) {
 #if HYDRALORA_HAS_OPENMP
@@ -119,16 +119,15 @@ void parallel_for(Index count, Index work, Function&& f) {
   for (Index i = 0; i < count; ++i) detail::call_with_thread(f, i, 0);
 }
 
-/// Calls f(begin, count) for the chunks of [0, size), all of `chunk` but the last, in parallel where `work` is worth it.
+/// Calls f(begin, count) for chunks of [0, size), all of size `chunk` but the last, with parallel_for().
 template <class Function>
 void parallel_chunks(Index size, Index chunk, Index work, Function&& f) {
   parallel_for((size + chunk - 1) / chunk, work, [&](Index i) { f(i * chunk, std::min(chunk, size - i * chunk)); });
 }
 
-/// Calls f(begin, count) for slices of [0, size) of at most `slice` each, in parallel. For products handed to Eigen: where
-/// the slices are cut depends on the size alone, and there are two at least, so that they run inside a parallel region
-/// whenever there are threads. There Eigen leaves threads alone; elsewhere it cuts a product by their number, and the bits
-/// change with it.
+/// Calls f(begin, count) for slices of [0, size) of at most `slice` each, in parallel, for products by Eigen. The
+/// slices depend only on the size. There are at least two, so that they run inside a parallel region, where Eigen uses
+/// one thread. Elsewhere Eigen divides a product by the number of threads, which changes the bits.
 template <class Function>
 void parallel_slices(Index size, Index slice, Function&& f) {
   const Index slices = std::max<Index>(size > 1 ? 2 : 1, (size + slice - 1) / slice);

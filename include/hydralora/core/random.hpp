@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Random numbers by counter: the number at a position is a pure function of (seed, stream, position). Nothing is
-// stored, any number can be computed again, in any order and on any thread, and the bits are the same on every
-// platform: std::*_distribution and libm differ between libraries, so neither is used here.
+// Counter-based random numbers: a number is a pure function of (seed, stream, position), so numbers can be computed in
+// any order and on any thread. The bits are the same on every platform: std::*_distribution and libm, which differ
+// between libraries, are not used.
 #pragma once
 
 #include <array>
@@ -34,8 +34,8 @@ constexpr std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) {
   }
 }
 
-// log, sine and cosine for the normal distribution. Only +, -, *, /, sqrt and an explicit std::fma, all correctly
-// rounded by IEEE 754, and no bare product inside a sum, so that no compiler may round differently by fusing the two.
+// log and cosine for the normal distribution. They use only +, -, *, /, sqrt and std::fma, which IEEE 754 rounds
+// correctly. No product is an operand of a sum, because a compiler might fuse the two and round differently.
 
 /// log(x) for a normal x > 0, error below 2 ulp. x = m·2^e with m in [√½, √2); log m = 2 artanh((m-1)/(m+1)) as a
 /// series.
@@ -71,8 +71,8 @@ inline double portable_cos_turns(double u) {
 
 /// Philox4x64-10: four 64-bit words from a 256-bit counter and a 128-bit key.
 ///
-/// Source   Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.3; its
-///          known answers are in the tests.
+/// Source   Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.3. The tests
+///          compare with its known answers.
 /// Cost     20 multiplications, no memory.
 inline std::array<std::uint64_t, 4> philox4x64(std::array<std::uint64_t, 4> counter, std::array<std::uint64_t, 2> key) {
   constexpr std::uint64_t multiplier_0 = 0xD2E7470EE14C6C93U, multiplier_1 = 0xCA5A826395121157U;  // paper, table 2
@@ -87,12 +87,10 @@ inline std::array<std::uint64_t, 4> philox4x64(std::array<std::uint64_t, 4> coun
   return counter;
 }
 
-/// A family of random numbers chosen by (seed, stream) and indexed by up to three coordinates (i, j, k).
-///
-/// Different seeds, streams or coordinates give independent numbers. All members are const and thread-safe.
+/// Random numbers for a (seed, stream), indexed by up to three coordinates (i, j, k). Different seeds, streams or
+/// coordinates give independent numbers. All members are thread-safe.
 class CounterRandom {
  public:
-  /// Other seeds, and other streams of one seed, are independent sequences.
   explicit CounterRandom(std::uint64_t seed, std::uint64_t stream = 0) : key_{seed, stream} {}
 
   /// 64 random bits at (i, j, k). Four neighbouring i share one Philox block.
@@ -103,7 +101,7 @@ class CounterRandom {
   /// Uniform in [0, 1), a multiple of 2^-53.
   double uniform(std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const { return to_unit(bits(i, j, k)); }
 
-  /// Uniform between low and high; rounding may reach high itself.
+  /// Uniform in [low, high]; high can only occur by rounding.
   double uniform_between(double low, double high, std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
     return std::fma(high - low, uniform(i, j, k), low);
   }
@@ -113,24 +111,23 @@ class CounterRandom {
     return detail::multiply_high(bits(i, j, k), n);
   }
 
-  /// Normal with mean 0 and variance 1, by Box and Muller from two uniforms of a block of its own.
+  /// Normal with mean 0 and variance 1, by Box and Muller from two uniforms of a separate block.
   double normal(std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
     const auto words = philox4x64({i, j, k, 1}, key_);
     const double positive = to_unit(words[0]) + 0x1p-54;  // in (0, 1]: the logarithm stays finite
     return std::sqrt(-2.0 * detail::portable_log(positive)) * detail::portable_cos_turns(to_unit(words[1]));
   }
 
-  /// True with probability p: p ≤ 0 never, p ≥ 1 always.
+  /// True with probability p.
   bool bernoulli(double p, std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
     return uniform(i, j, k) < p;
   }
 
-  /// The Philox block behind bits(4i … 4i+3, j, k).
+  /// The words bits(4i … 4i+3, j, k).
   std::array<std::uint64_t, 4> block(std::uint64_t i, std::uint64_t j, std::uint64_t k) const {
     return philox4x64({i, j, k, 0}, key_);
   }
 
-  /// The same numbers at every position.
   friend bool operator==(const CounterRandom& a, const CounterRandom& b) { return a.key_ == b.key_; }
 
  private:

@@ -10,15 +10,15 @@ inline namespace HYDRALORA_BUILD {
 
 /// Segments of a batch (documents, prompts), given by their lengths in order. A view of the caller's list.
 struct Segments {
-  const Index* lengths = nullptr;  ///< one for every segment
-  Index count = 0;                 ///< segments; 0 = all tokens are one
+  const Index* lengths = nullptr;
+  Index count = 0;  ///< 0 = all tokens are one segment
 
-  Segments() = default;  ///< no list: all tokens are one segment
-  /// The caller's list, which must outlive the call.
+  Segments() = default;
+  /// The list must outlive the call.
   Segments(const Index* list, Index size) : lengths(list), count(size) {}
   Segments(const std::vector<Index>& list)  // NOLINT(google-explicit-constructor)
       : Segments(list.data(), static_cast<Index>(list.size())) {}
-  Segments(const std::vector<Index>&&) = delete;  // a temporary list ends before the call
+  Segments(const std::vector<Index>&&) = delete;  // a temporary list would be destroyed before the call
 
   /// Calls f(first, count) for every segment; without a list, once for all tokens.
   template <class Function>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The shim over xsimd: the few names the kernels use, spelled the same in every version from 8.1 on. Without xsimd
-// `has_simd` is false for every type, and the doors in kernels/ take the plain loops.
+// A wrapper of xsimd with the few functions that the kernels use, for every version from 8.1 on. Without xsimd
+// `has_simd` is false for every type, and the functions in kernels/ use the plain loops.
 #pragma once
 
 #include <complex>
@@ -26,8 +26,7 @@ namespace simd {
 static_assert(XSIMD_VERSION_MAJOR > 8 || (XSIMD_VERSION_MAJOR == 8 && XSIMD_VERSION_MINOR >= 1),
               "hydralora needs xsimd 8.1 or newer");
 
-/// The instruction set this file is compiled for. Kernels take it as a template parameter, so that it is in their
-/// symbol.
+/// The instruction set this file is compiled for. It is a template parameter of the kernels, so it is in their symbols.
 using DefaultArch = xsimd::default_arch;
 
 template <class Scalar, class Arch>
@@ -47,17 +46,16 @@ struct DefaultArch {};
 template <class Scalar, class Arch>
 struct Batch;
 
-/// For one architecture; there is none here.
 template <class Scalar, class Arch>
 inline constexpr bool has_simd_v = false;
 #endif
 
-/// Whether the doors in kernels/ run vectorised for this scalar type in this file.
+/// Whether the functions in kernels/ are vectorised for this scalar type in this file.
 template <class Scalar>
 inline constexpr bool has_simd = has_simd_v<Scalar, DefaultArch>;
 
 HYDRALORA_FALSE_UNINITIALIZED_BEGIN
-/// e^x of every lane, xsimd's own.
+/// e^x of every lane, by xsimd.
 template <class Arch, class Scalar>
 Batch<Scalar, Arch> exponential(const Batch<Scalar, Arch>& x) {
   return exp(x);
@@ -70,8 +68,8 @@ inline constexpr Index lanes = static_cast<Index>(Batch<Scalar, Arch>::size);
 
 namespace detail {
 
-/// Copies `half` … 2 · half numbers as two pieces that may overlap, fewer as half of that, and so on: each piece is a single
-/// move, where a call into the C library costs more than all of them.
+/// Copies at most 2 · half numbers: `half` or more as two pieces that may overlap, fewer with half / 2, and so on. Each
+/// piece is one move instruction; a call of the C library's memcpy costs more.
 template <Index half, class Scalar>
 void copy_few(const Scalar* from, Scalar* to, Index count) {
   if constexpr (half > 0) {
@@ -86,7 +84,7 @@ void copy_few(const Scalar* from, Scalar* to, Index count) {
 
 }  // namespace detail
 
-/// The first `count` lanes from memory, the others zero. Never reads beyond the numbers asked for.
+/// The first `count` lanes from memory, the others zero. Reads nothing else.
 template <class Arch, class Scalar>
 Batch<Scalar, Arch> load_first(const Scalar* from, Index count) {
   constexpr Index width = lanes<Scalar, Arch>;
@@ -118,7 +116,7 @@ auto first_lanes(Index count) {
   return Batch<Scalar, Arch>::load_unaligned(lane) < Batch<Scalar, Arch>(static_cast<Scalar>(count));
 }
 
-/// to[0 … count) = from[0 … count). A call into the C library costs more than the few registers that kernels copy.
+/// to[0 … count) = from[0 … count). For few registers it is faster than memcpy.
 template <class Arch, class Scalar>
 void copy(const Scalar* from, Scalar* to, Index count) {
   constexpr Index width = lanes<Scalar, Arch>;
@@ -127,7 +125,7 @@ void copy(const Scalar* from, Scalar* to, Index count) {
   for (; i < count; ++i) to[i] = from[i];
 }
 
-/// Asks for the cache line at this address, into the L2 cache, to be read soon. Any address is allowed.
+/// Prefetches the cache line at this address into the L2 cache, for reading. Any address is allowed.
 inline void prefetch(const void* address) {
 #if HYDRALORA_HAS_PREFETCH
   __builtin_prefetch(address, 0, 2);
@@ -135,7 +133,7 @@ inline void prefetch(const void* address) {
   static_cast<void>(address);
 #endif
 }
-/// The same into the L1 cache, to be written soon.
+/// Prefetches into the L1 cache, for writing.
 inline void prefetch_for_write(const void* address) {
 #if HYDRALORA_HAS_PREFETCH
   __builtin_prefetch(address, 1);
@@ -144,7 +142,7 @@ inline void prefetch_for_write(const void* address) {
 #endif
 }
 
-/// The first `count` lanes (all, if it is more) added one after another.
+/// The sum of the first `count` lanes, in order; of all, if count is larger.
 template <class Arch, class Scalar>
 Scalar ordered_sum(const Batch<Scalar, Arch>& value, Index count = lanes<Scalar, Arch>) {
   constexpr Index width = lanes<Scalar, Arch>;
@@ -155,12 +153,11 @@ Scalar ordered_sum(const Batch<Scalar, Arch>& value, Index count = lanes<Scalar,
   return sum;
 }
 
-/// Side of the square that transpose_square() turns around: four floats or two doubles with SSE2, which every x86-64
-/// has, else a single number.
+/// The side of the square of transpose_square(): four floats or two doubles with SSE2, otherwise 1.
 template <class Scalar>
 inline constexpr Index transpose_side = 1;
 
-/// to(j, i) = from(i, j) for one square; strides are from one row to the next.
+/// to(j, i) = from(i, j); strides are between rows.
 template <class Scalar>
 void transpose_square(const Scalar* from, Index /*from_stride*/, Scalar* to, Index /*to_stride*/) {
   *to = *from;
@@ -190,17 +187,15 @@ inline void transpose_square(const double* from, Index from_stride, double* to, 
 
 }  // namespace simd
 
-/// The real type under a scalar: double for std::complex<double>.
 template <class Scalar>
 struct real_type {
-  using type = Scalar;  ///< the scalar itself where it is real
+  using type = Scalar;
 };
-/// What a complex number is made of.
 template <class Real>
 struct real_type<std::complex<Real>> {
-  using type = Real;  ///< of either part
+  using type = Real;
 };
-/// What real_type gives.
+/// The real type of a scalar: double for std::complex<double>.
 template <class Scalar>
 using real_t = typename real_type<Scalar>::type;
 

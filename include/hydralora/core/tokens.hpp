@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// Views of activations. A column is a token, its features lie next to each other in memory:
+// Views of activations. A column is a token with contiguous features:
 //
 //   Eigen::MatrixXf x(features, tokens)            Eigen's default, column-major
 //   float x[tokens][features]                      the same bytes in torch, ggml, ONNX Runtime, dlib, plain C
 //
-// A view never copies. What would need a copy (a row-major matrix, an expression that is not in memory yet, another
-// scalar type) does not compile.
+// A view never copies. An argument that would have to be copied does not compile: a row-major matrix, an unevaluated
+// expression, another scalar type.
 #pragma once
 
 #include <cstdint>
@@ -28,15 +28,15 @@ template <class T>
 struct is_eigen<T, std::void_t<typename bare_t<T>::PlainObject>>
     : std::is_base_of<Eigen::DenseBase<bare_t<T>>, bare_t<T>> {};
 
-/// Compile-time questions that Tokens and ConstTokens ask of an Eigen argument, each with an answer a user can act on.
+/// The compile-time checks of an Eigen argument for Tokens and ConstTokens.
 template <class Scalar, class Expression>
 constexpr void expects_contiguous_columns() {
   using E = bare_t<Expression>;
   constexpr bool same_scalar = std::is_same_v<typename E::Scalar, Scalar>;
   constexpr bool in_memory = (Eigen::internal::traits<E>::Flags & Eigen::DirectAccessBit) != 0;
   static_assert(same_scalar,
-                "hydralora: the argument's scalar type is not the layer's. A view never converts: use .cast<>() into a "
-                "matrix of your own first.");
+                "hydralora: the argument's scalar type is not the layer's. A view never converts: assign a .cast<>() "
+                "to a matrix first.");
   static_assert(in_memory,
                 "hydralora: the argument is an Eigen expression that is not in memory yet (a product, a sum, a cast). "
                 "A view never evaluates: assign it to a matrix first.");
@@ -51,7 +51,7 @@ constexpr void expects_contiguous_columns() {
   }
 }
 
-/// What is wrong with a view. Out of the way, as views are made everywhere.
+/// The message for an invalid view. A separate function, because view constructors are inlined everywhere.
 [[noreturn]] inline void refuse_view(Shape shape, Index stride) {
   expects(shape.rows >= 0 && shape.cols >= 0, "tokens view: negative size ", shape);
   expects(stride >= shape.rows || shape.cols <= 1, "tokens view: stride ", stride, " is below ", shape.rows,
@@ -64,38 +64,37 @@ constexpr void expects_contiguous_columns() {
 /// Read-only view of `tokens` columns of `features` contiguous numbers, `stride` numbers from one column to the next.
 ///
 /// Converts implicitly from any column-major Eigen expression in memory (matrix, vector as one token, block of columns,
-/// middleRows, Map, Ref). Holds no ownership: what it looks at must outlive it.
-/// @throws std::invalid_argument on negative sizes, stride < features, or a null pointer to a non-empty view.
+/// middleRows, Map, Ref). It owns nothing: the memory must outlive it.
+/// @throws std::invalid_argument on negative sizes, stride < features, or a null pointer with a non-empty view.
 template <class Scalar>
 class ConstTokens {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< an owning matrix with these numbers
-  using Map = Eigen::Map<const Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;  ///< what matrix() gives
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;          ///< an owning matrix
+  using Map = Eigen::Map<const Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;  ///< the result of matrix()
 
   ConstTokens() = default;  ///< an empty view
-  /// A host's buffer: token t begins at data + t · stride. Without a stride the columns lie side by side.
+  /// Token t begins at data + t · stride. Without a stride the columns are contiguous.
   ConstTokens(const Scalar* data, Index features, Index tokens, Index stride)
       : data_(data), features_(features), tokens_(tokens), stride_(stride) {
     check();
   }
   ConstTokens(const Scalar* data, Index features, Index tokens) : ConstTokens(data, features, tokens, features) {}
 
-  /// An Eigen expression's own memory.
   template <class Expression, std::enable_if_t<detail::is_eigen<Expression>::value, int> = 0>
   ConstTokens(const Expression& x) : features_(x.rows()), tokens_(x.cols()) {  // NOLINT(google-explicit-constructor)
     detail::expects_contiguous_columns<Scalar, Expression>();
     data_ = x.data();
     stride_ = x.outerStride();
-    check();  // a Map may be null, or step back or by less than a column
+    check();  // a Map may be null, or have a negative or too small stride
   }
 
-  const Scalar* data() const { return data_; }                        ///< the first number
-  Index features() const { return features_; }                        ///< numbers of a token
-  Index tokens() const { return tokens_; }                            ///< how many columns
+  const Scalar* data() const { return data_; }
+  Index features() const { return features_; }                        ///< numbers per token
+  Index tokens() const { return tokens_; }                            ///< columns
   Index stride() const { return stride_; }                            ///< numbers from one column to the next
   Shape shape() const { return {features_, tokens_}; }                ///< features × tokens
-  const Scalar* token(Index t) const { return data_ + t * stride_; }  ///< features() numbers in a row
-  /// One number, unchecked.
+  const Scalar* token(Index t) const { return data_ + t * stride_; }  ///< features() contiguous numbers
+  /// Unchecked.
   const Scalar& operator()(Index feature, Index t) const { return data_[t * stride_ + feature]; }
 
   /// Tokens begin … begin + count - 1.
@@ -112,7 +111,7 @@ class ConstTokens {
   Map matrix() const { return Map(data_, features_, tokens_, Eigen::OuterStride<>(stride_)); }
 
  private:
-  /// A part of a view that has been checked.
+  /// A part of a checked view.
   ConstTokens part(const Scalar* data, Index features, Index tokens) const {
     ConstTokens result;
     result.data_ = data;
@@ -134,21 +133,20 @@ class ConstTokens {
   Index stride_ = 0;
 };
 
-/// Writable view, otherwise as ConstTokens, to which it converts. Accepts lvalue matrices and writable temporaries such
-/// as `y.leftCols(3)`; a temporary matrix, whose result would be lost, does not compile.
+/// Writable view, otherwise as ConstTokens, to which it converts. Accepts matrices and writable temporaries such as
+/// `y.leftCols(3)`. A temporary matrix does not compile, because the result would be lost.
 template <class Scalar>
 class Tokens {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;    ///< an owning matrix with these numbers
-  using Map = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;  ///< what matrix() gives
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;    ///< an owning matrix
+  using Map = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;  ///< the result of matrix()
 
   Tokens() = default;  ///< an empty view
-  /// A host's buffer: token t begins at data + t · stride. Without a stride the columns lie side by side.
+  /// Token t begins at data + t · stride. Without a stride the columns are contiguous.
   Tokens(Scalar* data, Index features, Index tokens, Index stride)
       : data_(data), view_(data, features, tokens, stride) {}
   Tokens(Scalar* data, Index features, Index tokens) : Tokens(data, features, tokens, features) {}
 
-  /// An Eigen expression's own memory.
   template <class Expression, std::enable_if_t<detail::is_eigen<Expression>::value, int> = 0>
   Tokens(Expression&& y) : view_(y) {  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
     using E = detail::bare_t<Expression>;
@@ -158,16 +156,15 @@ class Tokens {
     data_ = y.data();
   }
 
-  /// The same memory, read only.
   operator ConstTokens<Scalar>() const { return view_; }  // NOLINT(google-explicit-constructor)
 
-  Scalar* data() const { return data_; }                         ///< the first number
-  Index features() const { return view_.features(); }            ///< numbers of a token
-  Index tokens() const { return view_.tokens(); }                ///< how many columns
+  Scalar* data() const { return data_; }
+  Index features() const { return view_.features(); }            ///< numbers per token
+  Index tokens() const { return view_.tokens(); }                ///< columns
   Index stride() const { return view_.stride(); }                ///< numbers from one column to the next
   Shape shape() const { return view_.shape(); }                  ///< features × tokens
-  Scalar* token(Index t) const { return data_ + t * stride(); }  ///< features() numbers in a row
-  /// One number, unchecked.
+  Scalar* token(Index t) const { return data_ + t * stride(); }  ///< features() contiguous numbers
+  /// Unchecked.
   Scalar& operator()(Index feature, Index t) const { return data_[t * stride() + feature]; }
 
   /// Tokens begin … begin + count - 1.
@@ -184,8 +181,8 @@ class Tokens {
   ConstTokens<Scalar> view_;
 };
 
-/// True where the two views share at least one number. Exact for interleaved columns: the upper and the lower half of
-/// one matrix do not overlap. Cost constant unless the address ranges meet, else O(tokens).
+/// Whether two views share a number. Exact for interleaved columns: the upper and the lower half of one matrix do not
+/// overlap. Cost: constant unless the address ranges intersect, else O(tokens).
 template <class Scalar>
 bool overlap(ConstTokens<Scalar> a, ConstTokens<Scalar> b) {
   const auto address = [](const Scalar* p) { return reinterpret_cast<std::uintptr_t>(p); };
@@ -194,7 +191,7 @@ bool overlap(ConstTokens<Scalar> a, ConstTokens<Scalar> b) {
   if (address(end(a)) <= address(b.data()) || address(end(b)) <= address(a.data())) return false;
   Index i = 0;
   Index j = 0;
-  while (i < a.tokens() && j < b.tokens()) {  // columns ascend in both views: walk them as in a merge
+  while (i < a.tokens() && j < b.tokens()) {  // columns ascend in both views: proceed as in a merge
     const auto a_begin = address(a.token(i)), a_end = address(a.token(i) + a.features());
     const auto b_begin = address(b.token(j)), b_end = address(b.token(j) + b.features());
     if (a_end <= b_begin) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Scratch memory: one buffer per thread that grows to what its calls need and is then reused. The library's only
-// global.
+// Scratch memory: one buffer per thread that grows as needed and is reused. It is the library's only global state.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +18,8 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Blocks of memory handed out in stack order. While frames are open it can only add blocks (addresses stay valid);
-/// once all are closed, several blocks become one large enough for everything, so a repeated call allocates nothing.
+/// Blocks of memory, used as a stack. While frames are open it only adds blocks, so that addresses stay valid. When all
+/// are closed, the blocks are replaced by one of their total size, so that a repeated call allocates nothing.
 class Workspace {
  public:
   static constexpr std::size_t alignment = memory_alignment;
@@ -85,10 +84,10 @@ inline Workspace& thread_workspace() {
 
 }  // namespace detail
 
-/// Scratch memory for the length of a scope, from the calling thread's buffer. Frames nest like the calls they live in.
+/// Scratch memory for a scope, from the calling thread's buffer. Frames are nested like function calls.
 ///
-/// Contents are uninitialised, 64-byte aligned, and gone when the frame ends. Other threads may use the memory while
-/// the frame lives. @throws std::bad_alloc where the buffer must grow and cannot.
+/// The memory is uninitialised, 64-byte aligned and valid until the frame is destroyed, for all threads.
+/// @throws std::bad_alloc  if the buffer cannot grow.
 class ScratchFrame {
  public:
   ScratchFrame() = default;
@@ -98,7 +97,7 @@ class ScratchFrame {
   ScratchFrame(const ScratchFrame&) = delete;
   ScratchFrame& operator=(const ScratchFrame&) = delete;
 
-  /// `count` numbers.
+  /// Memory for `count` numbers.
   template <class Scalar>
   Scalar* take(Index count) {
     const Index bytes = checked_product(count, static_cast<Index>(sizeof(Scalar)), "scratch memory");

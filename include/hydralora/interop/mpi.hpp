@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// MPI as the communicator of train/data_parallel.hpp. The only header that includes <mpi.h>.
+// An MPI communicator for train/data_parallel.hpp. The only header that includes <mpi.h>.
 #pragma once
 
 #include <mpi.h>
@@ -17,20 +17,20 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// In which order ranks are summed.
+/// The order in which ranks are summed.
 enum class Summation {
-  fastest,  ///< as MPI_Allreduce does: may differ between runs and numbers of machines
-  rank_order,  ///< ((rank 0 + rank 1) + rank 2) + …: the same bits in every run. The same bytes on the wire, one more buffer
+  fastest,     ///< MPI_Allreduce: the order may differ between runs and numbers of machines
+  rank_order,  ///< ((rank 0 + rank 1) + rank 2) + …: the same bits in every run. As many bytes sent, one more buffer
 };
 
-/// An MPI communicator of this library's own, a duplicate of the host's: their messages never meet.
+/// A duplicate of the host's MPI communicator, so that messages of the host and the library are separate.
 ///
-/// The host calls MPI_Init before it lives, and MPI_Finalize best after. All calls come from the thread that constructed it
-/// (MPI_THREAD_FUNNELED is enough), every one on all ranks.
+/// The host calls MPI_Init before construction and should call MPI_Finalize after destruction. All calls come from the
+/// thread that constructed it (MPI_THREAD_FUNNELED is enough), each on all ranks.
 ///
-/// A rank that stops early leaves the others waiting in their next call: catch what is thrown while this lives and call
-/// MPI_Abort, which ends them all. mpirun does the same for a rank that is killed.
-/// @throws std::runtime_error  where MPI reports an error, with its words.
+/// If a rank stops early, the others wait forever in their next call: catch exceptions and call MPI_Abort, which ends
+/// all ranks. mpirun does the same when a rank is killed.
+/// @throws std::runtime_error  on an MPI error, with MPI's message.
 class MpiCommunicator {
  public:
   /// Collective: duplicates the host's communicator. @throws std::invalid_argument before MPI_Init.
@@ -48,8 +48,8 @@ class MpiCommunicator {
   MpiCommunicator(const MpiCommunicator&) = delete;
   MpiCommunicator& operator=(const MpiCommunicator&) = delete;
 
-  int rank() const { return rank_; }  ///< this process, from 0
-  int size() const { return size_; }  ///< processes in all
+  int rank() const { return rank_; }  ///< from 0
+  int size() const { return size_; }  ///< number of processes
 
   /// data = Σ of all ranks' data.
   template <class Scalar>
@@ -94,7 +94,7 @@ class MpiCommunicator {
     throw std::runtime_error(std::string(what) + ": " + std::string(text, static_cast<std::size_t>(length)));
   }
 
-  /// MPI counts in int. Pieces of 2^24 numbers also bound what sum_in_rank_order() keeps.
+  /// MPI counts in int. Pieces of 2^24 numbers also bound the buffer of sum_in_rank_order().
   template <class Scalar, class Function>
   static void in_pieces(Scalar* data, Index count, Function&& f) {
     constexpr Index piece = Index{1} << 24U;
@@ -103,8 +103,8 @@ class MpiCommunicator {
     }
   }
 
-  /// Every rank receives its own share of everybody's numbers, adds them up in the order of the ranks and hands the sums
-  /// out: what a ring does, 2 (size − 1) / size of the numbers out and in, in an order that does not depend on arrival.
+  /// Every rank receives its share of all ranks' numbers, adds them in rank order and sends the sums to all. Like a
+  /// ring, a rank sends and receives 2 (size − 1) / size of the numbers.
   template <class Scalar>
   void sum_in_rank_order(Scalar* data, int count) {
     const auto ranks = static_cast<std::size_t>(size_);

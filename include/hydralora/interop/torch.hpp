@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The layers as modules of libtorch, on CPU tensors, without copying one. The only header that includes <torch/torch.h>.
+// The layers as libtorch modules, on CPU tensors without a copy. The only header that includes <torch/torch.h>.
 #pragma once
 
 #include <torch/torch.h>
@@ -18,7 +18,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// An Eigen map of a layer (its A(), B(head), gate()) as a tensor of the same shape over the same memory.
+/// An Eigen map of a layer (A(), B(head), gate()) as a tensor over the same memory.
 template <class Map>
 torch::Tensor as_tensor(Map map) {
   using Scalar = typename Map::Scalar;
@@ -28,13 +28,13 @@ torch::Tensor as_tensor(Map map) {
 
 namespace detail {
 
-/// Finds the numbers from one token to the next in a tensor [..., features].
-/// @return  false where there is no such number, or the features of a token do not lie next to each other.
+/// Finds the distance between tokens in a tensor [..., features].
+/// @return  false if the tokens are not evenly spaced or the features of a token are not contiguous.
 inline bool find_stride(const torch::Tensor& tensor, Index& stride) {
   stride = tensor.size(-1);
   if (tensor.numel() == 0) return true;
   if (tensor.size(-1) > 1 && tensor.stride(-1) != 1) return false;
-  Index outer = 0;  // the stride that the next dimension outwards must have, once one is known
+  Index outer = 0;  // the stride that the next outer dimension must have, once known
   for (std::int64_t d = tensor.dim() - 2; d >= 0; --d) {
     if (tensor.size(d) == 1) continue;
     if (outer == 0) stride = tensor.stride(d);
@@ -46,13 +46,13 @@ inline bool find_stride(const torch::Tensor& tensor, Index& stride) {
 
 }  // namespace detail
 
-/// A CPU tensor [..., features] as tokens: every dimension but the last counts them.
-/// @throws std::invalid_argument  where that would need a copy: another device or number type, features that are not
-///         contiguous, leading dimensions that are not evenly spaced. `what` names the tensor in the message.
+/// A CPU tensor [..., features] as tokens; the leading dimensions are flattened.
+/// @throws std::invalid_argument  if this would need a copy: another device or number type, features that are not
+///         contiguous, tokens that are not evenly spaced. `what` names the tensor in the message.
 template <class Scalar>
 Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
   expects(tensor.defined() && tensor.dim() >= 1, what, " is undefined or has no dimension, expected [..., features]");
-  expects(tensor.device().is_cpu() && tensor.layout() == torch::kStrided, what, " is no dense CPU tensor");
+  expects(tensor.device().is_cpu() && tensor.layout() == torch::kStrided, what, " is not a dense CPU tensor");
   expects(tensor.scalar_type() == torch::CppTypeToScalarType<Scalar>::value, what, " holds ",
           c10::toString(tensor.scalar_type()), ", the layer ",
           c10::toString(torch::CppTypeToScalarType<Scalar>::value));
@@ -66,21 +66,21 @@ Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
 /// An adapter as a torch module, for LoRA, SplitLoRA, HydraLoRA and SharedBLoRA of float or double:
 ///
 ///   hydralora::TorchAdapter<hydralora::HydraLoRA<float>> adapter(config, /*seed=*/1);
-///   y = adapter->forward(x, base->forward(x));          // the base's result, with ΔW(x) added in place
+///   y = adapter->forward(x, base->forward(x));          // adds ΔW(x) to the base's result in place
 ///
-/// The parameters are two flat tensors over the layer's one buffer: "down" (A and the gate) and "up" (B, the column padding
-/// included, which stays zero). Any optimiser, clip_grad_norm_, torch::save and all-reduce takes them as they are. The
-/// matrices are layer().A() and so on; as_tensor() makes tensors of them.
+/// The parameters are two flat tensors over the layer's buffer: "down" (A and the gate) and "up" (B with its column
+/// padding, which stays zero). They work with optimisers, clip_grad_norm_, torch::save and all-reduce. The matrices are
+/// layer().A() and so on; as_tensor() makes tensors of them.
 template <class Layer>
 class TorchAdapterImpl : public torch::nn::Module {
  public:
   using Scalar = typename Layer::Scalar;  ///< float or double
-  using Config = typename Layer::Config;  ///< the layer's
+  using Config = typename Layer::Config;  ///< the layer's settings
   static_assert(std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>,
                 "hydralora: torch modules are of float or double.");
 
-  /// Initialised as the layer is from this seed.
-  /// @throws std::invalid_argument  on a config that makes no sense.
+  /// Initialised like a layer with this seed.
+  /// @throws std::invalid_argument  as the layer's constructor.
   explicit TorchAdapterImpl(const Config& config, std::uint64_t seed = 0)
       : flat_(torch::zeros({shape_of_checked(config).parameter_count()}, type())),
         layer_(config, flat_map(), seed),
@@ -91,18 +91,18 @@ class TorchAdapterImpl : public torch::nn::Module {
     up = register_parameter("up", flat_.narrow(0, down_size, flat_.numel() - down_size).detach());
   }
 
-  /// y += ΔW(x), in place, and y again, now with its place in the autograd graph.
+  /// y += ΔW(x) in place. @return  y, as a part of the autograd graph.
   ///
-  /// @param x        [..., in_features], read where it lies.
-  /// @param y        [..., out_features], as many tokens, ADDED to where it lies: what the base computed. No leaf that
-  ///                 requires a gradient, nothing whose own backward needs its values, and none of several views that
-  ///                 one call made (chunk, split, unbind; narrow is fine).
-  /// @param weights  [..., heads] for Routing::given, read; gets a gradient where it requires one.
-  /// In training mode dropout draws from (the layer's seed, `step`), and `step` goes up by one. Where a gate pools, every
-  /// sequence (the last dimension but one) is a segment.
-  /// @throws std::invalid_argument  where the layer refuses a shape, or a tensor would have to be copied; y is untouched.
-  /// Cost    what the layer costs; in the forward pass nothing of the size of x or y is allocated or copied. Backward
-  ///         allocates dx and the gradients. A dy that autograd hands over expanded or strided is copied.
+  /// @param x        [..., in_features], read in place.
+  /// @param y        [..., out_features], with as many tokens, ADDED to in place: the base's result. Not allowed: a
+  ///                 leaf that requires a gradient; a tensor whose own backward needs its values; one of several views
+  ///                 made by one call (chunk, split, unbind; narrow is allowed).
+  /// @param weights  [..., heads] for Routing::given, read; gets a gradient if it requires one.
+  /// In training mode dropout draws from (the layer's seed, `step`), and `step` is incremented. For a gate that pools,
+  /// every sequence (the last dimension but one) is a segment.
+  /// @throws std::invalid_argument  on a wrong shape, or a tensor that would have to be copied; y is untouched.
+  /// Cost    that of the layer; forward allocates and copies nothing of the size of x or y. Backward allocates dx and
+  ///         the gradients, and copies a dy that is expanded or strided.
   /// Once differentiable.
   torch::Tensor forward(torch::Tensor x, torch::Tensor y, torch::Tensor weights = {}) {
     const Tokens<Scalar> x_tokens = tokens_of<Scalar>(x, "x"), y_tokens = tokens_of<Scalar>(y, "y");
@@ -114,13 +114,13 @@ class TorchAdapterImpl : public torch::nn::Module {
       std::vector<Index> segments;
       set_options(options, segments, x, weights);
       layer_.forward(x_tokens, y_tokens, options);
-      y.unsafeGetTensorImpl()->bump_version();  // as torch's own in-place operations do
+      y.unsafeGetTensorImpl()->bump_version();  // as torch's in-place operations do
       return y;
     }
     return Function::apply(y, x, down, up, weights.defined() ? weights : torch::empty({0}, type()), this);
   }
 
-  /// The layer over the same memory. After Module::load() or to() it is up to date once it is asked for, or forward() is.
+  /// The layer over the same memory. This call and forward() update it after Module::load() or to().
   Layer& layer() {
     adopt_parameters();
     return layer_;
@@ -131,7 +131,7 @@ class TorchAdapterImpl : public torch::nn::Module {
   std::uint64_t step = 0;  ///< of dropout's random numbers
 
  private:
-  /// What backward needs. It outlives the module where the graph does, so it shares the parameters' memory.
+  /// The data for backward. The graph may outlive the module, so this shares ownership of the parameters' memory.
   struct Saved : torch::CustomClassHolder {
     Saved(torch::Tensor memory, const Layer& the_layer) : flat(std::move(memory)), layer(the_layer) {}
     torch::Tensor flat;
@@ -141,7 +141,7 @@ class TorchAdapterImpl : public torch::nn::Module {
   };
 
   struct Function : torch::autograd::Function<Function> {
-    // y comes first: where it is a view, torch takes the first argument for the one that is written.
+    // y comes first: if it is a view, torch expects the modified tensor as the first argument.
     static torch::Tensor forward(torch::autograd::AutogradContext* context, torch::Tensor y, torch::Tensor x,
                                  torch::Tensor down, torch::Tensor up, torch::Tensor weights,
                                  TorchAdapterImpl* module) {
@@ -154,7 +154,7 @@ class TorchAdapterImpl : public torch::nn::Module {
       saved->wants_dx = x.requires_grad();
       saved->wants_dweights = weights.requires_grad();
       context->saved_data["saved"] = c10::IValue::make_capsule(std::move(saved));
-      context->save_for_backward({x, down, up, weights});  // torch then notices who writes into them meanwhile
+      context->save_for_backward({x, down, up, weights});  // torch then detects writes to them before backward
       context->mark_dirty({y});
       return y;
     }
@@ -167,7 +167,7 @@ class TorchAdapterImpl : public torch::nn::Module {
       const torch::Tensor &x = variables[0], &weights = variables[3];
       torch::Tensor dy = upstream[0];
       Index stride = 0;
-      if (!detail::find_stride(dy, stride)) dy = dy.contiguous();  // expanded by sum(), say
+      if (!detail::find_stride(dy, stride)) dy = dy.contiguous();  // for example expanded by sum()
 
       torch::Tensor gradients = torch::zeros({saved->flat.numel()}, type()), dx, dweights;
       typename Layer::Gradients g(saved->layer.config(), map_of(gradients));
@@ -214,8 +214,8 @@ class TorchAdapterImpl : public torch::nn::Module {
     options.segments = segments;
   }
 
-  /// Module::load(), to() and set_data() give a parameter memory of its own: its numbers come back into the layer's, and the
-  /// parameter with them.
+  /// Module::load(), to() and set_data() move a parameter to other memory. This copies its numbers to the layer's
+  /// memory and points the parameter there again.
   void adopt_parameters() {
     const std::int64_t down_size = layer_.down_parameters().size();
     adopt(down, flat_.narrow(0, 0, down_size), "down");
@@ -232,12 +232,12 @@ class TorchAdapterImpl : public torch::nn::Module {
     parameter.set_data(own);
   }
 
-  torch::Tensor flat_;  // before the layers, which look at its memory
+  torch::Tensor flat_;  // before the layers, which refer to its memory
   Layer layer_;
   Layer undropped_;
 };
 
-/// See TorchAdapterImpl; a shared pointer to it, as torch's own modules are.
+/// A shared pointer to a TorchAdapterImpl, as usual for torch modules.
 template <class Layer>
 using TorchAdapter = torch::nn::ModuleHolder<TorchAdapterImpl<Layer>>;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// A training run on disk: stopped at any time and gone on with later, it ends with the same bits.
+// Checkpoints of a training run. A run that is resumed from one ends with the same bits as an uninterrupted run.
 #pragma once
 
 #include <cstdint>
@@ -25,13 +25,13 @@ constexpr const char* steps_name = "optimizer.steps";
 
 }  // namespace detail
 
-/// Saves what an optimiser trains and what it remembers: the parameters of every group, the moments, the steps. All other
-/// state of a run is in its program: batches and dropout are functions of seed and step.
-/// @param path       OVERWRITTEN, the whole file or nothing.
-/// @param optimizer  read.
+/// Saves the parameters of every group, the optimiser's moments and the number of steps. Batches and dropout are
+/// functions of seed and step, which the program knows.
 ///
-/// @param notes  text to find again: the seed, the data, the settings.
-/// @throws FileError  where it cannot be written; what was at `path` is then still there (write_file_atomically()).
+/// @param path       REPLACED atomically (write_file_atomically()).
+/// @param optimizer  read.
+/// @param notes      text that load_checkpoint() returns: the seed, the data, the settings.
+/// @throws FileError  if the file cannot be written; the old file is then unchanged.
 template <class Scalar>
 void save_checkpoint(const std::filesystem::path& path, const AdamW<Scalar>& optimizer,
                      const std::map<std::string, std::string>& notes = {}) {
@@ -47,14 +47,14 @@ void save_checkpoint(const std::filesystem::path& path, const AdamW<Scalar>& opt
   file.save(path);
 }
 
-/// Puts a run back where save_checkpoint() found it.
+/// Restores the parameters, the moments and the number of steps that save_checkpoint() wrote.
 ///
-/// @param path       what save_checkpoint() wrote.
-/// @param optimizer  made anew over parameters of the same sizes; they, the moments and the steps are OVERWRITTEN.
+/// @param path         a file of save_checkpoint().
+/// @param optimizer    has groups of the same sizes; parameters, moments and steps are OVERWRITTEN.
 /// @param finite_only  refuse numbers that are not finite: a run that had diverged.
 /// @return  the notes.
-/// @throws FileError  a broken file, other groups, sizes or number types, other tensors besides; nothing is then changed.
-/// Memory   as much again as is read, so that nothing is half there.
+/// @throws FileError  a broken file, other groups, sizes or number types, additional tensors; nothing is then changed.
+/// Memory   a second copy of everything that is read.
 template <class Scalar>
 std::map<std::string, std::string> load_checkpoint(const std::filesystem::path& path, AdamW<Scalar>& optimizer,
                                                    bool finite_only = true) {
@@ -77,14 +77,14 @@ std::map<std::string, std::string> load_checkpoint(const std::filesystem::path& 
   }
   const Vector moments = read(detail::moments_name, optimizer.state().size());
   if (file.entry(detail::steps_name, {1}).type != DType::I64) {
-    throw FileError(path, "tensor " + in_quotes(detail::steps_name) + " is no I64");
+    throw FileError(path, "tensor " + in_quotes(detail::steps_name) + " is not I64");
   }
   const auto steps = detail::from_little_endian<std::uint64_t>(file.bytes(detail::steps_name).data());
   constexpr std::uint64_t most_steps = std::uint64_t{1} << 62U;
   if (steps > most_steps) {
-    throw FileError(path, "tensor " + in_quotes(detail::steps_name) + " is negative, or larger than any run");
+    throw FileError(path, "tensor " + in_quotes(detail::steps_name) + " is negative or above 2^62");
   }
-  if ((moments.tail(moments.size() / 2).array() < 0).any()) {  // their roots are taken
+  if ((moments.tail(moments.size() / 2).array() < 0).any()) {  // AdamW takes their square roots
     throw FileError(path, "tensor " + in_quotes(detail::moments_name) + " holds a negative mean of squares");
   }
   if (file.tensors().size() != groups.size() + 2) {

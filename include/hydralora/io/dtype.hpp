@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The number types that adapter files hold, and their bytes: little-endian in the file, whatever this machine is.
+// The number types of adapter files. Files are little-endian on every machine.
 #pragma once
 
 #include <array>
@@ -13,15 +13,13 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// What the numbers of a tensor are stored as, named as in the file.
+/// The type of a tensor's numbers, named as in the file.
 enum class DType { BOOL, U8, I8, F8_E5M2, F8_E4M3, I16, U16, F16, BF16, I32, U32, F32, I64, U64, F64 };
 
-/// Name in the file, and bytes of one number.
 struct DTypeInfo {
   const char* name;  ///< as in the file
   Index bytes;       ///< of one number
 };
-/// What is known of a type.
 inline const DTypeInfo& info_of(DType type) {
   static constexpr std::array<DTypeInfo, 15> table = {{{"BOOL", 1},
                                                        {"U8", 1},
@@ -43,7 +41,6 @@ inline const DTypeInfo& info_of(DType type) {
 
 namespace detail {
 
-/// The little-endian integer in these bytes, and back, whatever this machine is.
 template <class Unsigned>
 Unsigned from_little_endian(const unsigned char* bytes) {
   Unsigned value = 0;
@@ -70,7 +67,7 @@ inline bool is_floating(DType type) {
   return type == DType::F16 || type == DType::BF16 || type == DType::F32 || type == DType::F64;
 }
 
-/// A number of a floating type.
+/// @param type  F16, BF16, F32 or F64.
 template <class Scalar>
 Scalar decode(DType type, const unsigned char* bytes) {
   switch (type) {
@@ -85,7 +82,7 @@ Scalar decode(DType type, const unsigned char* bytes) {
       return static_cast<Scalar>(bits_as<double>(from_little_endian<std::uint64_t>(bytes)));
   }
 }
-/// Rounded to the nearest, ties to even; from double to 16 bits by way of float.
+/// Rounds to nearest, ties to even. From double to 16 bits it rounds twice, by way of float.
 template <class Scalar>
 void encode(DType type, Scalar value, unsigned char* bytes) {
   switch (type) {

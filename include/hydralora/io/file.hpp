@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Files that can be trusted half way: read without believing them, written whole or not at all.
+// Checked reading and atomic writing of files.
 #pragma once
 
 #include <algorithm>
@@ -24,27 +24,24 @@
 #include <fstream>
 #endif
 
-static_assert(HYDRALORA_HAS_EXCEPTIONS == 1, "hydralora: io/ reports what is wrong with a file as an exception.");
+static_assert(HYDRALORA_HAS_EXCEPTIONS == 1, "hydralora: io/ reports errors as exceptions.");
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// What is wrong with a file: what() begins with its path.
+/// An error in a file. what() begins with the file's path.
 class FileError : public std::runtime_error {
  public:
-  /// @param path    the file, as the caller named it.
-  /// @param reason  what is wrong with it, put behind the path.
   FileError(const std::filesystem::path& path, const std::string& reason)
       : std::runtime_error(path.string() + ": " + reason), path_(path) {}
-  const std::filesystem::path& path() const { return path_; }  ///< the file
+  const std::filesystem::path& path() const { return path_; }
 
  private:
   std::filesystem::path path_;
 };
 
-/// How a file is read. buffered: piece by piece; one that changes meanwhile gives an error or wrong numbers, no more.
-/// mapped: the operating system brings in what is touched; the process dies if somebody cuts the file short meanwhile.
-/// Without POSIX both are buffered.
+/// How a file is read. buffered: with read calls; a file that changes meanwhile gives an error or wrong numbers.
+/// mapped: with mmap; the process dies if the file is truncated meanwhile. Without POSIX both are buffered.
 enum class FileAccess { buffered, mapped };
 
 namespace detail {
@@ -55,7 +52,7 @@ namespace detail {
   throw FileError(path, std::string(what) + ": " + std::generic_category().message(errno));
 }
 
-/// Closes what it holds.
+/// Owns a file descriptor.
 class Descriptor {
  public:
   explicit Descriptor(int fd = -1) : fd_(fd) {}
@@ -69,14 +66,14 @@ class Descriptor {
     return *this;
   }
   int get() const { return fd_; }
-  /// Closes now. @return  false where the operating system reports that something was lost.
+  /// Closes it. @return  false on an error: data may be lost.
   bool reset() { return fd_ < 0 || ::close(std::exchange(fd_, -1)) == 0; }
 
  private:
   int fd_;
 };
 
-/// As open(2), again where a signal interrupted it; holds nothing where it fails.
+/// open(2), repeated after a signal. The result holds no descriptor on failure.
 inline Descriptor open_file(const std::filesystem::path& path, int flags, mode_t rights = 0666) {
   int fd = -1;
   do {
@@ -89,20 +86,20 @@ inline Descriptor open_file(const std::filesystem::path& path, int flags, mode_t
 
 }  // namespace detail
 
-/// A regular file that is open for reading.
+/// A regular file, open for reading.
 class InputFile {
  public:
-  /// @throws FileError  where it cannot be opened or is no regular file.
+  /// @throws FileError  if it cannot be opened or is not a regular file.
   explicit InputFile(std::filesystem::path path, FileAccess access = FileAccess::buffered);
   ~InputFile();
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }  ///< as the caller named it
-  std::uint64_t size() const { return size_; }                 ///< bytes in the file
+  const std::filesystem::path& path() const { return path_; }
+  std::uint64_t size() const { return size_; }  ///< in bytes
 
-  /// Bytes [offset, offset + count).
-  /// @throws FileError  where they are not all there.
+  /// Reads bytes [offset, offset + count).
+  /// @throws FileError  if the file ends before.
   void read(std::uint64_t offset, void* to, std::size_t count) const;
 
  private:
@@ -116,22 +113,22 @@ class InputFile {
 #endif
 };
 
-/// Makes `path` hold these bytes, or leaves it as it was: they go to a new file in the same folder, which takes the place
-/// of the old one when all of it is on the disk, with its rights. A link stays a link to its target. Where the process is
-/// killed half way, a file named `path`.tmp-… may stay behind (hydralora.tmp-… where the name is too long for that).
-/// @throws FileError  where any step fails; what `path` held is then still there, and the new file is gone. Only where the
-///                    folder itself cannot be brought to the disk at the very end the new content is already in place.
+/// Replaces the content of `path`, or leaves the file unchanged. The bytes go to a temporary file in the same folder,
+/// which is synced to disk and then renamed. The new file has the permissions of the old one; a symbolic link stays a
+/// link. If the process is killed, a file `path`.tmp-… may remain (hydralora.tmp-… for a long name).
+/// @throws FileError  if a step fails; the old file is then unchanged and the temporary one is removed. One exception:
+///                    if the sync of the folder fails, at the end, the new content is already in place.
 void write_file_atomically(const std::filesystem::path& path, const void* bytes, std::size_t count);
 
 #if HYDRALORA_HAS_POSIX
 
 inline InputFile::InputFile(std::filesystem::path path, FileAccess access) : path_(std::move(path)) {
-  // O_NONBLOCK: a pipe would wait for its writer before it could be refused.
+  // O_NONBLOCK: opening a pipe would wait for its writer.
   file_ = detail::open_file(path_, O_RDONLY | O_NONBLOCK);
   if (file_.get() < 0) detail::fail_with_errno(path_, "cannot open");
   struct stat status {};
-  if (::fstat(file_.get(), &status) != 0) detail::fail_with_errno(path_, "cannot ask for its size");
-  if (!S_ISREG(status.st_mode)) throw FileError(path_, "is no regular file");
+  if (::fstat(file_.get(), &status) != 0) detail::fail_with_errno(path_, "cannot determine its size");
+  if (!S_ISREG(status.st_mode)) throw FileError(path_, "is not a regular file");
   size_ = static_cast<std::uint64_t>(status.st_size);
   if (access == FileAccess::buffered || size_ == 0) return;
   void* mapped = ::mmap(nullptr, static_cast<std::size_t>(size_), PROT_READ, MAP_PRIVATE, file_.get(), 0);
@@ -173,27 +170,27 @@ inline void write_file_atomically(const std::filesystem::path& path, const void*
   }
   const std::filesystem::path folder = target.has_parent_path() ? target.parent_path() : std::filesystem::path(".");
 
-  // Opened first, so that nothing but the disk can fail once the new file is in place. A folder that may be written to and
-  // not read cannot be opened, nor brought to the disk.
+  // Opened first, so that only the sync can fail after the rename. A folder without read permission cannot be opened;
+  // it is not synced.
   const detail::Descriptor directory = detail::open_file(folder, O_RDONLY | O_DIRECTORY);
   if (directory.get() < 0 && errno != EACCES) detail::fail_with_errno(folder, "cannot open the folder");
 
-  // Whom the old file's rights kept out, the new one's keep out too, at any moment.
+  // At no time may the new file be readable by someone who could not read the old one.
   struct stat old {};
   const bool replaces = ::stat(target.c_str(), &old) == 0 && S_ISREG(old.st_mode);
   const mode_t rights = replaces ? old.st_mode & 0777 : 0666;
 
-  constexpr std::size_t longest_name = 200;  // of the 255 bytes that file systems allow
+  constexpr std::size_t longest_name = 200;  // file systems allow 255 bytes
   const std::string name = target.filename().string();
   const std::filesystem::path begin = folder / (name.size() <= longest_name ? name : "hydralora");
   std::filesystem::path temporary;
   detail::Descriptor file;
-  for (int attempt = 0; file.get() < 0; ++attempt) {  // a name that nobody has
+  for (int attempt = 0; file.get() < 0; ++attempt) {  // until the name is unused
     temporary = begin.string() + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
     file = detail::open_file(temporary, O_WRONLY | O_CREAT | O_EXCL, replaces ? rights & 0700 : rights);
     if (file.get() < 0 && (errno != EEXIST || attempt >= 1000)) detail::fail_with_errno(temporary, "cannot create");
   }
-  // Where rights cannot be set, or the group cannot be the old one's, the new file has fewer of them.
+  // If the group cannot be set, the group gets no permissions. If the permissions cannot be set, the owner's remain.
   if (replaces) {
     const bool same_group = ::fchown(file.get(), static_cast<uid_t>(-1), old.st_gid) == 0;
     static_cast<void>(::fchmod(file.get(), same_group ? rights : rights & 0707));
@@ -205,16 +202,16 @@ inline void write_file_atomically(const std::filesystem::path& path, const void*
       if (put < 0) detail::fail_with_errno(temporary, "cannot write");
       done += static_cast<std::size_t>(put);
     }
-    if (::fsync(file.get()) != 0) detail::fail_with_errno(temporary, "cannot bring to the disk");
+    if (::fsync(file.get()) != 0) detail::fail_with_errno(temporary, "cannot sync to disk");
     if (!file.reset()) detail::fail_with_errno(temporary, "cannot close");
     if (::rename(temporary.c_str(), target.c_str()) != 0) detail::fail_with_errno(target, "cannot replace");
   } catch (...) {
     ::unlink(temporary.c_str());
     throw;
   }
-  // From here on the new file is in place; what is left makes it outlive a power failure.
-  if (directory.get() >= 0 && ::fsync(directory.get()) != 0 && errno != EINVAL) {  // EINVAL: no such thing here
-    detail::fail_with_errno(folder, "cannot bring the folder to the disk");
+  // The new file is in place. Syncing the folder makes the rename survive a power failure.
+  if (directory.get() >= 0 && ::fsync(directory.get()) != 0 && errno != EINVAL) {  // EINVAL: not supported here
+    detail::fail_with_errno(folder, "cannot sync the folder to disk");
   }
 }
 
@@ -222,9 +219,9 @@ inline void write_file_atomically(const std::filesystem::path& path, const void*
 
 inline InputFile::InputFile(std::filesystem::path path, FileAccess) : path_(std::move(path)) {
   std::error_code error;
-  if (!std::filesystem::is_regular_file(path_, error)) throw FileError(path_, "is no regular file");
+  if (!std::filesystem::is_regular_file(path_, error)) throw FileError(path_, "is not a regular file");
   size_ = std::filesystem::file_size(path_, error);
-  if (error) throw FileError(path_, "cannot ask for its size: " + error.message());
+  if (error) throw FileError(path_, "cannot determine its size: " + error.message());
   file_.open(path_, std::ios::binary);
   if (!file_) throw FileError(path_, "cannot open");
 }

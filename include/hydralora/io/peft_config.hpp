@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// adapter_config.json: the settings that this library acts on, and the refusal of those that it cannot act on.
+// adapter_config.json: reads the settings that this library supports and refuses the others.
 #pragma once
 
 #include <cmath>
@@ -21,13 +21,13 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Passes over JSON and keeps nothing but the keys of the objects that are open: the checks that a parser does not make.
+/// Checks that the parser does not make: nesting, duplicate keys, objects in arrays. Stores only keys of open objects.
 class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit JsonChecks(const std::filesystem::path& path) : path_(path) {}
 
   bool start_object(std::size_t) override {
-    // Such settings do not exist, and they would take the most memory for their bytes.
+    // No setting has this form, and it needs the most memory per byte.
     if (arrays_ > 0) throw FileError(path_, "has an object inside an array");
     keys_.emplace_back();
     return deeper();
@@ -45,7 +45,7 @@ class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
     return --depth_, true;
   }
   bool key(string_t& text) override {
-    if (!keys_.back().insert(text).second) throw FileError(path_, in_quotes(text) + " is there twice");
+    if (!keys_.back().insert(text).second) throw FileError(path_, in_quotes(text) + " appears twice");
     return true;
   }
   bool null() override { return true; }
@@ -56,7 +56,7 @@ class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
   bool string(string_t&) override { return true; }
   bool binary(binary_t&) override { return true; }
   bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
-    throw FileError(path_, "is no JSON, or has a number beyond those of double, at byte " + std::to_string(position));
+    throw FileError(path_, "is not JSON, or has a number too large for double, at byte " + std::to_string(position));
   }
 
  private:
@@ -71,23 +71,23 @@ class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
   int depth_ = 0, arrays_ = 0;
 };
 
-/// A JSON object from a file that is not trusted: small, not deep, no key twice.
+/// Reads a JSON object from an untrusted file.
 inline nlohmann::json read_json_object(const std::filesystem::path& path) {
   constexpr std::uint64_t most_bytes = std::uint64_t{1} << 20U;
   const InputFile file(path);
   if (file.size() > most_bytes) {
-    throw FileError(path, "has " + std::to_string(file.size()) + " bytes, more than 1 MiB are refused");
+    throw FileError(path, "has " + std::to_string(file.size()) + " bytes, at most 1 MiB are allowed");
   }
   std::string text(static_cast<std::size_t>(file.size()), '\0');
   file.read(0, text.data(), text.size());
   JsonChecks checks(path);
   nlohmann::json::sax_parse(text, &checks);
   nlohmann::json json = nlohmann::json::parse(text);  // a callback here would make it quadratic in the text
-  if (!json.is_object()) throw FileError(path, "is no JSON object");
+  if (!json.is_object()) throw FileError(path, "is not a JSON object");
   return json;
 }
 
-/// Collects what is wrong with a file, as much of it as a person will read.
+/// Joins error messages, up to a readable length.
 class Reasons {
  public:
   void add(const std::string& reason) {
@@ -101,7 +101,7 @@ class Reasons {
   std::string text_;
 };
 
-/// The settings of adapter_config.json that this library acts on.
+/// The supported settings of adapter_config.json.
 class PeftConfig {
  public:
   explicit PeftConfig(const std::filesystem::path& path) : path_(path), json_(read_json_object(path)) {
@@ -124,7 +124,7 @@ class PeftConfig {
   std::map<std::string, Index> rank_pattern;
   std::map<std::string, double> alpha_pattern;
 
-  /// The value of the longest key that is the module's name or what it ends with behind a dot, else the general one.
+  /// The value of the longest key that equals the module's name or its end behind a dot; without one, `otherwise`.
   template <class Value>
   static Value for_module(const std::map<std::string, Value>& pattern, const std::string& module, Value otherwise) {
     std::size_t longest = 0;
@@ -141,7 +141,7 @@ class PeftConfig {
  private:
   void refuse(const std::string& reason) { reasons_.add(reason); }
 
-  /// What changes the numbers of a forward pass, or says that the base was changed, and is not built here.
+  /// Refuses settings that change the forward pass or the base and are not supported.
   void check_unsupported() {
     for (const char* key : {"use_dora", "lora_bias", "use_qalora", "alora_invocation_tokens", "modules_to_save",
                             "layer_replication", "trainable_token_indices", "target_parameters", "megatron_config"}) {
@@ -158,13 +158,13 @@ class PeftConfig {
         "peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "lora_nums", "rank_pattern", "alpha_pattern",
         "bias", "init_lora_weights", "use_dora", "lora_bias", "use_qalora", "alora_invocation_tokens",
         "modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters", "megatron_config",
-        // which modules, of which model, and how to go on training: nothing that a forward pass depends on
+        // these do not affect a forward pass
         "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "target_modules",
         "exclude_modules", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "megatron_core", "loftq_config",
         "eva_config", "corda_config", "runtime_config", "peft_version", "qalora_group_size", "merge_weights",
         "enable_lora", "blc_alpha", "blc_weight", "ensure_weight_tying", "arrow_config"};
     for (const auto& [key, value] : json_.items()) {
-      if (known.count(key) == 0 && !is_nothing(value)) refuse("does not know " + in_quotes(key));
+      if (known.count(key) == 0 && !is_nothing(value)) refuse("has the unknown setting " + in_quotes(key));
     }
   }
 
@@ -175,7 +175,7 @@ class PeftConfig {
   std::string text(const char* key, const char* otherwise) {
     if (!json_.contains(key) || json_[key].is_null()) return otherwise;
     if (json_[key].is_string()) return json_[key].get<std::string>();
-    refuse(std::string(key) + " is no text");
+    refuse(std::string(key) + " is not a string");
     return otherwise;
   }
   std::string text_or_truth(const char* key) {
@@ -192,25 +192,25 @@ class PeftConfig {
     if (value.is_number_unsigned() && value.get<std::uint64_t>() >= 1 && value.get<std::uint64_t>() < most) {
       return static_cast<Index>(value.get<std::uint64_t>());
     }
-    refuse(in_quotes(key) + " is no whole number from 1 on");
+    refuse(in_quotes(key) + " is not a whole number from 1 to 2147483647");
     return 1;
   }
   double number(const std::string& key) { return number(key, json_.value(key, nlohmann::json())); }
   double number(const std::string& key, const nlohmann::json& value) {
     if (value.is_number() && std::isfinite(value.get<double>())) return value.get<double>();
-    refuse(in_quotes(key) + " is no finite number");
+    refuse(in_quotes(key) + " is not a finite number");
     return 0;
   }
   nlohmann::json::object_t object(const char* key) {
     if (!json_.contains(key) || json_[key].is_null()) return {};
     if (json_[key].is_object()) return json_[key].get<nlohmann::json::object_t>();
-    refuse(std::string(key) + " is no object");
+    refuse(std::string(key) + " is not an object");
     return {};
   }
-  /// Trainers take keys as regular expressions; here they are names, or the ends of names.
+  /// PEFT's keys are regular expressions. Only names and ends of names are supported.
   std::string pattern(const std::string& key) {
     if (key.empty() || key.find_first_of("\\^$|()[]{}*+?") != std::string::npos) {
-      refuse("the pattern " + in_quotes(key) + " is no plain name");
+      refuse("the pattern " + in_quotes(key) + " is not a plain name");
     }
     return key;
   }

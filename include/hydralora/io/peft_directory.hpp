@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 //
-// Adapter directories as Python trainers write and read them: adapter_config.json beside adapter_model.safetensors.
+// Adapter directories of Python trainers: adapter_config.json and adapter_model.safetensors.
 //
 //   PEFT LoRA              <module>.lora_A.weight [r, in]       <module>.lora_B.weight [out, r]
 //   HydraLoRA              … lora_A … lora_B0 … lora_B{N-1}     <module>.lora_route.weight [N, in]
-//   LoRAMoE, SplitLoRA     … lora_A0 … lora_B0 …                <module>.lora_route.weight [N, in], or none: their sum
+//   LoRAMoE, SplitLoRA     … lora_A0 … lora_B0 …                <module>.lora_route.weight [N, in], or none (their sum)
 //
-// <module> is base_model.model. and the module's name in the model. Nothing that is there is ignored: what this library
-// cannot do as the trainer did it is refused, all of it in one message.
+// <module> is base_model.model. and the module's name in the model. Nothing is ignored: one message names every setting
+// and tensor that this library does not support.
 #pragma once
 
 #include <cmath>
@@ -17,13 +17,13 @@
 #include <new>
 #include <sstream>
 #include <string>
-#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/io/peft_config.hpp"
+#include "hydralora/io/peft_names.hpp"
 #include "hydralora/io/safetensors.hpp"
 #include "hydralora/layers/hydra_lora.hpp"
 #include "hydralora/layers/lora.hpp"
@@ -32,7 +32,6 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The layer that a module's tensors are for.
 enum class AdapterKind { lora, split_lora, hydra_lora };
 
 /// The layer's name, for messages.
@@ -40,16 +39,16 @@ inline const char* name_of(AdapterKind kind) {
   return kind == AdapterKind::lora ? "LoRA" : kind == AdapterKind::split_lora ? "SplitLoRA" : "HydraLoRA";
 }
 
-/// One adapted module of a directory, all that there is to know of it without its numbers.
+/// One adapted module of a directory, without its parameters.
 struct AdapterModule {
-  std::string name;                      ///< in the model, without base_model.model.
-  AdapterKind kind = AdapterKind::lora;  ///< the layer to load() it into
+  std::string name;                      ///< in the model, without the prefix base_model.model.
+  AdapterKind kind = AdapterKind::lora;  ///< the layer that load() makes
   Index in_features = 0;                 ///< columns of A
   Index out_features = 0;                ///< rows of B
   Index rank = 0;                        ///< of each head
-  Index heads = 1;                       ///< how many B there are
-  bool routed = false;                   ///< it has a gate; a SplitLoRA without one is the sum of its heads
-  double alpha = 0;                      ///< lora_alpha, or what alpha_pattern says of this module
+  Index heads = 1;                       ///< number of B
+  bool routed = false;                   ///< whether it has a gate; a SplitLoRA without one is the sum of its heads
+  double alpha = 0;                      ///< lora_alpha, or the value of alpha_pattern for this module
   bool rank_stabilized = false;          ///< use_rslora
   double dropout = 0;                    ///< lora_dropout
   DType type = DType::F32;               ///< of its A
@@ -57,47 +56,7 @@ struct AdapterModule {
 
 namespace detail {
 
-constexpr const char* config_name = "adapter_config.json";
-constexpr const char* weights_name = "adapter_model.safetensors";
-constexpr const char* module_prefix = "base_model.model.";
-
-/// "…lora_B12.weight" in its parts.
-struct TensorName {
-  std::string module, part;  // part: lora_A, lora_B, lora_route
-  Index head = -1;           // -1: no number
-
-  /// False where the name is none of those that adapters have.
-  bool parse(const std::string& name) {
-    constexpr std::string_view ending = ".weight";
-    if (name.size() < ending.size() || name.compare(name.size() - ending.size(), ending.size(), ending) != 0)
-      return false;
-    const std::string stem = name.substr(0, name.size() - ending.size());
-    const std::size_t dot = stem.rfind('.');
-    if (dot == std::string::npos || dot == 0) return false;
-    constexpr std::string_view prefix = module_prefix;
-    if (stem.compare(0, prefix.size(), prefix) != 0 || dot <= prefix.size()) return false;
-    module = stem.substr(prefix.size(), dot - prefix.size());
-    part = stem.substr(dot + 1);
-    head = -1;
-    const std::size_t digits = part.find_first_of("0123456789");
-    if (digits != std::string::npos) {
-      const std::string number = part.substr(digits);
-      // Four digits are more heads than anybody has; 07 and 7 would be the same head.
-      if (number.size() > 4 || number.find_first_not_of("0123456789") != std::string::npos) return false;
-      if (number.size() > 1 && number[0] == '0') return false;
-      head = std::stol(number);
-      part.resize(digits);
-    }
-    return part == "lora_A" || part == "lora_B" || (part == "lora_route" && head < 0);
-  }
-};
-
-inline std::string tensor_name(const std::string& module, const std::string& part, Index head = -1) {
-  return module_prefix + module + '.' + part + (head < 0 ? "" : std::to_string(head)) + ".weight";
-}
-
-/// Calls f("lora_A", 0, layer.A(0)) and so on for every tensor that a layer has in a file. Head −1 stands for a name without
-/// a number.
+/// Calls f("lora_A", 0, layer.A(0)) and so on for every tensor of a layer. Head −1: the name has no number.
 template <class Layer, class Function>
 void for_each_tensor(Layer& layer, Function&& f) {
   using Middle = typename std::decay_t<Layer>::Middle;
@@ -110,7 +69,7 @@ void for_each_tensor(Layer& layer, Function&& f) {
   if (layer.shape().gated()) f("lora_route", -1, layer.gate());
 }
 
-/// What a directory calls a layer. A layer with any other middle, also one derived from these, does not compile.
+/// A layer with any other middle does not compile, even if its middle is derived from one of these.
 template <class Layer>
 constexpr AdapterKind kind_of() {
   using Middle = typename Layer::Middle;
@@ -121,22 +80,22 @@ constexpr AdapterKind kind_of() {
 
 }  // namespace detail
 
-/// An adapter directory that is open for reading. Opening it reads and checks the settings and all names, types and shapes:
+/// An adapter directory, open for reading. The constructor checks the settings and all names, types and shapes:
 ///
 ///   const PeftDirectory adapter("my_adapter");
 ///   for (const AdapterModule& m : adapter.modules()) std::cout << m.name << '\n';
 ///   auto layer = adapter.load<HydraLoRA<float>>("model.layers.0.mlp.up_proj");
 class PeftDirectory {
  public:
-  /// @throws FileError  a file that is missing or broken; options or tensors that this library has no use for, all of them.
+  /// @throws FileError  a missing or broken file, or settings or tensors that are not supported; all are named.
   explicit PeftDirectory(const std::filesystem::path& folder, FileAccess access = FileAccess::buffered)
       : config_(folder / detail::config_name), weights_(folder / detail::weights_name, access) {
     find_modules();
   }
 
-  /// By name, in its order.
+  /// Sorted by name.
   const std::vector<AdapterModule>& modules() const { return modules_; }
-  /// @throws FileError  where there is none of this name.
+  /// @throws FileError  if there is no module of this name.
   const AdapterModule& module(const std::string& name) const {
     for (const AdapterModule& m : modules_) {
       if (m.name == name) return m;
@@ -144,8 +103,8 @@ class PeftDirectory {
     throw FileError(weights_.path(), "has no module " + in_quotes(name));
   }
 
-  /// A new layer (LoRA, SplitLoRA or HydraLoRA) with a module's settings and parameters. The seed serves dropout.
-  /// @throws FileError  no such module, one of another kind, unreadable, or with finite_only numbers that are not finite.
+  /// A new layer (LoRA, SplitLoRA or HydraLoRA) with a module's settings and parameters. The seed is for dropout.
+  /// @throws FileError  no such module, another kind, unreadable, or, with finite_only, a number that is not finite.
   template <class Layer>
   Layer load(const std::string& name, std::uint64_t seed = 0, bool finite_only = true) const {
     return without_bad_alloc(name, [&] {
@@ -155,21 +114,21 @@ class PeftDirectory {
     });
   }
 
-  /// The same into a layer that is there: its parameters are all replaced, or none is.
-  /// Memory   a second set of parameters until all is read: 2 × file at most into float, 4 × from 16 bits into double.
-  /// @throws FileError  as above, or where sizes or scaling differ.
+  /// Loads a module into an existing layer. On an error the layer is unchanged.
+  /// Memory   a second set of parameters while reading: at most 2 × the file for float, 4 × from 16 bits to double.
+  /// @throws FileError  as load(), or if sizes or scaling differ.
   template <class Layer>
   void load_into(Layer& layer, const std::string& name, bool finite_only = true) const {
     const AdapterModule& m = module(name);
     auto wanted = config_for<Layer>(m);
-    if constexpr (detail::kind_of<Layer>() != AdapterKind::lora) {  // files say nothing about the temperature
+    if constexpr (detail::kind_of<Layer>() != AdapterKind::lora) {  // files do not store the temperature
       wanted.gate.temperature = layer.config().gate.temperature;
     }
     const AdapterShape has = Layer::Middle::shape(wanted), expected = layer.shape();
     const double scaling = scaling_of(wanted), expected_scaling = scaling_of(layer.config());
     if (!(has == expected) || std::abs(scaling - expected_scaling) > 1e-12 * std::abs(expected_scaling)) {
       std::ostringstream text;
-      text.precision(14);  // a difference that is refused can be seen
+      text.precision(14);  // shows any difference that is refused
       text << "module " << in_quotes(name) << " is " << has << " with scaling " << scaling << ", the layer is "
            << expected << " with scaling " << expected_scaling;
       throw FileError(weights_.path(), text.str());
@@ -182,13 +141,13 @@ class PeftDirectory {
   }
 
  private:
-  /// A file with holes may claim terabytes.
+  /// A sparse file may claim terabytes.
   template <class Function>
   auto without_bad_alloc(const std::string& name, Function&& f) const {
     try {
       return f();
     } catch (const std::bad_alloc&) {
-      throw FileError(weights_.path(), "module " + in_quotes(name) + " needs more memory than there is");
+      throw FileError(weights_.path(), "module " + in_quotes(name) + " does not fit into memory");
     }
   }
 
@@ -203,7 +162,7 @@ class PeftDirectory {
     for (const auto& [name, entry] : weights_.tensors()) {
       detail::TensorName parsed;
       if (!parsed.parse(name)) {
-        refuse("has no use for tensor " + in_quotes(name));
+        refuse("has the unknown tensor " + in_quotes(name));
         continue;
       }
       if (entry.shape.size() != 2 || !detail::is_floating(entry.type)) {
@@ -227,7 +186,7 @@ class PeftDirectory {
     if (!reasons.empty()) throw FileError(weights_.path(), reasons.text());
   }
 
-  /// @return  what is wrong with it, or nothing.
+  /// @return  an error message, or an empty string.
   std::string add_module(const std::string& name, const std::map<Index, const TensorEntry*>& A,
                          const std::map<Index, const TensorEntry*>& B, const TensorEntry* route) {
     const auto numbered = [](const std::map<Index, const TensorEntry*>& heads) {  // 0 … n-1
@@ -248,7 +207,7 @@ class PeftDirectory {
       m.kind = AdapterKind::split_lora;
     } else {
       return "its " + std::to_string(A.size()) + " lora_A and " + std::to_string(B.size()) + " lora_B " +
-             (m.routed ? "with" : "without") + " lora_route are no LoRA, HydraLoRA or LoRAMoE";
+             (m.routed ? "with" : "without") + " lora_route are not a LoRA, HydraLoRA or LoRAMoE";
     }
     m.heads = static_cast<Index>(B.size());
     m.rank = A.begin()->second->shape[0];
@@ -299,7 +258,8 @@ class PeftDirectory {
       config.routing = m.routed ? Routing::learned : Routing::uniform;
     }
     if (!std::isfinite(static_cast<typename Layer::Scalar>(scaling_of(config)))) {
-      throw FileError(weights_.path(), "module " + in_quotes(m.name) + " has a scaling beyond the layer's numbers");
+      throw FileError(weights_.path(),
+                      "module " + in_quotes(m.name) + " has a scaling that is too large for the layer's scalar type");
     }
     return config;
   }

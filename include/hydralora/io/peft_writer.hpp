@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Layers into an adapter directory that PEFT, HydraLoRA's trainer or this library reads.
+// Writes layers to an adapter directory that PEFT, HydraLoRA's trainer and this library read.
 #pragma once
 
 #include <algorithm>
@@ -22,45 +22,44 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Gathers the layers of a model and saves them as one adapter directory:
+/// Collects the layers of a model and saves them as one adapter directory:
 ///
 ///   PeftWriter adapter;
 ///   adapter.add("model.layers.0.mlp.up_proj", layer);
 ///   adapter.save("my_adapter");
 ///
-/// The scaling is written as lora_alpha / r with use_rslora false, whatever the layer's config says: there are tools that
-/// read lora_alpha and never use_rslora, and all of them read the right scaling then.
+/// The scaling is always written as lora_alpha / r with use_rslora false, because some tools ignore use_rslora.
 class PeftWriter {
  public:
-  std::string base_model;               ///< base_model_name_or_path
-  std::string task_type = "CAUSAL_LM";  ///< task_type
+  std::string base_model;  ///< base_model_name_or_path
+  std::string task_type = "CAUSAL_LM";
 
-  /// A copy of the parameters, rounded to `type` (by default those of the layer).
-  /// @throws std::invalid_argument  a name that is empty, taken, or has characters that a pattern would take for its own; a gate or weights that no directory can say;
-  ///                       heads or dropout other than those of the layers before it.
+  /// Copies the parameters, rounded to `type` (default: the layer's own).
+  /// @throws std::invalid_argument  a name that is empty, used before or has characters of regular expressions; a gate
+  ///                       that the format cannot express; heads or dropout that differ from the earlier layers'.
   template <class Layer>
   void add(const std::string& module, const Layer& layer, std::optional<DType> type = {}) {
     using Config = typename Layer::Config;
     const Config& config = layer.config();
     expects(!module.empty() && module.find_first_of("/\\^$|()[]{}*+?") == std::string::npos,
-            "PeftWriter: ", in_quotes(module), " is no module's name");
+            "PeftWriter: ", in_quotes(module), " is not a module's name");
     const Gate& gate = layer.shape().gate;
     GateConfig plain;
     plain.keep_log_partition = gate.config.keep_log_partition;
     expects(gate == Gate(gate.heads, Routing::learned, plain), "PeftWriter: ", in_quotes(module),
-            ": a directory can only say a dense softmax gate on x, token by token");
-    // alpha / rank * rank may be another number than alpha, and no whole one.
+            ": a directory can only hold a dense softmax gate on x, token by token");
+    // alpha / rank * rank may differ from alpha by rounding.
     const auto rank = static_cast<double>(config.rank);
     const Settings settings{config.rank, config.rank_stabilized ? scaling_of(config) * rank : config.alpha};
     const Index heads = detail::kind_of<Layer>() == AdapterKind::lora ? 0 : layer.shape().heads;
     expects(modules_.empty() || (heads == heads_ && config.dropout == dropout_), "PeftWriter: ", in_quotes(module),
             " has ", heads, " heads and dropout ", config.dropout, ", the modules before it ", heads_, " and ",
             dropout_, ": a directory has one setting for all");
-    constexpr Index most_heads = 10000;  // as many as PeftDirectory reads
+    constexpr Index most_heads = 10000;  // the limit of PeftDirectory
     expects(heads < most_heads, "PeftWriter: ", in_quotes(module), " has ", heads,
             " heads, a directory holds fewer than ", most_heads);
-    expects(std::isfinite(settings.alpha), "PeftWriter: ", in_quotes(module), " has a scaling that no file can say");
-    expects(modules_.count(module) == 0, "PeftWriter: ", in_quotes(module), " is there already");
+    expects(std::isfinite(settings.alpha), "PeftWriter: ", in_quotes(module), " has a scaling that is not finite");
+    expects(modules_.count(module) == 0, "PeftWriter: ", in_quotes(module), " was added before");
     detail::for_each_tensor(layer, [&](const char* part, Index head, const auto& matrix) {
       weights_.add(detail::tensor_name(module, part, head), matrix, type);
     });
@@ -69,9 +68,9 @@ class PeftWriter {
     dropout_ = config.dropout;
   }
 
-  /// Creates the folder where it is missing, and replaces the two files, each whole or not at all, the weights first.
-  /// @throws FileError  where they cannot be written.
-  /// @throws std::invalid_argument  where nothing was added, or a name is no UTF-8; nothing is then written.
+  /// Creates the folder if it is missing and replaces both files, each atomically, the weights first.
+  /// @throws FileError  if they cannot be written.
+  /// @throws std::invalid_argument  if nothing was added or a name is not UTF-8; nothing is then written.
   void save(const std::filesystem::path& folder) const {
     expects(!modules_.empty(), "PeftWriter: there is nothing to save");
     const std::string weights = weights_.content(), config = config_text();
@@ -107,8 +106,7 @@ class PeftWriter {
                                    {"alpha_pattern", nlohmann::ordered_json::object()},
                                    {"target_modules", nlohmann::ordered_json::array()}};
     if (heads_ > 0) json["lora_nums"] = heads_;
-    // A key stands for every module whose name ends with it, and readers take the first that fits: longer names first, and
-    // all of them.
+    // A key applies to every module whose name ends with it, and readers use the first match: long names first.
     std::vector<std::pair<std::string, Settings>> modules(modules_.begin(), modules_.end());
     std::stable_sort(modules.begin(), modules.end(),
                      [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
@@ -124,11 +122,11 @@ class PeftWriter {
     try {
       return json.dump(2) + '\n';
     } catch (const nlohmann::json::exception& error) {
-      fail("PeftWriter: a name is no UTF-8: ", error.what());
+      fail("PeftWriter: a name is not UTF-8: ", error.what());
     }
   }
 
-  /// Whole numbers as such: there are readers that want an integer.
+  /// Whole numbers are written as integers: some readers require it.
   static nlohmann::ordered_json number(double value) {
     constexpr double most = 1e15;
     if (value == std::floor(value) && std::abs(value) < most) return static_cast<std::int64_t>(value);

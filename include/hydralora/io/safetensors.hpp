@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// The safetensors format, read as if every file were an attack and written so that none is ever half there.
+// The safetensors format. Files are not trusted when read, and written atomically.
 //
-// A file is: the length N of a header, 8 bytes; the header, N bytes of JSON that name tensors with their type, shape and
-// place; their numbers, one tensor after another without a gap. All little-endian, tensors row-major.
+// A file is: the length N of a header, 8 bytes; the header, N bytes of JSON with the name, type, shape and place of
+// every tensor; their numbers, without gaps. All little-endian, tensors row-major.
 #pragma once
 
 #include <algorithm>
@@ -30,24 +30,24 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// A safetensors file that is open for reading. Opening it reads and checks the header alone; every tensor's place then lies
-/// inside the file, has the bytes that its type and shape ask for, and they fill it without a gap.
+/// A safetensors file, open for reading. The constructor reads and checks only the header: every tensor lies inside the
+/// file and has the size that its type and shape need; there are no gaps or overlaps.
 class SafetensorsFile {
  public:
-  /// @throws FileError  what is wrong with it.
-  /// Memory   some 32 times the header at most, and the header is 16 MiB at most.
+  /// @throws FileError  if the file is broken.
+  /// Memory   at most about 32 times the header, which has at most 16 MiB.
   explicit SafetensorsFile(const std::filesystem::path& path, FileAccess access = FileAccess::buffered)
       : file_(path, access) {
     constexpr std::uint64_t length_bytes = 8;
     if (file_.size() < length_bytes) {
-      throw FileError(path, "has " + std::to_string(file_.size()) + " bytes, a safetensors file has 8 at least");
+      throw FileError(path, "has " + std::to_string(file_.size()) + " bytes, a safetensors file has at least 8");
     }
     std::array<unsigned char, length_bytes> length;
     file_.read(0, length.data(), length.size());
     const auto header_bytes = detail::from_little_endian<std::uint64_t>(length.data());
     if (header_bytes > std::min(detail::most_header_bytes, file_.size() - length_bytes)) {
       throw FileError(path, "announces a header of " + std::to_string(header_bytes) + " bytes: the file has " +
-                                std::to_string(file_.size()) + ", and more than 16 MiB are refused");
+                                std::to_string(file_.size()) + ", and at most 16 MiB are allowed");
     }
     data_begin_ = length_bytes + header_bytes;
     const std::uint64_t data_bytes = file_.size() - data_begin_;
@@ -56,26 +56,25 @@ class SafetensorsFile {
       std::string text(static_cast<std::size_t>(header_bytes), '\0');
       file_.read(length_bytes, text.data(), text.size());
       if (text.empty() || text[0] != '{') throw FileError(path, "header: does not begin with {");
-      nlohmann::json::sax_parse(text, &header);  // whatever is wrong throws from inside
+      nlohmann::json::sax_parse(text, &header);  // throws on any error
     }
     tensors_ = std::move(header.tensors);
     metadata_ = std::move(header.metadata);
     check_places(data_bytes);
   }
 
-  const std::filesystem::path& path() const { return file_.path(); }  ///< the file
-  /// By name, in its order.
+  const std::filesystem::path& path() const { return file_.path(); }
+  /// Sorted by name.
   const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }  ///< the header's text, by key
-  /// Whether there is a tensor of this name.
   bool has(const std::string& name) const { return tensors_.count(name) > 0; }
-  /// @throws FileError  where there is none of this name.
+  /// @throws FileError  if there is no tensor of this name.
   const TensorEntry& entry(const std::string& name) const {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) throw FileError(path(), "has no tensor " + in_quotes(name));
     return found->second;
   }
-  /// @throws FileError  as above, or where its shape is another.
+  /// @throws FileError  as above, or if its shape differs.
   const TensorEntry& entry(const std::string& name, const std::vector<Index>& shape) const {
     const TensorEntry& found = entry(name);
     if (found.shape != shape) {
@@ -85,13 +84,11 @@ class SafetensorsFile {
     return found;
   }
 
-  /// A floating-point tensor of shape [rows, columns], or [rows] into one column, into an Eigen matrix of that size, rounded
-  /// to its numbers where they are smaller.
+  /// Reads a floating-point tensor of shape [rows, columns], or [rows] for one column, rounded to the matrix's type.
   ///
-  /// @param name         of the tensor.
-  /// @param matrix       of the tensor's size, OVERWRITTEN. What it is a view of must be writable.
+  /// @param matrix       of the tensor's size, OVERWRITTEN. May be a view of writable memory.
   /// @param finite_only  refuse a tensor with an infinity or a NaN.
-  /// @throws FileError  no such tensor, another shape, no floating-point type, unreadable; the matrix may then hold a part.
+  /// @throws FileError  no such tensor, another shape, not floating-point, unreadable. The matrix may be changed.
   template <class Derived>
   void read(const std::string& name, Eigen::MatrixBase<Derived>& matrix, bool finite_only = true) const {
     using Scalar = typename Derived::Scalar;
@@ -125,14 +122,14 @@ class SafetensorsFile {
     read(name, matrix, finite_only);
   }
 
-  /// The bytes of a tensor of any type as they are in the file.
-  /// @throws FileError  no such tensor, unreadable, or no memory for it: a file with holes can announce more than there is.
+  /// The bytes of a tensor of any type, as in the file.
+  /// @throws FileError  no such tensor, unreadable, or not enough memory: a sparse file can claim any size.
   std::vector<unsigned char> bytes(const std::string& name) const {
     const TensorEntry& from = entry(name);
     std::vector<unsigned char> all;
     try {
       all.resize(static_cast<std::size_t>(from.bytes));
-    } catch (const std::exception&) {  // bad_alloc, or length_error where size_t or the vector ends before
+    } catch (const std::exception&) {  // bad_alloc or length_error
       throw FileError(path(), "tensor " + in_quotes(name) + " has " + std::to_string(from.bytes) +
                                   " bytes: there is no memory for them");
     }
@@ -148,7 +145,7 @@ class SafetensorsFile {
       const auto fail = [&, &name = name](const std::string& reason) {
         throw FileError(path(), "tensor " + in_quotes(name) + ": " + reason);
       };
-      // A 0 among the dimensions makes the product 0 whatever the others are; they still have to fit.
+      // With a dimension of 0 the product is 0; the dimensions before it must still not overflow.
       std::uint64_t needed = static_cast<std::uint64_t>(info_of(tensor.type).bytes);
       for (const Index extent : tensor.shape) {
         const auto factor = static_cast<std::uint64_t>(extent);
@@ -185,19 +182,18 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// Gathers tensors and saves them as one file.
+/// Collects tensors and saves them as one file.
 ///
 ///   SafetensorsWriter file;
 ///   file.add("A", layer.A());
 ///   file.save("adapter.safetensors");
 class SafetensorsWriter {
  public:
-  std::map<std::string, std::string> metadata;  ///< text that goes into the header
+  std::map<std::string, std::string> metadata;  ///< text for the header
 
-  /// A copy of the matrix as a tensor of shape [rows, columns], or [rows] with as_vector, its numbers rounded to `type`
-  /// (by default those it has).
-  /// @throws std::invalid_argument  a name that is taken, or is "__metadata__"; a type that is no floating-point type,
-  ///                                or too small for a number.
+  /// Copies the matrix to a tensor [rows, columns], or [rows] with as_vector, rounded to `type` (default: its own).
+  /// @throws std::invalid_argument  a name that was added before or is "__metadata__"; a type that is not
+  ///                                floating-point, or too small for a number.
   template <class Derived>
   void add(const std::string& name, const Eigen::MatrixBase<Derived>& matrix, std::optional<DType> type = {},
            bool as_vector = false) {
@@ -224,8 +220,8 @@ class SafetensorsWriter {
               std::move(bytes));
   }
 
-  /// A tensor of any type from its bytes, little-endian and row-major.
-  /// @throws std::invalid_argument  as above, or where the bytes are not as many as type and shape ask for.
+  /// Adds a tensor of any type from its bytes, little-endian and row-major.
+  /// @throws std::invalid_argument  as above, or if the number of bytes does not match type and shape.
   void add_bytes(const std::string& name, DType type, std::vector<Index> shape, std::vector<unsigned char> bytes) {
     expects(name != "__metadata__", "SafetensorsWriter: a tensor cannot be named ", name);
     Index needed = info_of(type).bytes;
@@ -238,12 +234,11 @@ class SafetensorsWriter {
     expects(needed == static_cast<Index>(bytes.size()), "SafetensorsWriter: ", in_quotes(name), " has ", bytes.size(),
             " bytes, ", info_of(type).name, ' ', shape_text(shape), " needs ", needed);
     const bool is_new = tensors_.try_emplace(name, Tensor{type, std::move(shape), std::move(bytes)}).second;
-    expects(is_new, "SafetensorsWriter: ", in_quotes(name), " is there already");
+    expects(is_new, "SafetensorsWriter: ", in_quotes(name), " was added before");
   }
 
-  /// The whole file. Wider numbers come first and equally wide ones by name, as other writers have it, so that every tensor
-  /// is aligned to its numbers.
-  /// @throws std::invalid_argument  where a name or the metadata is no UTF-8.
+  /// The whole file. Wider types come first, then the order is by name, as in other writers: all are aligned.
+  /// @throws std::invalid_argument  if a name or the metadata is not UTF-8.
   std::string content() const {
     std::vector<const std::pair<const std::string, Tensor>*> order;
     for (const auto& one : tensors_) order.push_back(&one);
@@ -264,7 +259,7 @@ class SafetensorsWriter {
     try {
       text = header.dump();
     } catch (const nlohmann::json::exception& error) {
-      fail("SafetensorsWriter: a name or the metadata is no UTF-8: ", error.what());
+      fail("SafetensorsWriter: a name or the metadata is not UTF-8: ", error.what());
     }
     constexpr std::size_t alignment = 8;
     text.resize((text.size() + alignment - 1) / alignment * alignment, ' ');
@@ -280,7 +275,7 @@ class SafetensorsWriter {
     return all;
   }
 
-  /// @throws FileError  where it cannot be written; what was at `path` is then still there (write_file_atomically()).
+  /// @throws FileError  if it cannot be written; the old file is then unchanged (write_file_atomically()).
   void save(const std::filesystem::path& path) const {
     const std::string all = content();
     write_file_atomically(path, all.data(), all.size());

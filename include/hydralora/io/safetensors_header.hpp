@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The header of a safetensors file: JSON that names tensors with their type, shape and place, taken from a file that is
-// not trusted.
+// The header of a safetensors file: JSON with the type, shape and place of every tensor. It is not trusted.
 #pragma once
 
 #include <cstddef>
@@ -21,17 +20,17 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// A tensor as the header describes it, all of it checked against the file.
+/// A tensor's description in the header, checked against the file.
 struct TensorEntry {
-  DType type = DType::F32;   ///< of its numbers
-  std::vector<Index> shape;  ///< as in the file: the last index runs fastest
+  DType type = DType::F32;
+  std::vector<Index> shape;  ///< row-major: the last index runs fastest
   std::uint64_t offset = 0;  ///< of its first byte, from the start of the file
-  std::uint64_t bytes = 0;   ///< in the file
+  std::uint64_t bytes = 0;
 
-  Index elements() const { return static_cast<Index>(bytes) / info_of(type).bytes; }  ///< how many numbers
+  Index elements() const { return static_cast<Index>(bytes) / info_of(type).bytes; }
 };
 
-/// Text for names that come out of files: quoted, short, printable.
+/// A name from a file for a message: quoted, short, printable.
 inline std::string in_quotes(const std::string& text) {
   constexpr std::size_t most = 120;
   std::string result = "'";
@@ -41,7 +40,7 @@ inline std::string in_quotes(const std::string& text) {
   return result + (text.size() > most ? "...'" : "'");
 }
 
-/// As messages have it: [4, 7].
+/// For messages: [4, 7].
 inline std::string shape_text(const std::vector<Index>& shape) {
   std::string text = "[";
   for (std::size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
@@ -53,8 +52,7 @@ namespace detail {
 constexpr std::uint64_t most_header_bytes = std::uint64_t{16} << 20U;
 constexpr std::size_t most_dimensions = 8;
 
-/// Takes the header's JSON piece by piece, so that nothing is kept but what a header may hold. Every event that a header
-/// cannot have ends the parse with the reason.
+/// Parses the header event by event, so that only a valid header takes memory. Other events throw.
 class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
  public:
   SafetensorsHeader(const std::filesystem::path& path, std::uint64_t data_bytes)
@@ -66,12 +64,12 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
   bool start_object(std::size_t) override {
     if (place_ == Place::start) return enter(Place::file);
     if (place_ == Place::file_value) return enter(is_metadata_ ? Place::metadata : Place::tensor);
-    refuse("an object where none belongs");
+    refuse("an object where none is allowed");
   }
   bool key(string_t& text) override {
     if (place_ == Place::file) {
       is_metadata_ = text == "__metadata__";
-      if (is_metadata_ ? has_metadata_ : tensors.count(text) > 0) refuse(in_quotes(text) + " is there twice");
+      if (is_metadata_ ? has_metadata_ : tensors.count(text) > 0) refuse(in_quotes(text) + " appears twice");
       if (is_metadata_) {
         has_metadata_ = true;
       } else {
@@ -83,7 +81,7 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
     }
     if (place_ == Place::metadata) {
       const auto [found, is_new] = metadata.try_emplace(text);
-      if (!is_new) refuse("__metadata__: " + in_quotes(text) + " is there twice");
+      if (!is_new) refuse("__metadata__: " + in_quotes(text) + " appears twice");
       metadata_value_ = &found->second;
       return enter(Place::metadata_value);
     }
@@ -91,11 +89,11 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
          {std::tuple{"dtype", Place::type, &has_type_}, std::tuple{"shape", Place::shape_value, &has_shape_},
           std::tuple{"data_offsets", Place::offsets_value, &has_offsets_}}) {
       if (text != field) continue;
-      if (*seen) refuse_tensor(in_quotes(text) + " is there twice");
+      if (*seen) refuse_tensor(in_quotes(text) + " appears twice");
       *seen = true;
       return enter(place);
     }
-    refuse_tensor("knows no " + in_quotes(text) + ", expected dtype, shape and data_offsets");
+    refuse_tensor("has the unknown field " + in_quotes(text) + ", expected dtype, shape and data_offsets");
   }
   bool end_object() override {
     if (place_ == Place::file) return enter(Place::end);
@@ -107,7 +105,7 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
   bool start_array(std::size_t) override {
     if (place_ == Place::shape_value) return enter(Place::shape);
     if (place_ == Place::offsets_value) return offsets_.clear(), enter(Place::offsets);
-    refuse("an array where none belongs");
+    refuse("an array where none is allowed");
   }
   bool end_array() override {
     if (place_ == Place::offsets) {
@@ -138,14 +136,14 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
       offsets_.push_back(value);
       return true;
     }
-    refuse("a number where none belongs");
+    refuse("a number where none is allowed");
   }
   bool string(string_t& text) override {
     if (place_ == Place::metadata_value) {
       *metadata_value_ = text;
       return enter(Place::metadata);
     }
-    if (place_ != Place::type) refuse("a string where none belongs");
+    if (place_ != Place::type) refuse("a string where none is allowed");
     for (int i = 0; i <= static_cast<int>(DType::F64); ++i) {
       if (text != info_of(static_cast<DType>(i)).name) continue;
       current_->type = static_cast<DType>(i);
@@ -153,15 +151,15 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
     }
     refuse_tensor("has the unknown dtype " + in_quotes(text));
   }
-  bool null() override { refuse("null where none belongs"); }
-  bool boolean(bool) override { refuse("true or false where none belongs"); }
+  bool null() override { refuse("null where none is allowed"); }
+  bool boolean(bool) override { refuse("true or false where none is allowed"); }
   bool number_integer(number_integer_t value) override { refuse("the negative number " + std::to_string(value)); }
   bool number_float(number_float_t, const string_t& text) override {
-    refuse("the number " + in_quotes(text) + ", which is no integer below 2^64");
+    refuse("the number " + in_quotes(text) + ", which is not an integer below 2^64");
   }
   bool binary(binary_t&) override { refuse("binary data"); }
   bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
-    refuse("is no JSON at byte " + std::to_string(position));
+    refuse("is not JSON at byte " + std::to_string(position));
   }
 
  private:

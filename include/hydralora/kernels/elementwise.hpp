@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Copies, sums and products element by element. Eigen computes the same numbers, but every expression of it costs the
-// compiler a tenth of a second.
+// Elementwise copies, sums and products. Not with Eigen, because every expression takes a tenth of a second to compile.
 #pragma once
 
 #include <algorithm>

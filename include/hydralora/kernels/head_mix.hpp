@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// Where the router's weights Ω meet the projections H, between the two stacks: the doors (see low_rank.hpp).
+// Mixing of the projections H by the router's weights Ω, between the two stacks.
 //
-//   shared A (HydraLoRA)       h has r numbers        u_i = ω_i h        column-wise Khatri–Rao product of Ω and H
+//   shared A (HydraLoRA)       h has r numbers        u_i = ω_i h        columnwise Khatri–Rao product of Ω and H
 //   an A per head (SplitLoRA)  h has N·r numbers      u_i = ω_i h_i
 //   shared B (SharedBLoRA)     h has N·r numbers      u = Σ_i ω_i h_i
 //
-// The number of rows of H decides between the first two; with one head they are the same. The third uses the kernels of
+// The number of rows of H selects the first or the second; with one head they are equal. The third uses the kernels of
 // the first with h and v exchanged.
 #pragma once
 
@@ -42,7 +42,7 @@ void mix_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar
   }
 }
 
-/// The reduction over the heads: dω_i = ⟨v_i, h⟩ and dh = Σ_i ω_i v_i (or ⟨v_i, h_i⟩ and dh_i = ω_i v_i).
+/// The gradients: dω_i = ⟨v_i, h⟩ and dh = Σ_i ω_i v_i (or ⟨v_i, h_i⟩ and dh_i = ω_i v_i).
 ///
 /// @param v         s·Bᵀ dy, (N·r × tokens), read.
 /// @param h         (r × tokens) or (N·r × tokens), read.
@@ -90,20 +90,20 @@ void sum_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstToken
   mix_heads<Scalar>(v, weights, dh);
 }
 
-/// B̄ = Σ_i ω_i B_i, for a run of tokens that share one ω: then y += s · B̄ h is a plain product of rank r, 1/N of the work
-/// of expand(). Source: HydraLoRA, arXiv:2404.19245, section 3.3 (inference).
+/// B̄ = Σ_i ω_i B_i, for tokens with the same ω: y += s · B̄ h is a product of rank r, 1/N of expand().
+/// Source: HydraLoRA, arXiv:2404.19245, section 3.3 (inference).
 ///
 /// @param s         [B_1 … B_N], (N·r × features), read.
 /// @param weights   ω, (N × 1), read.
-/// @param combined  B̄, (r × features), features side by side (feature_stride 1), OVERWRITTEN. Must overlap neither.
-/// Cost             2 · N · r · features flop, one read of s. Forming B̄ takes a token's expand(), and every token then takes
-///                  1/N of one: with two heads it pays from three tokens a run on, with more from two.
+/// @param combined  B̄, (r × features), with feature_stride 1, OVERWRITTEN. Must overlap neither.
+/// Cost             2 · N · r · features flop, as expand() for one token. It pays from three tokens on with two heads,
+///                  from two tokens on with more.
 template <class Scalar>
 void combine_heads(ConstStack<Scalar> s, ConstTokens<Scalar> weights, Stack<Scalar> combined) {
   const Index heads = weights.features(), rank = combined.rows;
   assert(weights.tokens() == 1 && s.rows == heads * rank);
   assert(s.features == combined.features && combined.feature_stride == 1);
-  // Column j of B̄ is what ω expands to over the columns j of the heads.
+  // Column j of B̄ is expand() of ω with the columns j of the heads.
   parallel_for(rank, 2 * s.rows * s.features, [&](Index j) {
     const ConstStack<Scalar> columns{&s(j, 0), heads, s.features, rank * s.row_stride, s.feature_stride};
     const Tokens<Scalar> sum(&combined(j, 0), s.features, 1);
@@ -112,15 +112,15 @@ void combine_heads(ConstStack<Scalar> s, ConstTokens<Scalar> weights, Stack<Scal
   });
 }
 
-/// Y += scale · [B_1 … B_N] U with u_i = ω_i h, where all tokens of a segment have the same ω. A segment that is long
-/// enough uses B̄ = Σ_i ω_i B_i instead.
+/// Y += scale · [B_1 … B_N] U with u_i = ω_i h, if all tokens of a segment have the same ω. Long segments use
+/// B̄ = Σ_i ω_i B_i instead.
 ///
 /// @param up        [B_1 … B_N], (N·r × features), read.
 /// @param h         (r × tokens), read.
-/// @param weights   ω, (N × tokens), read. B̄ is formed with the weights of a segment's first token.
+/// @param weights   ω, (N × tokens), read. B̄ uses the weights of the segment's first token.
 /// @param segments  lengths that sum to the number of tokens.
-/// @param scale     factor on what is added.
-/// @param y         (features × tokens), ADDED to. All scratch memory is reserved before y is written.
+/// @param scale     factor on the sum.
+/// @param y         (features × tokens), ADDED to. Scratch memory is reserved before y is written.
 template <class Scalar>
 void expand_segments(ConstStack<Scalar> up, ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Segments segments,
                      Scalar scale, Tokens<Scalar> y) {
@@ -131,11 +131,10 @@ void expand_segments(ConstStack<Scalar> up, ConstTokens<Scalar> h, ConstTokens<S
   const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(up.features, rank);
   const Stack<Scalar> combined{columns.data(), rank, up.features, columns.stride(), 1};
 
-  // Every segment uses the same scratch. Reserving the largest need first means that running out of memory leaves y as
-  // it was.
+  // All segments use the same scratch. The largest is reserved first, so that y is unchanged if memory runs out.
   Index largest = 0;
   segments.for_each(y.tokens(), [&](Index, Index count) {
-    constexpr Index line = cache_line<Scalar>;  // a piece of scratch begins at one
+    constexpr Index line = cache_line<Scalar>;  // scratch begins at a cache line
     largest = std::max(largest, combines(count) ? expand_scratch<Scalar>(combined, count)
                                                 : up.rows * count + line + expand_scratch<Scalar>(up, count));
   });

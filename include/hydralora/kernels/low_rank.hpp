@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
 //
-// The three skinny products. They are all the heavy work of LoRA, SplitLoRA, HydraLoRA and SharedBLoRA, forward and backward:
+// The three low-rank products, which take nearly all the time of a layer's forward and backward pass:
 //
 //   shrink       P  = scale · S X      [h; ℓ] = [A; G] x            V = s · Bᵀ dy
 //   expand       Y += scale · Sᵀ P     y += s · B u                 dx += [A; G]ᵀ [dh; dℓ]
 //   accumulate   dS += scale · P Xᵀ    [dA; dG] += [dh; dℓ] xᵀ      dB += s · dy uᵀ
 //
-// These are the doors: they pick the vectorised kernel (simd/) where xsimd is there and the scalar type is float or
-// double, else the plain loops (reference/), which take any scalar type. Shapes are the caller's duty (assert only).
+// They call the vectorised kernels (simd/) for float and double with xsimd, otherwise the plain loops (reference/),
+// which take any scalar type. Shapes are only checked by assert.
 //
-// Numerics, of all three: what a token gets depends on that token only, bit for bit, not on its neighbours, its place
-// in the batch or the number of threads; a sum over tokens depends on the tokens, not on the number of threads.
+// Numerics: a token's bits depend on that token only, not on the other tokens, its place in the batch or the number of
+// threads. The bits of a sum over tokens do not depend on the number of threads.
 #pragma once
 
 #include <cassert>
@@ -28,10 +28,10 @@ namespace kernels {
 
 /// P = scale · S X, for every token: p_k = scale · Σ_j S(k, j) x_j.
 ///
-/// @param s  (rows × features), read.
-/// @param x  (features × tokens), read.
+/// @param s      (rows × features), read.
+/// @param x      (features × tokens), read.
 /// @param scale  factor on the sums.
-/// @param p  (rows × tokens), OVERWRITTEN. Must overlap neither s nor x.
+/// @param p      (rows × tokens), OVERWRITTEN. Must overlap neither s nor x.
 /// Cost      2 · tokens · rows · features flop; scratch for one copy of s.
 template <class Scalar>
 void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Scalar scale, Tokens<Scalar> p) {
@@ -52,11 +52,11 @@ template <class Scalar>
 
 /// Y += scale · Sᵀ P, for every token: y_j += scale · Σ_k S(k, j) p_k.
 ///
-/// @param s  (rows × features), read.
-/// @param p  (rows × tokens), read.
-/// @param scale  factor on what is added.
-/// @param y  (features × tokens), ADDED to. Must overlap neither s nor p.
-/// Cost      2 · tokens · rows · features flop; a little scratch, taken before y is written to.
+/// @param s      (rows × features), read.
+/// @param p      (rows × tokens), read.
+/// @param scale  factor on the sums.
+/// @param y      (features × tokens), ADDED to. Must overlap neither s nor p.
+/// Cost      2 · tokens · rows · features flop; a little scratch, reserved before y is written.
 template <class Scalar>
 void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
   assert(p.features() == s.rows && y.features() == s.features && p.tokens() == y.tokens());
@@ -67,7 +67,7 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
   }
 }
 
-/// Numbers of scratch memory that expand() of so many tokens takes from the calling thread.
+/// The numbers of scratch memory that expand() takes from the calling thread.
 template <class Scalar>
 Index expand_scratch([[maybe_unused]] ConstStack<Scalar> s, [[maybe_unused]] Index tokens) {
   if constexpr (simd::has_simd<Scalar>) {
@@ -79,11 +79,11 @@ Index expand_scratch([[maybe_unused]] ConstStack<Scalar> s, [[maybe_unused]] Ind
 
 /// dS += scale · P Xᵀ: dS(k, j) += scale · Σ_t P(k, t) X(j, t).
 ///
-/// @param p   (rows × tokens), read.
-/// @param x   (features × tokens), read.
-/// @param scale  factor on what is added.
-/// @param ds  (rows × features), ADDED to. Must overlap neither p nor x.
-/// Cost       2 · tokens · rows · features flop.
+/// @param p      (rows × tokens), read.
+/// @param x      (features × tokens), read.
+/// @param scale  factor on the sums.
+/// @param ds     (rows × features), ADDED to. Must overlap neither p nor x.
+/// Cost      2 · tokens · rows · features flop.
 template <class Scalar>
 void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stack<Scalar> ds) {
   assert(p.features() == ds.rows && x.features() == ds.features && p.tokens() == x.tokens());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Softmax over the heads of every token, and its backward pass: the doors (see low_rank.hpp for what a door is).
+// Softmax over the heads of every token, and its backward pass.
 #pragma once
 
 #include <cassert>

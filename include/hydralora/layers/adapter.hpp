@@ -30,8 +30,8 @@ class AdapterGradients : public AdapterTensors<Scalar, Middle> {
   void set_zero() { this->parameters().setZero(); }  ///< for the next batch
 };
 
-/// An adapter, y += s · [B_1 … B_N] u with u = middle(A x): LoRA, SplitLoRA, HydraLoRA, SharedBLoRA, or a layer with a middle
-/// of the user's (docs/adding-a-layer.md).
+/// An adapter, y += s · [B_1 … B_N] u with u = middle(A x): LoRA, SplitLoRA, HydraLoRA, SharedBLoRA, or a layer with
+/// a user's middle (docs/adding-a-layer.md).
 template <class ScalarType, class MiddleType>
 class Adapter : public AdapterTensors<ScalarType, MiddleType> {
   using Base = AdapterTensors<ScalarType, MiddleType>;
@@ -44,14 +44,14 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
   using Gradients = AdapterGradients<Scalar, Middle>;  ///< of the parameters
 
   /// A and the gate kaiming-uniform (a = √5) from the seed, B = 0: a new adapter adds nothing.
-  /// @throws std::invalid_argument  a size below 1, alpha not finite, dropout outside [0, 1), a gate that makes no sense.
+  /// @throws std::invalid_argument  a size below 1, alpha not finite, dropout outside [0, 1), an invalid gate.
   explicit Adapter(const Config& config, std::uint64_t seed = 0)
       : Base(config), middle_(make_middle(config)), seed_(seed) {
     initialize();
   }
 
-  /// Parameters in the host's memory, read and written there. They are taken as they are; initialize() overwrites them. The
-  /// memory must outlive the layer, and copies of the layer share it. The seed serves initialize() and dropout.
+  /// Parameters in the host's memory, read and written there. They are taken as they are; initialize() overwrites them.
+  /// The memory must outlive the layer, and copies of the layer share it. The seed serves initialize() and dropout.
   /// @throws std::invalid_argument  as above, or where the buffer's size is not parameter_count().
   Adapter(const Config& config, ParameterMap<Scalar> lent, std::uint64_t seed = 0)
       : Base(config, lent), middle_(make_middle(config)), seed_(seed) {}
@@ -70,8 +70,8 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
   /// @param options  the step of dropout, weights of the heads, segments: see CallOptions.
   /// @throws std::invalid_argument  on a shape mismatch; y and the cache are then untouched.
   /// Cost     2 flop per token and parameter; allocates only where the cache or the thread's scratch must grow.
-  /// Numerics a token's bits depend neither on the other tokens (of another segment, where a gate pools) nor on the number
-  ///          of threads. Thread-safe.
+  /// Numerics a token's bits do not depend on other tokens (if a gate pools: of other segments) or the threads.
+  ///          Thread-safe.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
     detail::check_forward<Scalar>(this->shape(), x, y, options);
     const auto pass = cache.begin(this->shape(), x.tokens(), dropout(options), options.segments);
@@ -95,8 +95,8 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
   /// @param g      ADDED to.
   /// @param dx     (in_features × tokens), ADDED to: the host adds Wᵀ dy. Must overlap neither x nor dy.
   /// @param options  where the gradient of given weights goes, and that of a balance loss comes from: see CallOptions.
-  /// @throws std::invalid_argument  on a shape mismatch, a cache of another shape, gate or dropout, or gradients of another
-  ///                                shape; nothing is written.
+  /// @throws std::invalid_argument  on a shape mismatch, a cache of another shape, gate or dropout, or gradients of
+  ///                                another shape; nothing is written.
   /// Cost     4 flop per token and parameter. Dropout draws its mask again.
   /// Numerics dx as y in forward(); the bits of g do not depend on the number of threads. Thread-safe for different g.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
@@ -112,8 +112,8 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
     if (dy.tokens() > 0) formula().backward(x, dy, cache.pass(), g, {}, options);
   }
 
-  /// backward() with A frozen, and with it a gate that reads x. B, a gate that reads A x, and dx get the same bits as from
-  /// backward(); the frozen gradients stay as they are. It needs no x, so the host need not store the layer's input.
+  /// backward() with A frozen, and a gate that reads x too; their gradients are unchanged. B, a gate that reads A x,
+  /// and dx get the same bits as from backward(). It needs no x, so the host need not store the layer's input.
   ///
   /// Source   LoRA-FA, Zhang et al. 2023, arXiv:2308.03303.
   void backward_frozen_A(ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,

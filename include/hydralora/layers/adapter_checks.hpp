@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The checks of forward() and backward(). All of them come before anything is written.
+// The argument checks of forward() and backward(), made before anything is written.
 #pragma once
 
 #include <ostream>
@@ -21,8 +21,7 @@ inline void check_view(const AdapterShape& s, const char* where, const char* wha
           " x tokens)");
 }
 
-/// Given weights, or their gradient, are refused in a layer that does not use them: ignoring them would train something
-/// else.
+/// Weights, or their gradient, are refused by a layer that does not use them.
 template <class Scalar>
 void check_weights(const AdapterShape& s, const char* where, const char* what, ConstTokens<Scalar> weights,
                    Index tokens, bool required) {
@@ -62,7 +61,7 @@ void check_forward(const AdapterShape& s, ConstTokens<Scalar> x, Tokens<Scalar> 
   check_segments(s, options.segments, x.tokens());
 }
 
-/// Prints in which settings the gate and the dropout of a cache differ from the layer's.
+/// Prints the settings in which the gate and the dropout of a cache differ from the layer's.
 struct CacheDifference {
   const Gate& gate;
   const Gate& expected_gate;
@@ -81,7 +80,7 @@ struct CacheDifference {
   }
 };
 
-/// The checks of a backward pass that need no x. An empty dx is not wanted.
+/// The checks of backward() that need no x. dx may be empty.
 template <class Scalar>
 void check_backward(const AdapterShape& s, const Dropout& dropout, ConstTokens<Scalar> dy,
                     const AdapterCache<Scalar>& cache, const AdapterShape& g, Tokens<Scalar> dx,
@@ -108,7 +107,6 @@ void check_backward(const AdapterShape& s, const Dropout& dropout, ConstTokens<S
           options.weights_gradient.shape(), " overlap");
 }
 
-/// The checks of a backward pass.
 template <class Scalar>
 void check_backward(const AdapterShape& s, const Dropout& dropout, ConstTokens<Scalar> x, ConstTokens<Scalar> dy,
                     const AdapterCache<Scalar>& cache, const AdapterShape& g, Tokens<Scalar> dx,

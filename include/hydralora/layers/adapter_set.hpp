@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Several adapters on one base: named, switched on, off and over, or side by side in one batch.
+// Several adapters on one base: switched by name, or used side by side in one batch.
 #pragma once
 
 #include <cstddef>
@@ -17,32 +17,32 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Tokens of a batch that one adapter serves.
+/// Consecutive tokens of a batch with the same adapter.
 struct AdapterRun {
-  Index adapter;  ///< its place in the set, or base_only
+  Index adapter;  ///< place in the set, or base_only
   Index tokens;   ///< ≥ 0
 };
-/// In an AdapterRun: tokens to which no adapter adds anything.
+/// No adapter.
 inline constexpr Index base_only = -1;
 
-/// Adapters of one kind and of the same features, each with ranks, heads and parameters of its own:
+/// Adapters of one class with the same features. Ranks, heads and parameters may differ:
 ///
 ///   AdapterSet<LoRA<float>> adapters;
 ///   const Index law = adapters.add("law", std::make_unique<LoRA<float>>(config));
 ///   adapters.use(law);
-///   adapters.forward(x, y);                             every token with "law"
-///   adapters.forward(x, y, {{law, 7}, {base_only, 3}}); seven with it, three without any
+///   adapters.forward(x, y);                             all tokens with "law"
+///   adapters.forward(x, y, {{law, 7}, {base_only, 3}}); seven with "law", three without an adapter
 ///
-/// Switching exchanges a number or a pointer and allocates nothing. A const call is thread-safe; switching is not.
+/// Switching allocates nothing. Const calls are thread-safe; switching is not.
 template <class Layer>
 class AdapterSet {
  public:
-  using Scalar = typename Layer::Scalar;  ///< of all adapters
+  using Scalar = typename Layer::Scalar;
 
-  /// What a forward pass over runs keeps for its backward pass. Reusable, grows, never shrinks.
+  /// What forward() over runs saves for backward(). Reusable, grows, never shrinks.
   class Cache {
    public:
-    Index tokens() const { return tokens_; }  ///< of the forward pass it holds
+    Index tokens() const { return tokens_; }  ///< of the saved forward pass
 
    private:
     friend class AdapterSet;
@@ -51,16 +51,16 @@ class AdapterSet {
     Index tokens_ = 0;
   };
 
-  /// @return  its place, which it keeps.
-  /// @throws std::invalid_argument  a null pointer, a name that is taken, or features other than those of the others.
+  /// @return  the adapter's place, which does not change.
+  /// @throws std::invalid_argument  a null pointer, a name that is in the set already, or other features.
   Index add(std::string name, std::unique_ptr<Layer> adapter) {
     expects(adapter != nullptr, "AdapterSet::add: no adapter for '", name, "'");
-    for (const Entry& entry : entries_) expects(entry.name != name, "AdapterSet::add: '", name, "' is there already");
+    for (const Entry& entry : entries_) expects(entry.name != name, "AdapterSet::add: '", name, "' was added before");
     check_features("AdapterSet::add", *adapter);
     entries_.push_back({std::move(name), std::move(adapter)});
     return size() - 1;
   }
-  /// Puts another adapter in its place and gives the old one back.
+  /// Replaces the adapter at a place. @return  the old one.
   /// @throws std::invalid_argument  as add().
   std::unique_ptr<Layer> exchange(Index place, std::unique_ptr<Layer> adapter) {
     check_place("AdapterSet::exchange", place);
@@ -70,39 +70,38 @@ class AdapterSet {
     return adapter;
   }
 
-  Index size() const { return static_cast<Index>(entries_.size()); }  ///< adapters in the set
-  /// Of the adapter at a place.
+  Index size() const { return static_cast<Index>(entries_.size()); }
   const std::string& name(Index place) const { return entry("AdapterSet::name", place).name; }
-  /// Of the adapter with a name. @throws std::invalid_argument where there is none.
+  /// The place of the adapter with this name. @throws std::invalid_argument if there is none.
   Index place(const std::string& name) const {
     for (Index i = 0; i < size(); ++i) {
       if (entries_[static_cast<std::size_t>(i)].name == name) return i;
     }
     fail("AdapterSet::place: there is no '", name, "'");
   }
-  /// The adapter itself. @throws std::invalid_argument where there is none at this place.
+  /// @throws std::invalid_argument  if there is no such place.
   Layer& operator[](Index place) { return *entry("AdapterSet", place).adapter; }
   const Layer& operator[](Index place) const { return *entry("AdapterSet", place).adapter; }
 
-  /// The adapter of forward(x, y) from now on; base_only switches all off, as at the start.
+  /// Selects the adapter of forward(x, y). base_only, the default, selects none.
   void use(Index place) {
     if (place != base_only) check_place("AdapterSet::use", place);
     used_ = place;
   }
   Index used() const { return used_; }  ///< the adapter in use, or base_only
 
-  /// y += ΔW(x) of the adapter in use; nothing where there is none. Arguments and errors as Layer::forward().
+  /// y += ΔW(x) of the adapter in use, if there is one. Arguments and errors as in Layer::forward().
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
     if (used_ != base_only) (*this)[used_].forward(x, y, options);
   }
 
-  /// y += ΔW(x), every run of tokens with its own adapter, to the bits of a call for every run alone.
+  /// y += ΔW(x), every run of tokens with its adapter. The bits are those of one call per run.
   ///
   /// @param x     (in_features × tokens), read.
   /// @param y     (out_features × tokens), ADDED to: the host writes W x first. Must not overlap x.
-  /// @param runs  their tokens in order, as many in all as x has.
-  /// @throws std::invalid_argument  runs that name no adapter of the set or hold another number of tokens, layers that take
-  ///                 weights from the caller, or as Layer::forward(); y and the cache are then untouched.
+  /// @param runs  in token order; their tokens sum to those of x.
+  /// @throws std::invalid_argument  a run with an unknown adapter, another sum of tokens, layers that take weights from
+  ///                 the caller, or as Layer::forward(); y and the cache are then untouched.
   /// Cost    that of the layers; no token is copied.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const std::vector<AdapterRun>& runs) const {
     check("AdapterSet::forward", x, y, runs);
@@ -110,15 +109,15 @@ class AdapterSet {
       (*this)[adapter].forward(x.slice(first, count), y.slice(first, count));
     });
   }
-  /// The same for a backward pass. Dropout counts tokens through the whole batch, from options.first_token on; a gate
-  /// that pools takes every run for one segment. Of the options step and first_token are taken and the others refused:
-  /// adapters may have different heads, so that no matrix of weights, or of a balance loss's gradient, could serve all.
+  /// The same, and saves the cache for backward(). Dropout counts tokens over the whole batch from options.first_token
+  /// on. For a gate that pools, every run is one segment. Options other than step and first_token are refused, because
+  /// adapters may have different numbers of heads.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const std::vector<AdapterRun>& runs, Cache& cache,
                const CallOptions<Scalar>& options = {}) const {
     check("AdapterSet::forward", x, y, runs);
     expects(options.segments.count == 0 && options.weights.features() == 0 &&
                 options.weights_gradient.features() == 0 && options.logits_gradient.features() == 0,
-            "AdapterSet::forward: segments, weights and gradients have no place in a batch of several adapters");
+            "AdapterSet::forward: segments, weights and gradients are not supported in a batch of several adapters");
     if (cache.caches_.size() < runs.size()) cache.caches_.resize(runs.size());
     cache.tokens_ = 0;
     cache.runs_.assign(runs.begin(), runs.end());
@@ -129,16 +128,15 @@ class AdapterSet {
     cache.tokens_ = x.tokens();
   }
 
-  /// Without a balance loss: one is added by Layer::backward(), adapter by adapter.
+  /// The gradients of forward() over runs. It takes no gradient of a balance loss; Layer::backward() does.
   ///
   /// @param x          (in_features × tokens), as in forward(), read.
   /// @param dy         (out_features × tokens), read.
   /// @param cache      filled by forward() on the same x.
-  /// @param gradients  one for every adapter of the set, in order; those of the runs' adapters are ADDED to, the others may
-  ///                   be null.
-  /// @param dx         ADDED to, nothing for tokens without an adapter.
-  /// @throws std::invalid_argument  a cache of other tokens, gradients that are missing, or as Layer::backward(); nothing is
-  ///                 then written for the run that failed and those behind it.
+  /// @param gradients  one per adapter of the set, in order. ADDED to for the runs' adapters; the others may be null.
+  /// @param dx         ADDED to; unchanged for tokens without an adapter.
+  /// @throws std::invalid_argument  a cache of other tokens, missing gradients, or as Layer::backward(); nothing is
+  ///                 then written for the run that failed and the runs after it.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache,
                 const std::vector<typename Layer::Gradients*>& gradients, Tokens<Scalar> dx) const {
     constexpr auto where = "AdapterSet::backward";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The tensors of a layer, and of its gradients: one flat buffer with two stacks of rows,
+// The tensors of a layer or of its gradients: one flat buffer with two stacks of rows,
 //
 //   down  [A; gate]        projects a token
 //   up    [B_1 … B_N]      expands the result
@@ -20,10 +20,9 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// A flat run of parameters or gradients.
+/// A flat buffer of parameters or gradients.
 template <class Scalar>
 using ParameterMap = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;
-/// A flat run of parameters or gradients, read only.
 template <class Scalar>
 using ConstParameterMap = Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;
 
@@ -31,14 +30,13 @@ using ConstParameterMap = Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic,
 template <class Scalar>
 using MatrixMap =
     Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>, Eigen::Unaligned, Eigen::OuterStride<>>;
-/// One matrix inside the flat buffer, read only.
 template <class Scalar>
 using ConstMatrixMap =
     Eigen::Map<const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>, Eigen::Unaligned, Eigen::OuterStride<>>;
 
 namespace detail {
 
-/// Streams of a layer's seed: its tensors and its dropout draw different numbers.
+/// The streams of a layer's seed: tensors and dropout draw independent numbers.
 enum class RandomStream : std::uint64_t { A, gate, dropout };
 
 inline CounterRandom layer_random(std::uint64_t seed, RandomStream stream) {
@@ -64,13 +62,13 @@ void kaiming_uniform(MatrixMap<Scalar> matrix, const CounterRandom& random, Inde
 /// The flat buffer of a layer or of its gradients. Layout:
 ///
 ///   for every input feature:  its a_rows numbers of A, then its gate_rows numbers of the gate
-///   then, where the gate reads A x, its heads × a_rows matrix, column-major
+///   then, if the gate reads A x, its heads × a_rows matrix, column-major
 ///   then B_1, …, B_N:         each out × rank in column-major order, columns up_stride() apart
 ///
-/// What lies between the columns of B (nothing, or 32 numbers: AdapterShape::up_stride()) is zero in a new layer and in its
-/// gradients, stays zero under any optimiser that leaves zeros with zero gradients alone, and never changes a result.
+/// The padding between the columns of B (0 or 32 numbers: AdapterShape::up_stride()) is zero in a new layer and in its
+/// gradients, so the usual optimisers do not change it. It does not affect results.
 ///
-/// The buffer belongs to the object, or is lent by the host. Copies of an object with a lent buffer share it.
+/// The buffer belongs to the object, or to the host. Copies of an object with the host's buffer share it.
 template <class ScalarType, class MiddleType>
 class AdapterTensors {
  public:
@@ -78,10 +76,10 @@ class AdapterTensors {
   using Middle = MiddleType;                   ///< what the layer computes between the stacks
   using Config = typename MiddleType::Config;  ///< the layer's settings
 
-  const Config& config() const { return config_; }      ///< as the constructor got it
-  const AdapterShape& shape() const { return shape_; }  ///< the sizes
+  const Config& config() const { return config_; }
+  const AdapterShape& shape() const { return shape_; }
 
-  /// A, (rank × in_features), of a layer whose heads share it. Like all accessors a map into the flat buffer.
+  /// A, (rank × in_features), of a layer with one A. This and the following are maps of the flat buffer.
   template <class M = Middle, std::enable_if_t<M::shares_A, int> = 0>
   MatrixMap<Scalar> A() {
     return down_map<MatrixMap<Scalar>>(data(), 0, shape_.rank);
@@ -99,7 +97,7 @@ class AdapterTensors {
   ConstMatrixMap<Scalar> A(Index head) const {
     return expects_head(head), down_map<ConstMatrixMap<Scalar>>(data(), head * shape_.rank, shape_.rank);
   }
-  /// B, (out_features × rank), of a layer whose heads share it.
+  /// B, (out_features × rank), of a layer with one B.
   template <class M = Middle, std::enable_if_t<M::shares_B, int> = 0>
   MatrixMap<Scalar> B() {
     return B_map<MatrixMap<Scalar>>(data(), 0);
@@ -117,28 +115,28 @@ class AdapterTensors {
   ConstMatrixMap<Scalar> B(Index head) const {
     return expects_head(head), B_map<ConstMatrixMap<Scalar>>(data(), head);
   }
-  /// G, (heads × in_features), or (heads × rows of A) where it reads A x. Without a learned gate 0 × in_features.
+  /// G, (heads × in_features), or (heads × rows of A) if it reads A x. Without a learned gate (0 × in_features).
   MatrixMap<Scalar> gate() { return gate_map<MatrixMap<Scalar>>(data()); }
   ConstMatrixMap<Scalar> gate() const { return gate_map<ConstMatrixMap<Scalar>>(data()); }
 
-  /// Everything trainable as one flat vector: down_parameters(), then up_parameters().
+  /// All parameters: down_parameters(), then up_parameters().
   ParameterMap<Scalar> parameters() { return {data(), parameter_count()}; }
   ConstParameterMap<Scalar> parameters() const { return {data(), parameter_count()}; }
-  Index parameter_count() const { return shape_.parameter_count(); }  ///< length of parameters(), padding included
+  Index parameter_count() const { return shape_.parameter_count(); }  ///< with padding
 
-  /// The part of parameters() with A and the gate.
+  /// A and the gate.
   ParameterMap<Scalar> down_parameters() { return {data(), shape_.down_size()}; }
   ConstParameterMap<Scalar> down_parameters() const { return {data(), shape_.down_size()}; }
-  /// The part of parameters() with B, which LoRA+ (arXiv:2402.12354) trains faster.
+  /// B. LoRA+ (arXiv:2402.12354) gives it a higher learning rate.
   ParameterMap<Scalar> up_parameters() { return {data() + shape_.down_size(), shape_.up_size()}; }
   ConstParameterMap<Scalar> up_parameters() const { return {data() + shape_.down_size(), shape_.up_size()}; }
 
-  /// The stacks as the kernels take them (kernels/low_rank.hpp).
+  /// The stacks for kernels/low_rank.hpp.
   Stack<Scalar> down_stack() { return down_stack_at(data()); }  ///< [A; gate]
   ConstStack<Scalar> down_stack() const { return down_stack_at(data()); }
   Stack<Scalar> up_stack() { return up_stack_at(data()); }  ///< [B_1 … B_N]ᵀ
   ConstStack<Scalar> up_stack() const { return up_stack_at(data()); }
-  /// The matrix of a gate that reads A x; no rows where the gate reads x and is part of the down stack.
+  /// The matrix of a gate that reads A x. No rows if the gate reads x: it is then in the down stack.
   Stack<Scalar> gate_stack() { return gate_stack_at(data()); }
   ConstStack<Scalar> gate_stack() const { return gate_stack_at(data()); }
 
@@ -182,7 +180,7 @@ class AdapterTensors {
     return {from + shape_.down_rows() * shape_.in, shape_.heads, shape_.gate_columns,
             Eigen::OuterStride<>(shape_.heads)};
   }
-  // The slack of the first two is what lies behind them in the buffer.
+  // The slack of the first two is the rest of the buffer.
   template <class Number>
   Stack<Number> down_stack_at(Number* from) const {
     return {from, shape_.down_rows(), shape_.in, 1, shape_.down_rows(), shape_.gate_size() + shape_.up_size()};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// LoRAs out of other layers, and one LoRA out of several.
+// Converts other layers to LoRAs, and combines several LoRAs into one.
 //
-// Not part of hydralora.hpp: Eigen's SVD takes a compiler longer than all the rest.
+// Not part of hydralora.hpp, because Eigen's SVD compiles slowly.
 #pragma once
 
 #include <Eigen/QR>
@@ -22,7 +22,7 @@ inline namespace HYDRALORA_BUILD {
 
 namespace detail {
 
-/// The LoRA with these factors, ΔW = up · down, and scaling 1.
+/// The LoRA with ΔW = up · down and scaling 1.
 template <class Scalar>
 LoRA<Scalar> lora_of(const char* where, const Eigen::MatrixXd& up, const Eigen::MatrixXd& down) {
   LoRAConfig config;
@@ -33,11 +33,11 @@ LoRA<Scalar> lora_of(const char* where, const Eigen::MatrixXd& up, const Eigen::
   LoRA<Scalar> lora(config);
   lora.A() = down.template cast<Scalar>();
   lora.B() = up.template cast<Scalar>();
-  expects(lora.parameters().allFinite(), where, ": the result is not finite in the LoRA's numbers");
+  expects(lora.parameters().allFinite(), where, ": the result is not finite in the LoRA's scalar type");
   return lora;
 }
 
-/// The A of all below each other, c_i s_i B_i of all beside each other.
+/// {[c_1 s_1 B_1 …], [A_1; …]}.
 template <class Scalar>
 std::pair<Eigen::MatrixXd, Eigen::MatrixXd> joined_factors(const char* where,
                                                            const std::vector<const LoRA<Scalar>*>& loras,
@@ -67,7 +67,7 @@ std::pair<Eigen::MatrixXd, Eigen::MatrixXd> joined_factors(const char* where,
 
 }  // namespace detail
 
-/// The heads of a HydraLoRA as plain LoRAs: LoRA i is what the layer computes where ω_i = 1, bit for bit.
+/// The heads of a HydraLoRA as LoRAs. LoRA i computes the same bits as the layer with the one-hot weight ω_i = 1.
 template <class Scalar>
 std::vector<LoRA<Scalar>> plain_loras(const HydraLoRA<Scalar>& layer) {
   const HydraLoRAConfig& c = layer.config();
@@ -81,8 +81,8 @@ std::vector<LoRA<Scalar>> plain_loras(const HydraLoRA<Scalar>& layer) {
   return loras;
 }
 
-/// The sum of a SplitLoRA's heads as one LoRA of rank heads · rank, the same bits for float (for double within
-/// the rounding of its scaling). Its alpha grows with the rank (with rank_stabilized, with its root), so that the scaling is the same.
+/// The sum of a SplitLoRA's heads as one LoRA of rank heads · rank: the same bits for float, up to the rounding of the
+/// scaling for double. Its alpha is larger by heads (√heads with rank_stabilized), so that the scaling is the same.
 /// @throws std::invalid_argument  unless the layer has Routing::uniform.
 template <class Scalar>
 LoRA<Scalar> as_lora(const SplitLoRA<Scalar>& layer) {
@@ -99,31 +99,31 @@ LoRA<Scalar> as_lora(const SplitLoRA<Scalar>& layer) {
   return lora;
 }
 
-/// Σ_i c_i ΔW_i as one LoRA of rank Σ r_i with scaling 1: exact, but for the rounding of c_i s_i B_i.
+/// Σ_i c_i ΔW_i as one LoRA of rank Σ r_i with scaling 1: exact up to the rounding of c_i s_i B_i.
 ///
 /// Source   PEFT's add_weighted_adapter with "cat".
-/// @throws std::invalid_argument  no LoRA, a null one, another number of coefficients, features that differ, a coefficient
-///                 that is not finite.
+/// @throws std::invalid_argument  no LoRA, a null pointer, another number of coefficients, different features, a
+///                 coefficient that is not finite.
 template <class Scalar>
 LoRA<Scalar> combine_exactly(const std::vector<const LoRA<Scalar>*>& loras, const std::vector<double>& coefficients) {
   const auto [up, down] = detail::joined_factors("combine_exactly", loras, coefficients);
   return detail::lora_of<Scalar>("combine_exactly", up, down);
 }
 
-/// What is left of several LoRAs within a rank, and what is lost.
+/// The result of combine_to_rank().
 template <class Scalar>
 struct CompressedLoRA {
   LoRA<Scalar> lora;  ///< the closest one, scaling 1
-  double relative_error = 0;  ///< ‖ΔW − Σ c_i ΔW_i‖ / ‖Σ c_i ΔW_i‖ (Frobenius), rounding aside; 0 where the sum is 0
+  double relative_error = 0;  ///< ‖ΔW − Σ c_i ΔW_i‖ / ‖Σ c_i ΔW_i‖ (Frobenius), without rounding; 0 if the sum is 0
 };
 
-/// The LoRA of a given rank that is closest to Σ_i c_i ΔW_i. Its scaling is 1, and A and B have the same singular values.
+/// The LoRA of a given rank that is closest to Σ_i c_i ΔW_i. Its scaling is 1; A and B have equal singular values.
 ///
 /// Source   Eckart and Young 1936; PEFT's add_weighted_adapter with "svd". From the factors, without forming ΔW.
 /// @param loras         of the same features, read.
-/// @param coefficients  c, one for every LoRA.
-/// @param rank  1 … Σ r_i, and no more than the features on either side.
-/// @throws std::invalid_argument  as combine_exactly(), on another rank, or where a number is not finite.
+/// @param coefficients  c, one per LoRA.
+/// @param rank          1 … min(Σ r_i, in_features, out_features).
+/// @throws std::invalid_argument  as combine_exactly(), on another rank, or if a number is not finite.
 /// Cost     two QR and one SVD in double, of Σ r_i columns.
 template <class Scalar>
 CompressedLoRA<Scalar> combine_to_rank(const std::vector<const LoRA<Scalar>*>& loras,
@@ -155,16 +155,16 @@ CompressedLoRA<Scalar> combine_to_rank(const std::vector<const LoRA<Scalar>*>& l
           all > 0 ? lost / all : 0};
 }
 
-/// (Σ_i c_i B_i) (Σ_i c_i A_i), with the scaling of the first: LoRAHub's composition. NOT Σ c_i ΔW_i: the products of every
-/// A with every B are in it.
+/// (Σ_i c_i B_i) (Σ_i c_i A_i), with the scaling of the first: LoRAHub's composition. This is not Σ c_i ΔW_i, because
+/// it contains the products of every B with every A.
 ///
 /// Source   Huang et al. 2023, arXiv:2307.13269, eq. (1).
-/// @throws std::invalid_argument  as combine_exactly(), or where ranks or scalings differ.
+/// @throws std::invalid_argument  as combine_exactly(), or if ranks or scalings differ.
 template <class Scalar>
 LoRA<Scalar> combine_as_lorahub(const std::vector<const LoRA<Scalar>*>& loras,
                                 const std::vector<double>& coefficients) {
   constexpr auto where = "combine_as_lorahub";
-  detail::joined_factors(where, loras, coefficients);  // the checks
+  detail::joined_factors(where, loras, coefficients);  // only for its checks
   LoRA<Scalar> result(loras[0]->config(), loras[0]->seed());
   Eigen::MatrixXd A = Eigen::MatrixXd::Zero(result.A().rows(), result.A().cols());
   Eigen::MatrixXd B = Eigen::MatrixXd::Zero(result.B().rows(), result.B().cols());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// DoRA: LoRA for the direction of every row of a weight, and a number of its own for the row's length.
+// DoRA: a LoRA changes the direction of a weight's rows, a trained magnitude their length.
 #pragma once
 
 #include <algorithm>
@@ -18,41 +18,39 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// A frozen dense weight whose rows are turned by a LoRA and scaled by trained magnitudes m:
+/// A frozen dense weight whose rows are changed by a LoRA and scaled to trained magnitudes m:
 ///   y += (m / c) ∘ (W x + s B A x),  c_o = ‖row o of W + s B A‖.
-/// A new one computes what the base does: m starts as the norms of W's rows, B as 0.
+/// A new one computes the same as the base: m starts as the norms of W's rows, B as 0.
 ///
-/// Source    Liu et al. 2024, arXiv:2402.09353, eq. (5); c counts as a constant in backward, as in its section 4.3.
+/// Source    Liu et al. 2024, arXiv:2402.09353, eq. (5); c is constant in backward, as in its section 4.3.
 /// forward   z = W x + s B A x     y += (m / c) ∘ z
-/// backward  dm += Σ_t dy ∘ z / c     dz = (m / c) ∘ dy     then the LoRA's and the base's backward of dz
+/// backward  dm += Σ_t dy ∘ z / c     dz = (m / c) ∘ dy     then backward of the LoRA and the base with dz
 ///
-/// c without forming ΔW:  c_o² = ‖w_o‖² + 2 s ⟨b_o, (W Aᵀ)_o⟩ + s² b_oᵀ (A Aᵀ) b_o. It takes as much as a forward pass of
-/// `rank` tokens, once for every forward(). Unlike the other adapters it cannot stand apart from the base, and its cache
-/// holds z, out × tokens numbers.
+/// c without forming ΔW:  c_o² = ‖w_o‖² + 2 s ⟨b_o, (W Aᵀ)_o⟩ + s² b_oᵀ (A Aᵀ) b_o. Every forward() computes it, at the
+/// cost of a forward pass of `rank` tokens. Unlike the other adapters it includes the base, and its cache holds z, out
+/// × tokens numbers.
 template <class Scalar = float>
 class DoRALinear {
  public:
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;               ///< out_features numbers
   using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< the base's weight
 
-  /// Those of the LoRA, and dm (out_features).
   struct Gradients {
     typename LoRA<Scalar>::Gradients adapter;  ///< of A and B
     Vector magnitude;                          ///< dm, (out_features)
 
     /// Zeros.
     explicit Gradients(const LoRAConfig& config) : adapter(config), magnitude(Vector::Zero(config.out_features)) {}
-    /// For the next batch.
     void set_zero() {
       adapter.set_zero();
       magnitude.setZero();
     }
   };
 
-  /// What forward() keeps for backward(). Reusable, grows, never shrinks.
+  /// What forward() saves for backward(). Reusable, grows, never shrinks.
   class Cache {
    public:
-    Index tokens() const { return adapter_.tokens(); }  ///< of the forward pass it holds
+    Index tokens() const { return adapter_.tokens(); }  ///< of the saved forward pass
 
    private:
     friend class DoRALinear;
@@ -60,11 +58,11 @@ class DoRALinear {
     AlignedVector<Scalar> values_;  // z, then c
   };
 
-  DenseLinear<Scalar> base;  ///< its weight must not change: the norms of its rows are taken once
-  LoRA<Scalar> adapter;      ///< turns the rows of the weight
-  Vector magnitude;          ///< m, trained beside adapter.parameters()
+  DenseLinear<Scalar> base;  ///< its weight must not change: the norms of its rows are computed once
+  LoRA<Scalar> adapter;      ///< changes the rows' direction
+  Vector magnitude;          ///< m, trained together with adapter.parameters()
 
-  /// @throws std::invalid_argument  where the config is refused, or differs from the weight's shape.
+  /// @throws std::invalid_argument  if the config is invalid or does not match the weight's shape.
   DoRALinear(DenseLinear<Scalar> base_layer, const LoRAConfig& config, std::uint64_t seed = 0)
       : base(std::move(base_layer)), adapter(config, seed) {
     const Shape weight{base.out_features(), base.in_features()}, delta{adapter.shape().out, adapter.shape().in};
@@ -73,7 +71,7 @@ class DoRALinear {
     magnitude = squares_.cwiseSqrt();
   }
 
-  /// c, (out_features), of the parameters as they are.
+  /// c, (out_features), of the current parameters.
   Vector norms() const {
     Vector c(base.out_features());
     norms(Tokens<Scalar>(c.data(), c.size(), 1));
@@ -85,10 +83,10 @@ class DoRALinear {
   /// @param x  (in_features × tokens), read.
   /// @param y  (out_features × tokens), ADDED to. Must not overlap x.
   /// @param cache    OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.
-  /// @param options  as of the LoRA's forward().
+  /// @param options  as in LoRA::forward().
   /// @throws std::invalid_argument  on a shape mismatch or overlap; y and the cache are then untouched.
   ///
-  /// A row of W + s B A that is zero has no direction and gives NaN. Numerics as DenseLinear's.
+  /// Numerics as DenseLinear. A zero row of W + s B A gives NaN.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
     const Index out = base.out_features(), tokens = x.tokens();
     check_forward(x, y);
@@ -113,8 +111,8 @@ class DoRALinear {
   /// @param dy     (out_features × tokens), read.
   /// @param cache  filled by forward() on the same x, with the same parameters.
   /// @param g      ADDED to.
-  /// @param options  as of the LoRA's backward().
-  /// @param dx     (in_features × tokens), ADDED to, the base's share Wᵀ dz included. Must overlap neither x nor dy.
+  /// @param options  as in LoRA::backward().
+  /// @param dx     (in_features × tokens), ADDED to, including Wᵀ dz of the base. Must overlap neither x nor dy.
   /// @throws std::invalid_argument  on a mismatch of shapes, cache or gradients, or overlap; nothing is then written.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
@@ -129,7 +127,8 @@ class DoRALinear {
     const Tokens<Scalar> dz = scratch.take_tokens<Scalar>(out, tokens);
     const ConstTokens<Scalar> z(cache.values_.data(), out, tokens), c(cache.values_.data() + out * tokens, out, 1);
     dz.matrix().array() = dy.matrix().array().colwise() * (magnitude.array() / c.matrix().col(0).array());
-    adapter.backward(x, dz, cache.adapter_, g.adapter, dx, options);  // checks the rest, before anything is written
+    adapter.backward(x, dz, cache.adapter_, g.adapter, dx,
+                     options);  // checks the other arguments first
     for (Index t = 0; t < tokens; ++t) {
       g.magnitude.array() += dy.matrix().col(t).array() * z.matrix().col(t).array() / c.matrix().col(0).array();
     }
@@ -144,7 +143,7 @@ class DoRALinear {
     expects(!overlap<Scalar>(x, y), "DoRALinear::forward: x ", x.shape(), " and y ", y.shape(), " overlap");
   }
 
-  /// z holds s B A x.
+  /// @param z  holds s B A x.
   void finish(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> z, Tokens<Scalar> c) const {
     norms(c);
     base.forward(x, z);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Renamed to dropout.hpp. This file goes with version 0.3.
+// Renamed to dropout.hpp. To be removed in version 0.3.
 #pragma once
 
 #include "hydralora/layers/dropout.hpp"

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The products over the down stack [A; G], forward and backward, with dropout between x and A. The gate sees x without
-// dropout.
+// The products over the down stack [A; G], forward and backward, with dropout between x and A, but not the gate.
 #pragma once
 
 #include <algorithm>
@@ -18,18 +17,17 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Inverted dropout (Srivastava et al. 2014). The mask is a function of position: it is not stored, backward() draws it
-/// again.
+/// Inverted dropout (Srivastava et al. 2014). The mask is a function of the position, so backward() draws it again.
 struct Dropout {
   double probability = 0;         ///< that a feature of a token is dropped
   CounterRandom random{0};        ///< of the layer's seed
-  std::uint64_t step = 0;         ///< of the training
+  std::uint64_t step = 0;         ///< of training
   std::uint64_t first_token = 0;  ///< number of the first token
 
   /// Features that share one Philox block.
   static constexpr Index share = 8;
 
-  /// x(j, t) becomes x(j, t) / (1 − p), or 0 with probability p, which is met to 2^-32.
+  /// x(j, t) becomes 0 with probability p (exact to 2^-32), otherwise x(j, t) / (1 − p).
   /// @param first_feature  j of the view's first row, a multiple of `share`.
   template <class Scalar>
   void apply(Tokens<Scalar> x, Index first_feature = 0) const {
@@ -63,7 +61,7 @@ inline bool same_masks(const Dropout& a, const Dropout& b) {
   return a.probability == b.probability && (a.probability == 0 || a.random == b.random);
 }
 
-/// P = [A x̃; G x] for every token, x̃ being x with dropout. Without dropout it is one product.
+/// P = [A x̃; G x] for every token, where x̃ is x with dropout.
 ///
 /// @param down    [A; G], (rows × features), read. A is its first a_rows rows.
 /// @param p       (rows × tokens), OVERWRITTEN.
@@ -83,7 +81,7 @@ void shrink(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, Const
 
 /// dDown += dP Xᵀ. With the mask m of dropout:  dA += dH (m∘X)ᵀ  and  dG += dL Xᵀ.
 ///
-/// @param x              (features × tokens), read. It may be some of the features.
+/// @param x              (features × tokens), read. May be a part of the features.
 /// @param dp             [dH; dL], (rows × tokens), read.
 /// @param ddown          (rows × features), ADDED to.
 /// @param first_feature  number of the first row of x and of the first feature of ddown.
@@ -104,7 +102,7 @@ void shrink_gradient(Index a_rows, const Dropout& dropout, ConstTokens<Scalar> x
 
 /// dX += downᵀ dP. With the mask m of dropout:  dX += m ∘ (Aᵀ dH) + Gᵀ dL.
 ///
-/// @param dx             (features × tokens), ADDED to. It may be some of the features.
+/// @param dx             (features × tokens), ADDED to. May be a part of the features.
 /// @param first_feature  number of the first row of dx and of the first feature of down.
 template <class Scalar>
 void shrink_backward(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, ConstTokens<Scalar> dp,

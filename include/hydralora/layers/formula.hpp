@@ -12,8 +12,8 @@
 //   F4 expand  y += s [B_1 … B_N] u           G1  [dA; dG] += [dH; dL] Xᵀ
 //                                             R1  dX += [A; G]ᵀ [dH; dL]
 //
-// The products of F1, F4 and their reverses are in kernels/low_rank.hpp, those of F3 in kernels/head_mix.hpp. dropout.hpp
-// adds dropout to F1, R1 and G1. gate.hpp has the gates other than softmax(G x).
+// The products of F1, F4 and their reverses are in kernels/low_rank.hpp, those of F3 in kernels/head_mix.hpp.
+// dropout.hpp adds dropout to F1, R1 and G1. gate.hpp has the gates other than softmax(G x).
 #pragma once
 
 #include "hydralora/core/segments.hpp"
@@ -40,8 +40,8 @@ struct Pass {
   Pass slice(Index begin, Index count) const { return {saved.slice(begin, count), dropout.from(begin), segments}; }
 };
 
-/// The steps of a layer's passes. All shapes have been checked. An empty view is a result that nobody wants. A Formula refers
-/// to the layer, so it is made for one call.
+/// The steps of a layer's passes. The arguments have been checked. A result with an empty view is not computed. A
+/// Formula refers to the layer, so it is made for one call.
 template <class Scalar, class Middle>
 struct Formula {
   const AdapterTensors<Scalar, Middle>& layer;  ///< A, G, B and their shape

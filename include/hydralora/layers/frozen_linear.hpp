@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The frozen base of an adapter, and the two together. A base is any class with
+// The frozen base of an adapter, and both together. A base is any class with
 //
 //   Index in_features() const;
 //   Index out_features() const;
@@ -21,19 +21,19 @@ inline namespace HYDRALORA_BUILD {
 
 /// A dense frozen weight W (out_features × in_features), multiplied by Eigen.
 ///
-/// Numerics  Eigen's own threading of one product changes bits with the number of threads, so the tokens are cut into
-///           fixed slices, each multiplied on one thread: the same bits on any number of threads. Unlike an adapter's,
-///           a token's bits may depend on its place in the batch. With HYDRALORA_NO_OPENMP in a program compiled for
+/// Numerics  the same bits for any number of threads: the tokens are cut into fixed slices, each multiplied on one
+///           thread, because the bits of Eigen's own threading depend on the number of threads. Unlike an adapter's, a
+///           token's bits may depend on its place in the batch. With HYDRALORA_NO_OPENMP in a program compiled for
 ///           OpenMP, Eigen would thread the slices itself: define EIGEN_DONT_PARALLELIZE too, or call
-///           Eigen::setNbThreads(1). With EIGEN_USE_BLAS, Eigen's own switch, a BLAS multiplies float and double: its
-///           speed, its threads, and no promise of bits.
-/// Cost      2 · tokens · in · out flop. Eigen takes memory for its packed blocks on each call.
+///           Eigen::setNbThreads(1). With Eigen's EIGEN_USE_BLAS, a BLAS multiplies float and double; the bits then
+///           depend on the BLAS.
+/// Cost      2 · tokens · in · out flop. Eigen allocates its packed blocks on each call.
 template <class Scalar = float>
 class DenseLinear {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< column-major, owned
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< column-major
 
-  /// @param weight  W, (out × in), taken over.
+  /// @param weight  W, (out × in).
   explicit DenseLinear(Matrix weight) : weight_(std::move(weight)) {}
 
   const Matrix& weight() const { return weight_; }  ///< W, (out × in)
@@ -103,25 +103,25 @@ void base_backward(const Base& base, const In& dy, const Out& dx, long) {
 
 }  // namespace detail
 
-/// A frozen base with an adapter on it:  y += W x + ΔW(x),  and back. Both parts are public: inspect, train, swap them.
-/// The adapter goes first, since it checks every argument: what it refuses has changed nothing.
+/// A frozen base with an adapter:  y += W x + ΔW(x). The adapter is called first, because it checks the arguments
+/// before anything is written.
 template <class Base, class Adapter>
 struct AdaptedLinear {
   using Scalar = typename Adapter::Scalar;        ///< of the adapter
-  using Cache = typename Adapter::Cache;          ///< the adapter's: the base keeps nothing
-  using Gradients = typename Adapter::Gradients;  ///< the adapter's: the base is frozen
+  using Cache = typename Adapter::Cache;          ///< of the adapter; the base saves nothing
+  using Gradients = typename Adapter::Gradients;  ///< of the adapter; the base is frozen
 
   Base base;        ///< frozen
   Adapter adapter;  ///< trained
 
-  /// @throws std::invalid_argument  where the base's weight and the adapter differ in shape.
+  /// @throws std::invalid_argument  if the shapes of the base's weight and the adapter differ.
   AdaptedLinear(Base base_layer, Adapter adapter_layer)
       : base(std::move(base_layer)), adapter(std::move(adapter_layer)) {
     const Shape weight{base.out_features(), base.in_features()}, delta{adapter.shape().out, adapter.shape().in};
     expects(weight == delta, "AdaptedLinear: the base's weight is ", weight, ", the adapter's is ", delta);
   }
 
-  /// y += W x + ΔW(x). Arguments, errors and what is added to as the adapter's forward().
+  /// y += W x + ΔW(x). Arguments and errors as in the adapter's forward().
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
     adapter.forward(x, y, options);
     detail::base_forward(base, x, y, 0);
@@ -130,13 +130,13 @@ struct AdaptedLinear {
     adapter.forward(x, y, cache, options);
     detail::base_forward(base, x, y, 0);
   }
-  /// dx += Wᵀ dy + what the adapter adds, and the gradients of the adapter. Arguments and errors as its backward().
+  /// The adapter's backward(), and dx += Wᵀ dy. Arguments and errors as there.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
     adapter.backward(x, dy, cache, g, dx, options);
     detail::base_backward(base, dy, dx, 0);
   }
-  /// The same where no dx is wanted: the base has nothing to do.
+  /// Without dx. The base is not used.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                 const CallOptions<Scalar>& options = {}) const {
     adapter.backward(x, dy, cache, g, options);

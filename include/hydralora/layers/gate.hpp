@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 //
-// The gate (router): from a token to the weights ω of its heads, and back.
+// The gate (router): computes the weights ω of the heads for every token, and the gradients.
 //
 //   logits         ℓ = G x                       or G A x, or G applied to the root mean square of A x over a segment
-//   pooled         the mean of the logits         over the segment, or over its tokens so far
+//   pooled         the mean of the logits         over the segment, or over its tokens up to this one
 //   probabilities  π = softmax(ℓ / temperature)
-//   weights        ω = π, or the largest π scaled to sum 1, or 1 for the largest alone
+//   weights        ω = π, or the largest π scaled to sum 1, or 1 for the largest and 0 for the others
 #pragma once
 
 #include <cstdlib>
@@ -27,25 +27,24 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// What a gate saves of a forward pass.
+/// What a gate saves in forward().
 template <class View>
 struct GateSaved {
-  View weights;        ///< ω, (heads × tokens). A gate on x finds its logits G x here and replaces them
+  View weights;        ///< ω, (heads × tokens). A gate on x reads its logits G x here and replaces them
   View probabilities;  ///< π, (heads × tokens), where ω can differ from π; else no rows
   View log_partition;  ///< ln Σ exp(ℓ / temperature), (1 × tokens), with GateConfig::keep_log_partition; else no rows
 };
 
-/// The gate of a layer: its settings and what they compute. It stores no numbers: G is among the layer's parameters, and
-/// what backward() needs is in rows of the layer's cache.
+/// The gate of a layer. It stores only settings: G belongs to the layer's parameters, and the data for backward() to
+/// the layer's cache.
 struct Gate {
-  Index heads = 0;                     ///< weights per token; 0 = no gate: every member function then does nothing
+  Index heads = 0;                     ///< weights per token; 0 = no gate, forward() and backward() then do nothing
   Routing routing = Routing::uniform;  ///< where ω comes from
   GateConfig config;                   ///< for Routing::learned
   Index probability_rows = 0;          ///< of GateSaved::probabilities
   Index partition_rows = 0;            ///< of GateSaved::log_partition
 
   Gate() = default;  ///< no gate
-  /// A gate with these settings.
   Gate(Index number_of_heads, Routing where_from, const GateConfig& settings)
       : heads(number_of_heads),
         routing(where_from),
@@ -70,7 +69,7 @@ struct Gate {
             rows.rows(heads + probability_rows, partition_rows)};
   }
 
-  /// From the logits G x, or from h = A x, to ω.
+  /// Computes ω from the logits G x, or from h = A x.
   ///
   /// @param G      (heads × rows of h), read by a gate on A x.
   /// @param h      A x, read.
@@ -80,11 +79,11 @@ struct Gate {
   void forward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> given, Segments segments,
                Tokens<Scalar> rows) const;
 
-  /// From dω to the gradient of the logits G x, or to the gradients of G and h.
+  /// Computes the gradient of the logits G x, or those of G and h, from dω.
   ///
-  /// @param rows      as forward() wrote them, read.
+  /// @param rows      as written by forward(), read.
   /// @param extra     (heads × tokens) or empty: the gradient of a balance loss, of the pooled ℓ / temperature.
-  /// @param dgiven    with Routing::given, where not empty: dω is ADDED to it.
+  /// @param dgiven    with Routing::given, unless empty: dω is ADDED to it.
   /// @param dweights  (heads × tokens): holds dω, and is OVERWRITTEN by a learned gate with the gradient of its logits.
   /// @param dG        ADDED to by a gate on A x.
   /// @param dh        ADDED to by a gate on A x.
@@ -93,8 +92,8 @@ struct Gate {
                 ConstTokens<Scalar> extra, Tokens<Scalar> dgiven, Tokens<Scalar> dweights, Stack<Scalar> dG,
                 Tokens<Scalar> dh) const;
 
-  /// Whether one gate can read what the other has saved. Settings without effect are not compared: top_k of a dense gate,
-  /// the temperature of a single head, whose weight is always 1.
+  /// Whether one gate can use the cache of the other. Settings without effect are not compared, such as top_k of a
+  /// dense gate or the temperature of a single head.
   friend bool operator==(const Gate& a, const Gate& b) {
     const GateConfig &c = a.config, &d = b.config;
     return a.heads == b.heads && (a.heads == 0 || a.routing == b.routing) && c.input == d.input &&
@@ -109,8 +108,8 @@ struct Gate {
     if (gate.learned()) gate.print_difference(out, Gate(gate.heads, gate.routing, {}), false);
     return out;
   }
-  /// Prints every setting with an effect that differs from `other`'s, and the other value where that is the expected one:
-  /// ", temperature 1, expected 5".
+  /// Prints the settings that differ from `other`'s and have an effect, with the other value if that is the expected
+  /// one: ", temperature 1, expected 5".
   void print_difference(std::ostream& out, const Gate& other, bool other_is_expected) const;
 
  private:
@@ -150,7 +149,7 @@ void Gate::backward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Sca
                     Tokens<Scalar> dh) const {
   if (takes_weights() && dgiven.tokens() > 0) kernels::add<Scalar>(dweights, dgiven);
   if (!learned()) return;
-  // A head that is not selected has ω = 0, and the softmax over the selected ones has the derivative of that over all.
+  // Heads that are not selected have ω = 0, so the derivative is that of the softmax over the selected heads.
   const GateSaved<ConstTokens<Scalar>> from = saved(rows);
   kernels::softmax_backward(config.straight_through() ? from.probabilities : from.weights, dweights);
   const Tokens<Scalar> dlogits = dweights;
@@ -199,8 +198,7 @@ inline std::string shortest(double value) {
   }
 }
 
-/// Refuses settings that make no sense in a layer with so many heads and this dropout.
-/// @throws std::invalid_argument  with the reason.
+/// @throws std::invalid_argument  on settings that are invalid for this number of heads and this dropout.
 inline void check_gate(const char* layer, const GateConfig& c, Routing routing, Index heads, double dropout) {
   expects(c.top_k >= 1 && c.top_k <= heads, layer, ": gate.top_k ", c.top_k, " must be in [1, ", heads,
           "], the number of heads");
@@ -212,8 +210,8 @@ inline void check_gate(const char* layer, const GateConfig& c, Routing routing, 
           ": gate settings without Routing::learned would have no effect");
   expects(c.input != GateInput::rms_projection || c.pools(), layer,
           ": GateInput::rms_projection is a mean over tokens: it needs GateGranularity::segment or causal");
-  expects(!c.reads_projection() || dropout == 0, layer, ": a gate that reads A x would see what dropout ", dropout,
-          " leaves of x in training, and all of it later: use GateInput::x or dropout 0");
+  expects(!c.reads_projection() || dropout == 0, layer, ": a gate that reads A x would read x with dropout ", dropout,
+          " in training and without it at inference: use GateInput::x or dropout 0");
 }
 
 }  // namespace detail

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The settings of a gate. What they do is in gate.hpp.
+// The settings of a gate. Their implementation is in gate.hpp.
 #pragma once
 
 #include <ostream>
@@ -19,8 +19,8 @@ enum class Routing {
 
 /// What the gate's matrix G is applied to.
 enum class GateInput {
-  x,           ///< the layer's input: G is heads × in_features. As released
-  projection,  ///< A x: G is heads × rank, with an A per head heads × heads · rank. As the paper's eq. (4) writes it
+  x,           ///< the layer's input: G is heads × in_features. As in HydraLoRA's code
+  projection,  ///< A x: G is heads × rank, with an A per head heads × heads · rank. As in HydraLoRA's paper, eq. (4)
   rms_projection  ///< √(mean of (A x)² + 1e-6) over a segment's tokens: G as above. Needs a gate that pools
 };
 
@@ -28,19 +28,19 @@ enum class GateInput {
 enum class GateSelection {
   dense,   ///< all: ω = π
   top_k,   ///< the k most probable, ω = π over their sum
-  top_p,   ///< the fewest whose probabilities sum to p or more, ω = π over their sum
+  top_p,   ///< the smallest number of heads whose probabilities sum to at least p, ω = π over their sum
   one_hot  ///< the most probable, ω = 1; gradients pass as if ω were π (straight-through, arXiv:1308.3432)
 };
 
 /// Which tokens are pooled before the softmax.
 enum class GateGranularity {
-  token,  ///< none
-  segment,  ///< all tokens of a segment get the same ω. A token then sees its future: right for classifiers and encoders, a
-            ///< leak in a language model
-  causal  ///< the segment's tokens up to this one
+  token,    ///< none
+  segment,  ///< all tokens of a segment, which get the same ω: for classifiers and encoders. In a language model ω
+            ///< would depend on later tokens
+  causal    ///< the segment's tokens up to this one
 };
 
-/// The name as a program writes it, for messages: GateInput::rms_projection.
+/// Prints GateInput::rms_projection.
 inline std::ostream& operator<<(std::ostream& out, Routing r) {
   constexpr const char* names[] = {"uniform", "learned", "given"};
   return out << "Routing::" << names[static_cast<int>(r)];
@@ -60,14 +60,14 @@ inline std::ostream& operator<<(std::ostream& out, GateGranularity g) {
 
 /// The learned gate of a layer. The default is the paper's: dense softmax of G x, token by token.
 ///
-/// Where heads are selected, the gradients are piecewise: an infinitesimal step does not change which heads a token uses.
+/// If heads are selected, the gradients are those for a fixed selection.
 struct GateConfig {
   GateInput input = GateInput::x;                        ///< what G is applied to
   GateSelection selection = GateSelection::dense;        ///< which heads a token uses
   GateGranularity granularity = GateGranularity::token;  ///< which tokens are pooled
   double temperature = 1;           ///< π = softmax(ℓ / temperature), > 0: below 1 sharper, above 1 flatter
-  Index top_k = 1;                  ///< for GateSelection::top_k, 1 … heads; all heads are exactly the dense gate
-  double top_p = 1;                 ///< for GateSelection::top_p, in (0, 1]; 1 is exactly the dense gate
+  Index top_k = 1;                  ///< for GateSelection::top_k, 1 … heads; top_k = heads is the dense gate
+  double top_p = 1;                 ///< for GateSelection::top_p, in (0, 1]; 1 is the dense gate
   bool keep_log_partition = false;  ///< save ln Σ exp(ℓ / temperature) per token, for the z-loss (train/balance.hpp)
 
   bool reads_projection() const { return input != GateInput::x; }       ///< whether G is applied to A x
@@ -76,7 +76,6 @@ struct GateConfig {
     return selection == GateSelection::one_hot;
   }  ///< whether gradients pass as if ω were π
 
-  /// Equal in every setting.
   friend bool operator==(const GateConfig& a, const GateConfig& b) {
     return a.input == b.input && a.selection == b.selection && a.granularity == b.granularity &&
            a.temperature == b.temperature && a.top_k == b.top_k && a.top_p == b.top_p &&

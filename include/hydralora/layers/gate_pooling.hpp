@@ -16,7 +16,7 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Every column becomes the mean of its segment's columns, or of those up to it (causal). Sums run in token order.
+/// Every column becomes the mean of its segment's columns; if causal, of those up to it. Sums run in token order.
 template <class Scalar>
 void pool_mean(GateGranularity granularity, Segments segments, Tokens<Scalar> values) {
   using Real = real_t<Scalar>;
@@ -33,7 +33,7 @@ void pool_mean(GateGranularity granularity, Segments segments, Tokens<Scalar> va
   });
 }
 
-/// The transpose of pool_mean(): from the gradients of the means to those of the columns.
+/// The transpose of pool_mean(): the gradients of the means become those of the columns.
 template <class Scalar>
 void pool_mean_backward(GateGranularity granularity, Segments segments, Tokens<Scalar> gradient) {
   using Real = real_t<Scalar>;
@@ -92,7 +92,7 @@ void log_sum_exp(ConstTokens<Scalar> logits, Tokens<Scalar> result) {
   }
 }
 
-/// From π to the ω of the selected heads. A column with a NaN stays NaN.
+/// Computes ω of the selected heads from π. A column with a NaN stays NaN.
 template <class Scalar>
 void select_heads(const GateConfig& gate, ConstTokens<Scalar> probabilities, Tokens<Scalar> weights) {
   using std::real;
@@ -105,7 +105,7 @@ void select_heads(const GateConfig& gate, ConstTokens<Scalar> probabilities, Tok
   if (limit == 0 || (limit == heads && gate.selection == GateSelection::top_k)) return;
   const bool by_sum = gate.selection == GateSelection::top_p;
   for (Index t = 0; t < probabilities.tokens(); ++t) {
-    // In descending order, equal ones by index: the next head is the largest of those after the last one.
+    // Heads are visited by descending π, equal ones by index. Each step finds the next.
     const auto pi = [&](Index i) { return real(probabilities(i, t)); };
     Index last = -1;
     Scalar sum(0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What the layers of N weighted heads have in common.
+// The settings and the base of the middles of all layers with N weighted heads.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// What the heads of a layer share.
+/// The matrix that the heads of a layer share.
 enum class Shared : std::uint8_t { nothing, A, B };
 
 /// The settings of a layer of N heads; checked by the layer.
@@ -21,13 +21,13 @@ struct HeadsConfig {
   Index rank = 8;                ///< of each head
   double alpha = 16;             ///< s = alpha / rank
   bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
-  double dropout = 0;  ///< probability that a feature on its way into A is dropped in training; the gate sees all
-  Index heads = 4;     ///< N; one head is exactly LoRA
+  double dropout = 0;  ///< probability that an input of A is dropped in training; the gate's input is not dropped
+  Index heads = 4;     ///< N; one head is a LoRA
   Routing routing = shared == Shared::nothing ? Routing::uniform : Routing::learned;  ///< where ω comes from
   GateConfig gate = {};                                                               ///< for Routing::learned
 };
 
-/// What the middles of these layers have in common.
+/// The base of the middles of these layers.
 template <Shared shared>
 struct HeadsMiddle : MiddleDefaults {
   using Config = HeadsConfig<shared>;                    ///< the layer's settings
@@ -35,13 +35,13 @@ struct HeadsMiddle : MiddleDefaults {
   static constexpr bool shares_B = shared == Shared::B;  ///< the layer has one B
   static constexpr bool linear = true;                   ///< ΔW = s Σ_i ω_i B_i A_i
 
-  /// @throws std::invalid_argument  a gate that makes no sense.
+  /// @throws std::invalid_argument  on an invalid gate.
   static void check(const char* layer, const Config& c) {
     detail::check_gate(layer, c.gate, c.routing, c.heads, c.dropout);
   }
 
  protected:
-  /// @param weights  of a token: heads, or 0 where there is nothing to weigh.
+  /// @param weights  per token: heads, or 0 without weights.
   static AdapterShape heads_shape(const char* layer, const Config& c, Index weights) {
     return {layer, c, shares_A, shares_B, Gate(weights, c.routing, c.gate)};
   }

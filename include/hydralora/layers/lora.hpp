@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// LoRA: one low-rank addition to a frozen weight.
+// LoRA: a low-rank update of a frozen weight.
 #pragma once
 
 #include "hydralora/layers/adapter.hpp"
@@ -15,7 +15,7 @@ struct LoRAConfig {
   Index rank = 8;                ///< of A and B
   double alpha = 16;             ///< s = alpha / rank
   bool rank_stabilized = false;  ///< s = alpha / √rank (rsLoRA) instead of alpha / rank
-  double dropout = 0;            ///< probability that a feature on its way into A is dropped in training
+  double dropout = 0;            ///< probability that an input of A is dropped in training
 };
 
 /// LoRA's middle: u = h.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// An adapter into the weight it stands on, and out again. Exact where ΔW is one matrix for all tokens: LoRA, the sum of a
-// SplitLoRA, constant weights of the heads. A routed layer has another ΔW for every token, and is refused; what it costs to
-// merge it all the same can be measured.
+// Merging an adapter into the weight of its base. This is exact if ΔW is the same for all tokens: LoRA, the plain sum
+// of a SplitLoRA's heads, constant weights of the heads. A routed layer has a different ΔW for every token; it can only
+// be merged approximately.
 #pragma once
 
 #include <cmath>
@@ -12,6 +12,7 @@
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/layers/adapter_shape.hpp"
+#include "hydralora/layers/call_options.hpp"
 #include "hydralora/layers/gate.hpp"
 #include "hydralora/layers/saved_weight.hpp"
 
@@ -20,7 +21,7 @@ inline namespace HYDRALORA_BUILD {
 
 namespace detail {
 
-/// s Σ_i ω_i B_i A_i in double, (out × in). A shared A or B serves every i.
+/// s Σ_i ω_i B_i A_i in double, (out × in). With a shared A or B: A_i = A, B_i = B.
 template <class Layer>
 Eigen::MatrixXd weighted_delta(const Layer& layer, const Eigen::VectorXd& weights) {
   const AdapterShape& shape = layer.shape();
@@ -38,23 +39,23 @@ Eigen::MatrixXd weighted_delta(const Layer& layer, const Eigen::VectorXd& weight
   return static_cast<double>(layer.scaling()) * delta;
 }
 
-/// The weights with which a layer can be merged exactly, or the reason why it cannot.
+/// The constant weights of the heads. @throws std::invalid_argument if the layer has none.
 template <class Layer>
 Eigen::VectorXd constant_weights(const char* where, const Layer& layer, const Eigen::VectorXd& weights) {
   static_assert(Layer::Middle::linear, "hydralora: this layer does not add s B A x, so there is no delta W to merge.");
   const AdapterShape& shape = layer.shape();
   expects(!shape.gated(), where, ": a routed ", shape.layer,
-          " has another delta W for every token: merge_approximately() says what that costs");
+          " has another delta W for every token: use merge_approximately()");
   if (!shape.takes_weights) {
     expects(weights.size() == 0, where, ": ", weights.size(), " weights for a ", shape.layer, " that takes none");
     return Eigen::VectorXd::Ones(shape.heads);
   }
   expects(weights.size() == shape.heads, where, ": ", weights.size(), " weights, expected ", shape.heads,
-          " (heads): the constant ones with which every token is computed");
+          " (heads), the same for all tokens");
   return weights;
 }
 
-/// W += delta in double, rounded to W, where all of it is finite.
+/// W += delta, computed in double. Nothing is changed unless the result is finite.
 template <class Derived>
 SavedWeight<typename Derived::Scalar> add_to_weight(const char* where, const Eigen::MatrixXd& delta,
                                                     Eigen::MatrixBase<Derived>& weight) {
@@ -64,7 +65,7 @@ SavedWeight<typename Derived::Scalar> add_to_weight(const char* where, const Eig
                 "out x in");
   const Matrix merged = (weight.template cast<double>() + delta).template cast<Scalar>();
   expects(merged.template cast<double>().allFinite(), where,
-          ": the weight or what is added to it is not finite, or too large for the weight's numbers");
+          ": the weight or delta W is not finite, or their sum is too large for the weight's type");
   SavedWeight<Scalar> saved{Matrix(weight)};
   weight = merged;
   return saved;
@@ -72,10 +73,10 @@ SavedWeight<typename Derived::Scalar> add_to_weight(const char* where, const Eig
 
 }  // namespace detail
 
-/// ΔW = s Σ_i ω_i B_i A_i, (out × in), for a layer that has one ΔW for all tokens.
+/// ΔW = s Σ_i ω_i B_i A_i, (out × in), for a layer with the same ΔW for all tokens.
 ///
 /// @param layer    read.
-/// @param weights  ω, with Routing::given only.
+/// @param weights  ω, only with Routing::given.
 /// @throws std::invalid_argument  on a layer with a learned gate, or another number of weights.
 /// Cost     2 · heads · rank · in · out flop, in double.
 template <class Layer>
@@ -83,16 +84,16 @@ Eigen::MatrixXd delta_weight(const Layer& layer, const Eigen::VectorXd& weights 
   return detail::weighted_delta(layer, detail::constant_weights("delta_weight", layer, weights));
 }
 
-/// W += ΔW: the base then computes what base and adapter did, within the rounding of W's numbers.
+/// W += ΔW: the base then computes what base and adapter computed, up to rounding to W's type.
 ///
 /// @param layer    read.
-/// @param weight   (out × in), CHANGED: an Eigen matrix, block or map of float, double, Eigen::half or Eigen::bfloat16. A
-///                 weight that is stored in × out goes in as W.transpose(), a row-major buffer as the transpose of its map.
-/// @param weights  ω, with Routing::given only: a task's one-hot weights, for instance.
-/// @return  the weight as it was; restore() takes the merge back, bit for bit.
-/// @throws std::invalid_argument  as delta_weight(), on another shape, or where the sum is not finite in W's numbers;
-///                 the weight is then unchanged.
-/// Cost     delta_weight(), and some copies of W.
+/// @param weight   (out × in), CHANGED: an Eigen matrix, block or map of float, double, Eigen::half or Eigen::bfloat16.
+///                 Pass a weight stored as in × out as W.transpose(), a row-major buffer as the transpose of its map.
+/// @param weights  ω, only with Routing::given: for example a task's one-hot weights.
+/// @return  the old weight; its restore() undoes the merge, bit for bit.
+/// @throws std::invalid_argument  as delta_weight(), on another shape, or if the sum is not finite in W's type; the
+///                 weight is then unchanged.
+/// Cost     delta_weight() and some copies of W.
 template <class Layer, class Derived>
 SavedWeight<typename Derived::Scalar> merge(const Layer& layer, Eigen::MatrixBase<Derived>& weight,
                                             const Eigen::VectorXd& weights = {}) {
@@ -105,24 +106,23 @@ SavedWeight<typename Derived::Scalar> merge(const Layer& layer, Eigen::MatrixBas
   return merge(layer, weight, weights);
 }
 
-/// A routed layer in one weight, and what that costs.
+/// The result of merge_approximately().
 template <class Scalar>
 struct ApproximateMerge {
-  SavedWeight<Scalar> saved;  ///< the weight as it was
-  Eigen::VectorXd weights;    ///< those that were merged: the gate's mean over the calibration tokens
+  SavedWeight<Scalar> saved;  ///< the old weight
+  Eigen::VectorXd weights;    ///< of the heads, as merged: the means over the calibration tokens
   double relative_error = 0;  ///< ‖merged W x − (W x + ΔW(x))‖ / ‖W x + ΔW(x)‖ over the calibration tokens
 };
 
-/// Merges a routed layer with the mean weights that its gate gives to some tokens, and measures what is lost on them. A
-/// merge of what differs from token to token is never exact: averaged heads did worse than a plain LoRA in HydraLoRA's own
-/// ablation (arXiv:2404.19245). Other tokens may lose more.
+/// Merges a routed layer with the mean weights of its gate over the calibration tokens, and measures the error on these
+/// tokens; on others it may be larger. In HydraLoRA's ablation (arXiv:2404.19245) averaged heads did worse than LoRA.
 ///
-/// @param weight       as in merge().
-/// @param calibration  (in_features × tokens), at least one: tokens as the layer will see them.
 /// @param layer        with a learned gate, read.
-/// @throws std::invalid_argument  on a layer without a learned gate (merge() is exact there), no tokens, or as merge();
-/// @param options      as of the layer's forward(), for these tokens.
-///                 the weight is then unchanged.
+/// @param weight       as in merge().
+/// @param calibration  (in_features × tokens), at least one, typical inputs of the layer.
+/// @param options      as in the layer's forward().
+/// @throws std::invalid_argument  on a layer without a learned gate (use merge()), no tokens, or as merge(); the weight
+///                 is then unchanged.
 template <class Layer, class Derived>
 ApproximateMerge<typename Derived::Scalar> merge_approximately(
     const Layer& layer, Eigen::MatrixBase<Derived>& weight, ConstTokens<typename Layer::Scalar> calibration,

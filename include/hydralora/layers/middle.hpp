@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// A middle is the step of a layer between its two stacks: from h = A x and the weights ω of the heads to u, which B then
-// expands. It is all that distinguishes one layer from another. A new layer is a new middle: docs/adding-a-layer.md.
+// A middle is the step of a layer between its two stacks: from h = A x and the weights ω of the heads to u, which B
+// then expands. Layers differ only in their middles. To add a layer, write a middle: docs/adding-a-layer.md.
 #pragma once
 
 #include "hydralora/core/tokens.hpp"
@@ -23,16 +23,16 @@ struct MiddleGradient {
   Tokens<Scalar> weights;  ///< dω, (heads × tokens), OVERWRITTEN; no rows in a layer without a gate
 };
 
-/// The base of every middle. Its defaults describe one A, one B and anything between them; a middle redefines what differs.
-/// A middle must define
+/// The base of every middle. Its defaults describe one A, one B and anything between them; a middle redefines what
+/// differs. A middle must define
 ///
-///   using Config = …;        with in_features, out_features, rank, alpha, rank_stabilized, dropout (and heads, if it has any)
+///   using Config = …;        with in_features, out_features, rank, alpha, rank_stabilized, dropout (and heads, if any)
 ///   static AdapterShape shape(const Config&);
 ///   void mix(const MiddleInput<S>& in, Tokens<S> u) const;                                             OVERWRITES u
-///   void mix_backward(const MiddleInput<S>& in, ConstTokens<S> v, const MiddleGradient<S>& d) const;   v is the gradient of u
+///   void mix_backward(const MiddleInput<S>& in, ConstTokens<S> v, const MiddleGradient<S>& d) const;   v = du
 ///
-/// mix() and mix_backward() are templates over the scalar type S. They are called for some of a batch's tokens at a time,
-/// from several threads, and compute every token by itself. A middle may have a constructor that takes the Config.
+/// mix() and mix_backward() are templates over the scalar type S. They are called for some of a batch's tokens at a
+/// time, from several threads. Tokens are independent. A middle may have a constructor that takes the Config.
 struct MiddleDefaults {
   static constexpr bool shares_A = true;  ///< the layer has one A
   static constexpr bool shares_B = true;  ///< the layer has one B

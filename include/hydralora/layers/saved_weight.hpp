@@ -8,21 +8,19 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// A base weight as it was before an adapter was merged into it, or an initialisation took a part of it into the adapter.
-/// The sum of floats cannot be undone; a copy can.
+/// A copy of a base weight before merge() or an initialisation changed it. Subtracting ΔW would not restore it.
 template <class Scalar>
 class SavedWeight {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< column-major, owned
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< column-major
 
-  /// @param original  a copy of the weight before it is changed.
   explicit SavedWeight(Matrix original) : original_(std::move(original)) {}
 
-  const Matrix& original() const { return original_; }  ///< the copy
-  /// Puts it back, bit for bit.
+  const Matrix& original() const { return original_; }
+  /// Restores the weight, bit for bit.
   ///
   /// @param weight  an Eigen matrix, block, map or transpose in memory.
-  /// @throws std::invalid_argument  where the shape differs; the weight is then unchanged.
+  /// @throws std::invalid_argument  if the shape differs; the weight is then unchanged.
   template <class Derived>
   void restore(Eigen::MatrixBase<Derived>& weight) const {
     expects_shape("SavedWeight::restore", "the weight", Shape{weight.rows(), weight.cols()},

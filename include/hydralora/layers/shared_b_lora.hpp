@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// SharedBLoRA: HydraLoRA the other way round. N routed down-projections A_i and one up-projection B that they share.
-// Its paper calls it ALoRA. PEFT uses that name for activated LoRA (arXiv:2504.12397), which is something else.
+// SharedBLoRA: N routed down-projections A_i and one shared up-projection B, the opposite of HydraLoRA. Its paper calls
+// it ALoRA, a name that PEFT uses for activated LoRA (arXiv:2504.12397).
 #pragma once
 
 #include "hydralora/kernels/head_mix.hpp"
@@ -10,7 +10,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The settings of a SharedBLoRA. Its routing is Routing::learned by default, and never Routing::uniform.
+/// The settings of a SharedBLoRA. Its routing is Routing::learned by default; Routing::uniform is refused.
 using SharedBLoRAConfig = HeadsConfig<Shared::B>;
 
 /// SharedBLoRA's middle: u = Σ_i ω_i h_i.
@@ -32,7 +32,7 @@ struct SharedBLoRAMiddle : HeadsMiddle<Shared::B> {
 
 /// N routed down-projections, one shared up-projection:  y += s · B Σ_i ω_i(x) A_i x,  ω(x) = softmax(G x).
 ///
-/// Source    Ban and Ji 2025, arXiv:2509.25414, which finds that B carries what tasks share. Gates as in HydraLoRA.
+/// Source    Ban and Ji 2025, arXiv:2509.25414, which finds that B learns what tasks share. Gates as in HydraLoRA.
 /// forward   [h_1 … h_N; ℓ] = [A_1 … A_N; G] x     ω = softmax(ℓ)     u = Σ_i ω_i h_i     y += s B u
 /// backward  V = s Bᵀ dY                           dB += s dY Uᵀ
 ///           dω_i = ⟨V, h_i⟩     dh_i = ω_i V      dℓ = ω ∘ (dω − ⟨ω, dω⟩)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
-// Adapters in a host that owns its threads and calls a kernel as slice i of n, as ggml does. Nothing here starts a thread
-// or waits for one; the results are the same bits as those of forward() and backward(), for every number of slices.
+// forward() and backward() for a host that owns the threads and calls a kernel as slice i of n, as ggml does. Nothing
+// here starts a thread or waits for one. The bits are those of forward() and backward(), for every number of slices.
 //
-// Inference needs none of it, as a token does not depend on its neighbours: each thread calls forward() with its own
-// slice of x and y inside a SerialScope (core/parallel.hpp).
+// Inference does not need this, because tokens are independent: each thread calls forward() with its own slice of x and
+// y inside a SerialScope (core/parallel.hpp).
 #pragma once
 
 #include <algorithm>
@@ -18,14 +18,14 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// A slice sees only its own tokens. A gate that pools needs others, and the gradient of a gate on A x is a sum over all.
+/// A slice reads only its own tokens. A gate that pools needs others, and the gradient of a gate on A x sums over all.
 inline void check_sliceable(const AdapterShape& shape) {
   expects(!shape.gate.pools() && !shape.gate.reads_projection(), shape.layer, ": a gate that ",
           shape.gate.pools() ? "pools tokens" : "reads A x",
           " cannot be cut into slices: use forward() and backward()");
 }
 
-/// Begin and length of slice i of n of `size` things, cut at multiples of `grain`.
+/// The range of slice i of n of 0 … size − 1, cut at multiples of `grain`.
 struct SliceRange {
   Index begin, count;
 
@@ -45,16 +45,16 @@ struct SliceRange {
 /// layer.forward(x, y, cache, options) in slices of tokens:
 ///
 ///   one thread     SlicedForward<HydraLoRA<float>> call(layer, x, y, cache);
-///   every thread   call.run(i, n);                 any order, at the same time; then the host's barrier
+///   every thread   call.run(i, n);                 in any order, concurrently; then the host's barrier
 ///
-/// The layer, what the views look at and the cache must outlive the call object. The cache is complete when every slice
-/// has run. @throws std::invalid_argument as forward(), from the constructor, before anything is written.
+/// The layer, the memory of the views and the cache must outlive this object. The cache is complete when every slice
+/// has run. The constructor throws as forward(), before anything is written.
 template <class Layer>
 class SlicedForward {
  public:
   using Scalar = typename Layer::Scalar;  ///< of the layer
 
-  /// Checks, and makes the cache large enough.
+  /// Checks the arguments and allocates the cache.
   SlicedForward(const Layer& layer, ConstTokens<Scalar> x, Tokens<Scalar> y, typename Layer::Cache& cache,
                 const CallOptions<Scalar>& options = {})
       : layer_(layer), x_(x), y_(y), options_(options) {
@@ -64,7 +64,7 @@ class SlicedForward {
     cache.end(x.tokens());
   }
 
-  /// Slice `slice` of `slices`. Thread-safe for different slices. Cost: its share of forward().
+  /// Thread-safe for different slices. Cost: its share of forward().
   void run(Index slice, Index slices) const {
     const detail::SliceRange tokens(x_.tokens(), 1, slice, slices);
     if (tokens.count == 0) return;
@@ -88,28 +88,28 @@ class SlicedForward {
 ///   one thread     SlicedBackward<HydraLoRA<float>> call(layer, x, dy, cache, g, dx);
 ///   every thread   call.run(0, i, n);   the host's barrier   call.run(1, i, n);   the host's barrier
 ///
-/// Phase 0 goes token by token, from dy to the projections; phase 1 feature by feature, from there to the gradients and dx.
-/// Lifetimes and errors as in SlicedForward. Allocates what backward() takes from its thread's scratch.
+/// Phase 0 is sliced by tokens and computes [dh; dℓ]; phase 1 is sliced by features and computes the gradients and dx.
+/// Lifetimes and errors as in SlicedForward. Allocates the [dh; dℓ] of all tokens.
 template <class Layer>
 class SlicedBackward {
  public:
   using Scalar = typename Layer::Scalar;        ///< of the layer
   using Cache = typename Layer::Cache;          ///< of the layer
   using Gradients = typename Layer::Gradients;  ///< of the layer
-  static constexpr int phases = 2;              ///< numbers that run() takes
+  static constexpr int phases = 2;              ///< run() takes 0 … phases − 1
 
-  /// Checks, and takes memory. dx is ADDED to.
+  /// Checks the arguments and allocates. dx is ADDED to.
   SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                  Tokens<Scalar> dx, const CallOptions<Scalar>& options = {})
       : SlicedBackward(layer, x, dy, cache, g, options, dx) {
     detail::check_view(layer.shape(), "::backward: ", "dx", dx.shape(), {layer.shape().in, x.tokens()}, "in_features");
   }
-  /// The same without dx.
+  /// Without dx.
   SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                  const CallOptions<Scalar>& options = {})
       : SlicedBackward(layer, x, dy, cache, g, options, Tokens<Scalar>{}) {}
 
-  /// Slice `slice` of `slices` of one phase. Thread-safe for different slices of the same phase.
+  /// Thread-safe for different slices of the same phase.
   void run(int phase, Index slice, Index slices) const {
     expects(phase >= 0 && phase < phases, "SlicedBackward: phase ", phase, " of ", phases, " phases");
     if (x_.tokens() == 0) return;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// SplitLoRA: N independent low-rank pairs side by side, summed, routed by a gate (known as LoRAMoE or MoLoRA), or
-// weighted by the caller.
+// SplitLoRA: N independent low-rank pairs: summed, routed by a gate (LoRAMoE, MoLoRA), or weighted by the caller.
 #pragma once
 
 #include "hydralora/kernels/head_mix.hpp"
@@ -10,8 +9,8 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The settings of a SplitLoRA. Its routing is Routing::uniform by default: exactly one LoRA of rank heads · rank with the
-/// same scaling.
+/// The settings of a SplitLoRA. By default its routing is Routing::uniform: this is one LoRA of rank heads · rank with
+/// the same scaling.
 using SplitLoRAConfig = HeadsConfig<Shared::nothing>;
 
 /// SplitLoRA's middle: u_i = ω_i h_i.
@@ -38,11 +37,11 @@ struct SplitLoRAMiddle : HeadsMiddle<Shared::nothing> {
 /// Source    the multi-LoRA baseline of HydraLoRA, arXiv:2404.19245, section 2; learned: LoRAMoE, arXiv:2312.09979.
 /// forward   [h_1 … h_N; ℓ] = [A_1 … A_N; G] x     ω by Routing     u_i = ω_i h_i     y += s [B_1 … B_N] u
 /// backward  V = s [B_1 … B_N]ᵀ dY     dB_i += s dY U_iᵀ     dω_i = ⟨V_i, h_i⟩     dh_i = ω_i V_i
-///           learned: dℓ = ω ∘ (dω − ⟨ω, dω⟩), or as GateConfig says     given: CallOptions::weights_gradient += dω
+///           learned: dℓ = ω ∘ (dω − ⟨ω, dω⟩), or see GateConfig     given: CallOptions::weights_gradient += dω
 ///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ     dX += [A_1 … A_N; G]ᵀ [dH; dL]
 ///
-/// Line by line: formula.hpp. Saved for backward: heads · rank numbers per token, and the heads weights where they are not
-/// all 1. Parameters, forward() and backward() are documented in Adapter.
+/// Line by line: formula.hpp. Saved for backward: heads · rank numbers per token, and the weights of the heads unless
+/// all are 1. Parameters, forward() and backward() are documented in Adapter.
 template <class Scalar = float>
 class SplitLoRA : public Adapter<Scalar, SplitLoRAMiddle> {
  public:

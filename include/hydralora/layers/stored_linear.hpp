@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Frozen bases that take less memory than their numbers: 16 bits, 8 bits a row, 4 bits in blocks. W is made floats again a
-// strip at a time, and Eigen multiplies the strip.
+// Frozen bases in compressed storage: 16 bits, 8 bits with a scale per row, 4 bits with a scale per block. W is decoded
+// strip by strip, and Eigen multiplies the strip.
 #pragma once
 
 #include <algorithm>
@@ -21,26 +21,25 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// W as Eigen::bfloat16 or Eigen::half, each number rounded to the nearest, by way of float.
+/// W as Eigen::bfloat16 or Eigen::half, rounded to float and then to nearest.
 template <class Narrow>
 class NarrowWeight {
  public:
-  /// @throws std::invalid_argument  on a number that is not finite, or is too large for the narrow type.
+  /// @throws std::invalid_argument  on a number that is not finite or too large for the narrow type.
   template <class Derived>
   explicit NarrowWeight(const Eigen::MatrixBase<Derived>& weight)
       : weight_(weight.template cast<float>().template cast<Narrow>()) {
     expects(weight_.template cast<float>().allFinite(),
             "NarrowWeight: a number is not finite, or too large for 16 bits");
   }
-  Index rows() const { return weight_.rows(); }                                        ///< out_features
-  Index cols() const { return weight_.cols(); }                                        ///< in_features
-  Index bytes() const { return weight_.size() * static_cast<Index>(sizeof(Narrow)); }  ///< memory taken
-  /// tile = W's block that begins at (row, col).
+  Index rows() const { return weight_.rows(); }  ///< out_features
+  Index cols() const { return weight_.cols(); }  ///< in_features
+  Index bytes() const { return weight_.size() * static_cast<Index>(sizeof(Narrow)); }
+  /// Decodes W's block at (row, col) into the tile.
   template <class Scalar>
   void read(Index row, Index col, Tokens<Scalar> tile) const {
     tile.matrix() = weight_.block(row, col, tile.features(), tile.tokens()).template cast<Scalar>();
   }
-  /// The same to the bit.
   friend bool operator==(const NarrowWeight& a, const NarrowWeight& b) {
     return a.weight_.rows() == b.weight_.rows() && a.weight_.cols() == b.weight_.cols() && a.weight_ == b.weight_;
   }
@@ -49,8 +48,8 @@ class NarrowWeight {
   Eigen::Matrix<Narrow, Eigen::Dynamic, Eigen::Dynamic> weight_;
 };
 
-/// W in 8 bits: every row in steps of its largest number over 127, or of the smallest normal float where that is more. Off
-/// by half a step at most.
+/// W in 8 bits: the step of a row is its largest absolute value / 127, at least the smallest normal float. The error is
+/// at most half a step.
 class Int8Weight {
  public:
   /// @throws std::invalid_argument  on a number that is not finite as a float.
@@ -62,8 +61,8 @@ class Int8Weight {
       const Eigen::RowVectorXf row = weight.row(i).template cast<float>();
       expects(row.allFinite(), "Int8Weight: row ", i, " has a number that is not finite as a float");
       const float largest = row.size() == 0 ? 0 : row.cwiseAbs().maxCoeff();
-      steps_[i] = std::max(largest / most, std::numeric_limits<float>::min());  // a denormal one is coarse, or 0
-      if (!std::isfinite(steps_[i] * most)) steps_[i] = std::nextafter(steps_[i], 0.0F);  // the largest float of all
+      steps_[i] = std::max(largest / most, std::numeric_limits<float>::min());  // a denormal step is inexact or 0
+      if (!std::isfinite(steps_[i] * most)) steps_[i] = std::nextafter(steps_[i], 0.0F);  // rounded up
       for (Index j = 0; j < row.size(); ++j) {
         codes_(i, j) = static_cast<std::int8_t>(std::clamp(std::nearbyint(row[j] / steps_[i]), -most, most));
       }
@@ -71,10 +70,8 @@ class Int8Weight {
   }
   Index rows() const { return codes_.rows(); }  ///< out_features
   Index cols() const { return codes_.cols(); }  ///< in_features
-  /// Memory taken: codes and steps.
   Index bytes() const { return codes_.size() + steps_.size() * static_cast<Index>(sizeof(float)); }
-  const Eigen::VectorXf& steps() const { return steps_; }  ///< of every row
-  /// The numbers from (row, col) on, as many as the tile has, into it.
+  const Eigen::VectorXf& steps() const { return steps_; }  ///< one per row
   template <class Scalar>
   void read(Index row, Index col, Tokens<Scalar> tile) const {
     for (Index j = 0; j < tile.tokens(); ++j) {
@@ -83,7 +80,6 @@ class Int8Weight {
       }
     }
   }
-  /// The same to the bit.
   friend bool operator==(const Int8Weight& a, const Int8Weight& b) {
     return a.rows() == b.rows() && a.cols() == b.cols() && a.codes_ == b.codes_ && a.steps_ == b.steps_;
   }
@@ -93,15 +89,15 @@ class Int8Weight {
   Eigen::VectorXf steps_;
 };
 
-/// W in 4 bits: blocks of 64 numbers, row after row, each scaled by the largest of its block to the nearest of 16 codes that
-/// lie as a normal distribution does. Off by 0.152 of the block's largest at most. 4.5 bits a number: the scales are floats,
-/// not quantised once more.
+/// W in 4 bits: blocks of 64 numbers in row-major order, divided by the block's largest absolute value and rounded to
+/// the nearest of 16 codes, quantiles of a normal distribution. The error is at most 0.152 of the block's largest
+/// value. 4.5 bits per number with the scales, which are floats: no double quantisation.
 ///
 /// Source   NF4, Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E.
 class NF4Weight {
  public:
   static constexpr Index block = 64;  ///< numbers that share a scale
-  /// What the 16 codes mean, times the scale of the block.
+  /// The values of the 16 codes, to be multiplied by the block's scale.
   static constexpr std::array<float, 16> codes = {
       -1.0F,        -0.69619280F, -0.52507305F, -0.39491749F, -0.28444138F, -0.18477343F, -0.09105004F, 0.0F,
       0.079580300F, 0.16093020F,  0.24611230F,  0.33791524F,  0.44070983F,  0.56261700F,  0.72295684F,  1.0F};
@@ -131,12 +127,10 @@ class NF4Weight {
   }
   Index rows() const { return rows_; }  ///< out_features
   Index cols() const { return cols_; }  ///< in_features
-  /// Memory taken: codes and scales.
   Index bytes() const {
     return static_cast<Index>(packed_.size()) + static_cast<Index>(scales_.size() * sizeof(float));
   }
-  const std::vector<float>& scales() const { return scales_; }  ///< the largest of every block
-  /// The numbers from (row, col) on, as many as the tile has, into it.
+  const std::vector<float>& scales() const { return scales_; }  ///< one per block
   template <class Scalar>
   void read(Index row, Index col, Tokens<Scalar> tile) const {
     for (Index i = 0; i < tile.features(); ++i) {
@@ -148,7 +142,6 @@ class NF4Weight {
       }
     }
   }
-  /// The same to the bit.
   friend bool operator==(const NF4Weight& a, const NF4Weight& b) {
     return a.rows_ == b.rows_ && a.cols_ == b.cols_ && a.packed_ == b.packed_ && a.scales_ == b.scales_;
   }
@@ -163,35 +156,33 @@ class NF4Weight {
   }
 
   Index rows_, cols_;
-  std::vector<std::uint8_t> packed_;  // two codes a byte, the first in the upper half
+  std::vector<std::uint8_t> packed_;  // two codes per byte, the first in the upper half
   std::vector<float> scales_;
 };
 
-/// A frozen weight W (out_features × in_features) in one of the storages above, multiplied as floats (or doubles).
+/// A frozen weight W (out_features × in_features) in one of the storages above, multiplied as float or double.
 ///
-/// Numerics  the same bits on any number of threads, as DenseLinear; a token's bits may depend on its place in the batch.
-/// Cost      2 · tokens · in · out flop and reading W once, which few tokens do not hide. Scratch: a strip of W for every
-///           thread.
+/// Numerics  the same bits for any number of threads, as DenseLinear; a token's bits may depend on its place.
+/// Cost      2 · tokens · in · out flop and decoding W, which dominates for few tokens. Scratch: a strip per thread.
 template <class StorageType, class Scalar = float>
 class StoredLinear {
  public:
-  using Storage = StorageType;  ///< how W is kept
+  using Storage = StorageType;
 
-  /// @param storage  W, (out × in), taken over.
+  /// @param storage  W, (out × in).
   explicit StoredLinear(Storage storage) : storage_(std::move(storage)) {}
 
-  const Storage& storage() const { return storage_; }     ///< W as it is kept
+  const Storage& storage() const { return storage_; }     ///< W, encoded
   Index in_features() const { return storage_.cols(); }   ///< columns of W
   Index out_features() const { return storage_.rows(); }  ///< rows of W
 
-  /// W as numbers again.
+  /// W, decoded.
   Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> weight() const {
     Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> all(out_features(), in_features());
     storage_.read(0, 0, Tokens<Scalar>(all));
     return all;
   }
-  /// Another W of the same shape into this storage, a merged one for instance; gives the old one back, which restores it
-  /// bit for bit.
+  /// Replaces W, for example by a merged one. @return  the old storage; another exchange() restores it bit for bit.
   /// @throws std::invalid_argument  on another shape, or numbers that the storage refuses; nothing is then changed.
   template <class Derived>
   Storage exchange(const Eigen::MatrixBase<Derived>& weight) {
@@ -234,7 +225,7 @@ class StoredLinear {
   }
 
  private:
-  /// Rows or columns of W that are floats at a time: a strip of 4096 features is then 1 MiB.
+  /// Rows or columns of W that are decoded at a time: 1 MiB of floats for 4096 features.
   static constexpr Index strip = 64;
 
   static void check(const char* what, ConstTokens<Scalar> from, Tokens<Scalar> to, Index from_features,

@@ -18,10 +18,10 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// What all groups have in common.
+/// The settings that all groups share.
 struct AdamWConfig {
-  double beta1 = 0.9;     ///< memory of the mean of the gradients, in [0, 1)
-  double beta2 = 0.999;   ///< memory of the mean of their squares, in [0, 1)
+  double beta1 = 0.9;     ///< decay of the mean of the gradients, in [0, 1)
+  double beta2 = 0.999;   ///< decay of the mean of their squares, in [0, 1)
   double epsilon = 1e-8;  ///< > 0, added to the square root
 };
 
@@ -38,24 +38,23 @@ struct AdamWFactors {
   Number epsilon;
 };
 
-/// One number, or one register of them. Means in the form m += (1-β)(g - m): a β rounded to Scalar then changes the
-/// length of the memory by a hair, not the level of the mean. Decay and update leave p in one subtraction: 1 - ηλ,
-/// rounded to float, would lose most of a small decay's digits.
+/// Updates one number, or one register of them. Means are computed as m += (1-β)(g - m): the rounding of 1-β then does
+/// not bias the mean. Decay and update are subtracted together: 1 - ηλ, rounded to float, would lose most digits of ηλ.
 template <class Number>
 void adamw_update(Number& p, const Number& g, Number& m, Number& v, const AdamWFactors<Number>& f) {
-  using std::sqrt;  // xsimd's is found by its argument
+  using std::sqrt;  // xsimd's sqrt is found by ADL
   m = m + f.mean_share * (g - m);
   v = v + f.square_share * (g * g - v);
   p = p - (f.decay * p + f.rate * m / (sqrt(v * f.square_correction) + f.epsilon));
 }
 
-/// The readable twin: any Scalar, one number at a time.
+/// The readable version, for any Scalar.
 template <class Scalar>
 void adamw_plain(Scalar* p, const Scalar* g, Scalar* m, Scalar* v, Index count, const AdamWFactors<Scalar>& f) {
   for (Index i = 0; i < count; ++i) adamw_update(p[i], g[i], m[i], v[i], f);
 }
 
-/// The same through registers. Written out because a compiler that must keep errno does not vectorise a loop with sqrt.
+/// The same in registers. Explicit, because compilers do not vectorise a loop with sqrt unless -fno-math-errno is set.
 template <class Arch, class Scalar>
 void adamw_simd(Scalar* p, const Scalar* g, Scalar* m, Scalar* v, Index count, const AdamWFactors<Scalar>& f) {
   using Batch = simd::Batch<Scalar, Arch>;
@@ -74,7 +73,7 @@ void adamw_simd(Scalar* p, const Scalar* g, Scalar* m, Scalar* v, Index count, c
   }
 }
 
-/// base^exponent by squaring: products only, so the bits are the same everywhere, which libm's pow does not promise.
+/// base^exponent by squaring. Unlike libm's pow it gives the same bits on every platform.
 inline double integer_power(double base, std::int64_t exponent) {
   double result = 1;
   for (; exponent > 0; exponent /= 2) {
@@ -92,25 +91,24 @@ inline double integer_power(double base, std::int64_t exponent) {
 ///   p = p - η · weight_decay · p - η · m̂ / (√v̂ + ε),     m̂ = m / (1-β1^t),  v̂ = v / (1-β2^t),
 ///                                                 η = learning_rate · schedule
 ///
-/// Source   Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2. The decay is multiplied by the whole learning
-///          rate, as in PyTorch; the paper keeps the two apart.
-/// Cost     15 flop, of which a square root and a division, and 7 numbers of memory traffic per parameter. m and v
-///          are one allocation of 2 · parameters numbers, made at construction; step() allocates nothing.
+/// Source   Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2. The decay is multiplied by the learning rate, as
+///          in PyTorch; in the paper it is not.
+/// Cost     15 flop per parameter, including a square root and a division, and 7 numbers of memory traffic. m and v are
+///          one allocation of 2 · parameters numbers, made at construction; step() allocates nothing.
 /// Numerics constants in double, everything per number in Scalar; moments start at 0. The bits do not depend on the
-///          number of threads. A NaN in a gradient stays in m and v: look at what clip_global_norm returns first.
+///          number of threads. A NaN in a gradient stays in m and v: check the result of clip_global_norm() first.
 ///
-/// The buffers are borrowed and must stay where they are: assigning a temporary Eigen vector to one swaps its memory.
-/// Copies of an optimiser have a state of their own but train the same parameters.
+/// The buffers are borrowed and must not move: assigning a temporary Eigen vector to one swaps its memory. A copy of an
+/// optimiser has its own state but trains the same parameters.
 template <class Scalar>
 class AdamW {
  public:
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;  ///< of moments
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;  ///< moments
 
   /// @param groups  borrowed memory, must outlive the optimiser. Empty groups are allowed.
-  /// @param config  β1, β2 and ε.
-  /// @throws std::invalid_argument  where a group's sizes differ; where a rate or decay is negative or not finite;
-  ///         where two of the buffers share memory (a number would be updated twice, or read after its update);
-  ///         on β outside [0, 1) and on an ε that is not > 0 in Scalar.
+  /// @throws std::invalid_argument  if a group's sizes differ; if a rate or decay is negative or not finite; if two
+  ///         buffers share memory (a number would be updated twice, or read after its update); if β is outside [0, 1);
+  ///         if ε is not > 0 in Scalar.
   explicit AdamW(std::vector<ParameterGroup<Scalar>> groups, AdamWConfig config = {})
       : groups_(std::move(groups)), config_(config) {
     expects(config.beta1 >= 0 && config.beta1 < 1, "AdamW: beta1 is ", config.beta1, ", expected in [0, 1)");
@@ -130,10 +128,10 @@ class AdamW {
     state_ = Vector::Zero(checked_product(2, size_, "AdamW: state"));
   }
 
-  /// One step. Reads the gradients, which the caller sets to zero for the next; overwrites the parameters and state().
+  /// One step. Reads the gradients, which the caller then sets to zero; OVERWRITES the parameters and state().
   ///
   /// @param schedule  factor on every group's learning rate, such as cosine_schedule(step, total).
-  /// @throws std::invalid_argument  on a schedule that is negative or not finite; nothing is then written.
+  /// @throws std::invalid_argument  if schedule is negative or not finite; nothing is then written.
   void step(double schedule = 1) {
     expects(schedule >= 0 && std::isfinite(schedule), "AdamW::step: schedule is ", schedule,
             ", expected finite and >= 0");
@@ -161,19 +159,18 @@ class AdamW {
     });
   }
 
-  /// Steps taken: t of the formula.
+  /// The number of steps taken: t of the formula.
   std::int64_t steps() const { return steps_; }
 
-  /// Sets t, as read from a checkpoint together with state(). @throws std::invalid_argument where it is negative.
+  /// Sets t, to restore a checkpoint together with state(). @throws std::invalid_argument if it is negative.
   void set_steps(std::int64_t steps) {
     expects(steps >= 0, "AdamW::set_steps: steps is ", steps, ", expected >= 0");
     steps_ = steps;
   }
 
-  const std::vector<ParameterGroup<Scalar>>& groups() const { return groups_; }  ///< as they were given
+  const std::vector<ParameterGroup<Scalar>>& groups() const { return groups_; }
 
-  /// m of every group end to end, then v likewise: all that a checkpoint needs besides steps().
-  /// Writable, for restoring.
+  /// m of every group end to end, then v of every group. Writable, to restore a checkpoint.
   Eigen::Map<Vector> state() { return {state_.data(), state_.size()}; }
   Eigen::Map<const Vector> state() const { return {state_.data(), state_.size()}; }
 

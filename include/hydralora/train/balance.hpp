@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Losses that keep a router from sending everything to one head. Their gradients enter backward() through
-// CallOptions::logits_gradient.
+// Losses against a router that uses only one head. Their gradients go into CallOptions::logits_gradient.
 #pragma once
 
 #include <algorithm>
@@ -16,26 +15,26 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// How much of each loss is added to the training loss; 0 leaves it out. A weight that is too large pins the gate to
-/// uniform: 0.01 is often too much for a small adapter.
+/// The factors of the losses; 0 = not used. A factor that is too large makes the gate uniform: 0.01 is often too large
+/// for a small adapter.
 struct BalanceWeights {
-  double importance = 0;  ///< of cv² of what the heads do
+  double importance = 0;  ///< of cv² of the heads' importance
   double load = 0;        ///< of N · Σ_i f_i p_i
   double z = 0;           ///< needs GateConfig::keep_log_partition
 };
 
-/// The losses of one batch, each without its weight.
+/// The losses of one batch, without their factors.
 struct BalanceLosses {
-  /// cv² of the heads' importance I_i = Σ_t m_t ω_i(t): unbiased variance over squared mean. 0 = balanced. Source: Shazeer
-  /// et al. 2017, arXiv:1701.06538, eq. (7); unbiased as in LoRAMoE, arXiv:2312.09979.
+  /// cv² of the heads' importance I_i = Σ_t m_t ω_i(t): unbiased variance over squared mean. 0 = balanced. Source:
+  /// Shazeer et al. 2017, arXiv:1701.06538, eq. (7); unbiased as in LoRAMoE, arXiv:2312.09979.
   double importance = 0;
   /// N · Σ_i f_i p_i: f_i the share of tokens whose most probable head is i (a constant to the gradient), p_i its mean
   /// probability. 1 = balanced, N = one head takes all. Source: Switch Transformer, arXiv:2101.03961, eq. (4).
   double load = 0;
-  /// The mean of (ln Σ_i exp(ℓ_i / temperature))². Source: ST-MoE, arXiv:2202.08906, eq. (5). 0 where it is not kept.
+  /// The mean of (ln Σ_i exp(ℓ_i / temperature))²; 0 without keep_log_partition. ST-MoE, arXiv:2202.08906, eq. (5).
   double z = 0;
 
-  /// What is added to the training loss.
+  /// The sum that is added to the training loss.
   double weighted(const BalanceWeights& w) const { return w.importance * importance + w.load * load + w.z * z; }
 };
 
@@ -47,15 +46,15 @@ struct BalanceLosses {
 ///   options.logits_gradient = gradient;
 ///   layer.backward(x, dy, cache, g, dx, options);
 ///
+/// @param w         factors.
 /// @param layer     with a learned gate.
-/// @param w         factors; one that is 0 leaves its loss out of the gradient.
-/// @param cache     filled by its forward().
-/// @param gradient  (heads × tokens), ADDED to: that of the pooled logits over the temperature.
-/// @param mask      m, (1 × tokens): 1 for a token that counts, 0 for padding; empty = all count. Read.
-/// @throws std::invalid_argument  on a shape mismatch, a layer without a learned gate, a cache without what a weight needs,
-///                  a mask that overlaps the gradient or has an entry that is negative or not finite, weights that are not
+/// @param cache     filled by the layer's forward().
+/// @param gradient  (heads × tokens), ADDED to: the gradient with respect to the pooled logits / temperature.
+/// @param mask      m, (1 × tokens), read: 1 for a token that counts, 0 for padding. Empty: all count.
+/// @throws std::invalid_argument  on a shape mismatch, a layer without a learned gate, w.z without keep_log_partition,
+///                  a mask that overlaps the gradient or has a negative or non-finite entry, factors that are not
 ///                  finite; the gradient is then untouched.
-/// Cost     some ten flop per weight; summed in double, token after token. Where no token counts, all are 0.
+/// Cost     about ten flop per weight. Sums are in double, in token order. All losses are 0 if no token counts.
 template <class Layer>
 BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const typename Layer::Cache& cache,
                              Tokens<typename Layer::Scalar> gradient, ConstTokens<typename Layer::Scalar> mask = {}) {
@@ -104,7 +103,7 @@ BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const 
   losses.load = n * votes.dot(mass) / (counted * counted);
   losses.z = z / counted;
 
-  // dω, then through the softmax that made ω; dπ of the load; the z-loss is one of the logits themselves.
+  // The importance gives dω and the load dπ; the softmax turns both into dℓ. The z-loss gives dℓ directly.
   ScratchFrame scratch;
   const Tokens<Scalar> dweights = scratch.take_tokens<Scalar>(heads, tokens);
   const Tokens<Scalar> dprobabilities = scratch.take_tokens<Scalar>(heads, tokens);

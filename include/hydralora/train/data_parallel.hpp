@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 //
-// One step on several processes: each takes a share of the batch, their gradients are summed, all take the same step.
+// Data-parallel training: each process takes a share of the batch, gradients are summed, and all take the same step.
 //
-// What that needs of an engine is a communicator, anything with
+// A communicator is any class with
 //   int rank() const;                             // 0 … size() − 1
 //   int size() const;
 //   void sum(Scalar* data, Index count);          // data = Σ of all ranks' data, the same bits on every rank
 //   void broadcast(Scalar* data, Index count);    // data = rank 0's data
-// Both are collective: every rank calls them, in the same order, with the same count. interop/mpi.hpp has one for MPI.
+// sum() and broadcast() are collective: all ranks call them in the same order with the same count. interop/mpi.hpp has
+// one for MPI.
 #pragma once
 
 #include <algorithm>
@@ -24,18 +25,18 @@ inline namespace HYDRALORA_BUILD {
 
 /// Positions begin … begin + count − 1 of a batch.
 struct Share {
-  Index begin;  ///< the first
-  Index count;  ///< how many
+  Index begin;
+  Index count;
 };
 
-/// The share of a batch of `total` samples that a rank takes: in order, sizes that differ by one at most.
+/// The share of a rank in a batch of `total` samples. Shares are in rank order; their sizes differ by at most one.
 inline Share share_of(Index total, int rank, int size) {
   expects(total >= 0 && rank >= 0 && rank < size, "share_of: ", total, " samples, rank ", rank, " of ", size);
   const Index begin = total / size * rank + std::min<Index>(total % size, rank);
   return {begin, total / size + (rank < total % size ? 1 : 0)};
 }
 
-/// FNV-1a over bytes, 64 bits, to tell parameters, settings or texts apart. `hash` is that of the bytes before them.
+/// The 64-bit FNV-1a hash of bytes. `hash` is the hash of the bytes before them.
 inline std::uint64_t fnv1a(const void* data, std::size_t bytes, std::uint64_t hash = 0xcbf29ce484222325U) {
   const auto* byte = static_cast<const unsigned char*>(data);
   for (std::size_t i = 0; i < bytes; ++i) hash = (hash ^ byte[i]) * 0x100000001b3U;
@@ -44,7 +45,7 @@ inline std::uint64_t fnv1a(const void* data, std::size_t bytes, std::uint64_t ha
 
 namespace detail {
 
-// A count or a hash goes over a wire of Scalars in digits of 12 bits: float sums them exactly over 4096 ranks.
+// A count or a hash is sent as Scalars with 12 bits each: float sums them exactly over 4096 ranks.
 inline constexpr Index wire_digits = 6, wire_digit_bits = 12;
 inline constexpr int most_ranks = 4096;
 
@@ -64,7 +65,7 @@ Index read_digits(const Scalar* from) {
 
 }  // namespace detail
 
-/// Collective: whether every rank has this number (a size, a hash). The answer is the same on all of them.
+/// Collective: whether all ranks pass the same number (a size, a hash).
 template <class Scalar, class Communicator>
 bool same_on_all_ranks(Communicator& communicator, std::uint64_t number) {
   Scalar own[detail::wire_digits], first[detail::wire_digits];
@@ -76,37 +77,39 @@ bool same_on_all_ranks(Communicator& communicator, std::uint64_t number) {
   return differing == Scalar(0);
 }
 
-/// Keeps the parameters of several processes equal, and makes their gradients those of the whole batch:
+/// Sums gradients over several processes, so that all have the same parameters and the gradient of the whole batch:
 ///
-///   g = Σ_ranks g_rank / Σ_ranks samples_rank,       g_rank the gradient of the SUM of that rank's losses
+///   g = Σ_ranks g_rank / Σ_ranks samples_rank,       g_rank the gradient of the sum of that rank's losses
 ///
 ///   DataParallel<float, MpiCommunicator> parallel(communicator, optimizer.groups());
-///   …                                        // forward and backward on this rank's share: gradients of the summed loss
-///   const auto batch = parallel.reduce(samples, loss_sum);     // now gradients of the mean loss of the whole batch
-///   clip_global_norm(optimizer.groups(), 1.0);                 // after the reduction: of the whole gradient
-///   optimizer.step();                                          // on every rank the same
+///   …                                        // forward and backward on this rank's share: gradients of the summed
+///   loss const auto batch = parallel.reduce(samples, loss_sum);     // now gradients of the mean loss of the whole
+///   batch clip_global_norm(optimizer.groups(), 1.0);                 // after the reduction: the whole gradient
+///   optimizer.step();                                          // the same on every rank
 ///
-/// Shares may be uneven, or empty. Construct layers with the same seed on every rank and give CallOptions::first_token the
-/// place of the share in the batch: dropout then draws what one process would have drawn. A balance loss (train/balance.hpp) is taken over the tokens of one rank.
+/// Shares may be uneven or empty. Construct layers with the same seed on every rank and set CallOptions::first_token to
+/// the first token of the share: dropout then draws the same masks as one process. A balance loss (train/balance.hpp)
+/// is computed over the tokens of one rank.
 ///
-/// Only parameters are made equal: who loads a checkpoint does so on every rank, or broadcasts AdamW's state() and steps() too.
+/// Only parameters are broadcast. Load a checkpoint on every rank, or broadcast AdamW's state() and steps() too.
 ///
-/// Cost     one reduction of all gradients and seven numbers a step; a buffer of that size, allocated at construction.
-/// Numerics sums in Scalar; ranks of equal programs on equal processors stay equal bit for bit. A NaN on one rank is a NaN
-///          on all, so all of them notice a run that diverges at the same step.
+/// Cost     one reduction of all gradients and seven numbers per step; a buffer of that size.
+/// Numerics sums in Scalar. Equal programs on equal processors have the same bits on every rank. A NaN on one rank
+/// becomes
+///          a NaN on all, so all ranks notice it in the same step.
 template <class Scalar, class Communicator>
 class DataParallel {
  public:
-  /// What all ranks did together.
+  /// The batch of all ranks together.
   struct Batch {
     Index samples;     ///< of all ranks
-    double mean_loss;  ///< sum of all losses over them
+    double mean_loss;  ///< sum of all losses / samples
   };
 
-  /// Collective: rank 0's parameters replace those of all others, and a hash of them is compared.
+  /// Collective: copies rank 0's parameters to all ranks and compares a hash of them.
   ///
   /// @param communicator, groups  borrowed, must outlive this. The groups' sizes must be the same on every rank.
-  /// @throws std::invalid_argument  on every rank alike, where sizes differ, or parameters do after the broadcast.
+  /// @throws std::invalid_argument  on all ranks, if sizes differ, or parameters after the broadcast.
   DataParallel(Communicator& communicator, std::vector<ParameterGroup<Scalar>> groups)
       : communicator_(communicator), groups_(std::move(groups)) {
     detail::expects_groups("DataParallel", groups_);
@@ -119,7 +122,7 @@ class DataParallel {
       size += own;
       sizes = fnv1a(&own, sizeof(own), sizes);
     }
-    // Before anything of these sizes goes over the wire: a broadcast of different sizes would hang, or worse.
+    // Checked before the broadcast: with different sizes it could hang or write out of bounds.
     expects(same_on_all_ranks<Scalar>(communicator_, sizes),
             "DataParallel: the ranks' parameters differ in number or groups: this one has ", size, " in ",
             groups_.size());
@@ -128,12 +131,11 @@ class DataParallel {
     expects_equal_parameters();
   }
 
-  /// Collective: the gradients of all groups become those of the mean loss over all ranks' samples.
+  /// Collective: turns the gradients of this rank's summed loss into those of the mean loss over all ranks' samples.
   ///
-  /// @param samples   of this rank, ≥ 0. Its gradients are those of the SUM of their losses (a mean times `samples`).
-  /// @param loss_sum  the sum itself.
-  /// @throws std::invalid_argument  on a negative number, or, on every rank alike, where there are no samples at all; the
-  ///         gradients are then untouched.
+  /// @param samples   of this rank, ≥ 0.
+  /// @param loss_sum  the sum of their losses. The gradients must be those of the sum, not of the mean.
+  /// @throws std::invalid_argument  if samples is negative, or, on all ranks, 0 everywhere; gradients are untouched.
   Batch reduce(Index samples, double loss_sum) {
     expects(samples >= 0, "DataParallel::reduce: ", samples, " samples");
     Scalar* to = buffer_.data();
@@ -154,8 +156,8 @@ class DataParallel {
     return {total, static_cast<double>(to[detail::wire_digits]) / static_cast<double>(total)};
   }
 
-  /// Collective: whether ranks still have the same parameters, bit for bit, as they should at any time.
-  /// @throws std::invalid_argument  on every rank alike, where they do not.
+  /// Collective: checks that all ranks have the same parameters, bit for bit.
+  /// @throws std::invalid_argument  on all ranks, if they differ.
   void expects_equal_parameters() {
     std::uint64_t hash = fnv1a(nullptr, 0);
     for (const auto& group : groups_) {

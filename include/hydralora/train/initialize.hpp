@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
-// Where an adapter starts. A layer's constructor draws A and the gate kaiming-uniform and sets B = 0; these are the other
-// starts, and what breaks the symmetry of heads that begin alike: under an even gate heads with B_i = 0 get the same
-// gradient at every step and stay copies of each other (head_cosine() in router_stats.hpp shows it).
+// Initialisations of an adapter other than the constructor's (A and the gate kaiming-uniform, B = 0), and ways to break
+// the symmetry of equal heads: under a uniform gate, heads with B_i = 0 get the same gradient at every step and stay
+// equal (head_cosine() in analysis/router_stats.hpp measures it).
 //
-// Not part of hydralora/train.hpp: Eigen's SVD and QR take a compiler longer than all the rest.
+// Not part of hydralora/train.hpp, because Eigen's SVD and QR compile slowly.
 #pragma once
 
 #include <Eigen/QR>
@@ -35,7 +35,7 @@ auto A_of(Layer& layer, [[maybe_unused]] Index head) {
     return layer.A(head);
   }
 }
-/// B of a head, or LoRA's. The starts below give every head its own B.
+/// B of a head, or LoRA's.
 template <class Layer>
 auto B_of(Layer& layer, [[maybe_unused]] Index head) {
   if constexpr (Layer::Middle::shares_A && Layer::Middle::shares_B) {
@@ -44,16 +44,15 @@ auto B_of(Layer& layer, [[maybe_unused]] Index head) {
     return layer.B(head);
   }
 }
-/// How many different A a layer has.
 template <class Layer>
 Index A_count(const Layer& layer) {
   return layer.shape().a_rows / layer.shape().rank;
 }
 
-/// N(0, deviation²), the same on every platform. `head` and `what` keep draws apart.
+/// N(0, deviation²), the same on every platform. `head` and `what` select independent draws.
 inline Eigen::MatrixXd gaussian_matrix(Index rows, Index cols, double deviation, std::uint64_t seed, Index what,
                                        Index head) {
-  // Streams 0 to 2 of a seed are the layer's own (RandomStream).
+  // Streams 0 to 2 of a seed are used by the layer (RandomStream).
   const CounterRandom random(seed, 8 + static_cast<std::uint64_t>(what));
   Eigen::MatrixXd matrix(rows, cols);
   for (Index j = 0; j < cols; ++j) {
@@ -67,11 +66,11 @@ inline Eigen::MatrixXd gaussian_matrix(Index rows, Index cols, double deviation,
 
 }  // namespace detail
 
-/// A ~ N(0, 1/rank²) and B_i ~ N(0, up_deviation²), the gate as in a new layer. The default B = 0 adds nothing at the start;
-/// a small deviation (1e-3, say) makes the heads differ, and adds a little noise.
+/// A ~ N(0, 1/rank²) and B_i ~ N(0, up_deviation²), the gate as in a new layer. With the default, B = 0, the adapter
+/// adds nothing at first; a small deviation (such as 1e-3) makes the heads differ, and adds a little noise.
 ///
 /// Source   PEFT's init_lora_weights="gaussian".
-/// @throws std::invalid_argument  where up_deviation is negative or not finite; the layer is then unchanged.
+/// @throws std::invalid_argument  if up_deviation is negative or not finite; the layer is then unchanged.
 template <class Layer>
 void initialize_gaussian(Layer& layer, std::uint64_t seed, double up_deviation = 0) {
   using Scalar = typename Layer::Scalar;
@@ -91,11 +90,11 @@ void initialize_gaussian(Layer& layer, std::uint64_t seed, double up_deviation =
   }
 }
 
-/// A and B_i that are not zero and differ from head to head, while every B_i A_i is: A = Q_oddᵀ R, B_i = R_i Q_even with the
-/// odd and the even rows of one orthogonal rank × rank matrix, and R, R_i ~ N(0, 0.1²). The gate as in a new layer.
+/// A and B_i are not zero and differ between heads, but every B_i A_i = 0: A = Q_oddᵀ R and B_i = R_i Q_even, with the
+/// odd and the even rows of an orthogonal rank × rank matrix Q, and R, R_i ~ N(0, 0.1²). The gate as in a new layer.
 ///
 /// Source   PEFT's init_lora_weights="orthogonal", with an R_i for every head of HydraLoRA.
-/// @throws std::invalid_argument  where the rank is odd; the layer is then unchanged.
+/// @throws std::invalid_argument  if the rank is odd; the layer is then unchanged.
 template <class Layer>
 void initialize_orthogonal(Layer& layer, std::uint64_t seed) {
   using Scalar = typename Layer::Scalar;
@@ -103,7 +102,7 @@ void initialize_orthogonal(Layer& layer, std::uint64_t seed) {
   expects(shape.rank % 2 == 0, "initialize_orthogonal: rank ", shape.rank, " of ", shape.layer, " must be even");
   layer.initialize();
   const Index half = shape.rank / 2;
-  constexpr double deviation = 0.1;  // PEFT's
+  constexpr double deviation = 0.1;  // as in PEFT
   Eigen::MatrixXd odd(half, shape.rank), even(half, shape.rank);
   for (Index i = 0; i < shape.heads; ++i) {
     if (i < detail::A_count(layer)) {
@@ -138,20 +137,19 @@ void check_weight_for(const char* where, const Layer& layer, const Weight& weigh
           " must be finite and above 0");
 }
 
-/// Takes s · B A out of W and gives it to the adapter; every head of HydraLoRA gets the same B, and any ω that sums to 1
-/// then gives it back.
+/// Moves s · B A from W to the adapter. All heads get the same B, so any ω with sum 1 adds s · B A.
 template <class Layer, class Scalar>
 SavedWeight<Scalar> move_into_adapter(const char* where, Layer& layer, const Eigen::MatrixXd& B,
                                       const Eigen::MatrixXd& A,
                                       Eigen::Ref<Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>> weight) {
   using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
   const Matrix rounded_B = B.template cast<Scalar>(), rounded_A = A.template cast<Scalar>();
-  // What the adapter will add, with its rounded numbers.
+  // The product of the rounded matrices: what the adapter will add.
   const Eigen::MatrixXd moved = rounded_B.template cast<double>() * rounded_A.template cast<double>();
   const Matrix rest =
       (weight.template cast<double>() - static_cast<double>(layer.scaling()) * moved).template cast<Scalar>();
   expects(rounded_A.allFinite() && rounded_B.allFinite() && rest.allFinite(), where,
-          ": the weight's numbers are too large to be taken apart");
+          ": the weight's numbers are too large to be split");
   SavedWeight<Scalar> saved(weight);
   layer.initialize();
   A_of(layer, 0) = rounded_A;
@@ -162,16 +160,17 @@ SavedWeight<Scalar> move_into_adapter(const char* where, Layer& layer, const Eig
 
 }  // namespace detail
 
-/// The adapter starts as W's principal part, W keeps the rest:  W = U Σ Vᵀ,  A = √(Σ_r / s) V_rᵀ,  B = U_r √(Σ_r / s),
-/// W −= s B A. The whole layer computes what it did, within rounding (dropout aside).
+/// Moves the principal part of W into the adapter:  W = U Σ Vᵀ,  A = √(Σ_r / s) V_rᵀ,  B = U_r √(Σ_r / s),  W −= s B A.
+/// Base and adapter together compute the same as the base before, up to rounding and without dropout.
 ///
-/// Source   PiSSA, Meng et al. 2024, arXiv:2404.02948. LoRA, or HydraLoRA with a learned gate, whose heads all start as B:
-///          combine it with HeadWarmup.
-/// @param layer   A and every B are OVERWRITTEN.
-/// @param weight  (out × in), CHANGED. What is returned restores it.
-/// @throws std::invalid_argument  on another shape, a rank above W's, a W that is not finite or too
-///                   large; nothing is then changed.
-/// Cost     one SVD in double, some 20 · in · out · min(in, out) flop, and some copies of W.
+/// Source   PiSSA, Meng et al. 2024, arXiv:2404.02948. For LoRA, and HydraLoRA with a learned gate: its heads all start
+///          with the same B, so use HeadWarmup too.
+/// @param layer   A and every B are OVERWRITTEN; the gate is initialised as in a new layer.
+/// @param weight  (out × in), CHANGED.
+/// @return  the old weight, to restore it.
+/// @throws std::invalid_argument  on another shape, a rank above min(in, out), or a W that is not finite or too large;
+///                   nothing is then changed.
+/// Cost     one SVD in double, about 20 · in · out · min(in, out) flop, and some copies of W.
 template <class Layer>
 SavedWeight<typename Layer::Scalar> initialize_pissa(
     Layer& layer, Eigen::Ref<Eigen::Matrix<typename Layer::Scalar, Eigen::Dynamic, Eigen::Dynamic>> weight) {
@@ -184,11 +183,11 @@ SavedWeight<typename Layer::Scalar> initialize_pissa(
       root.asDiagonal() * svd.matrixV().leftCols(rank).transpose(), weight);
 }
 
-/// The same with the first columns of W = Q R:  B = Q_r,  A = R_r,  W −= s B A. B starts orthonormal.
+/// The same with the first columns of W = Q R:  B = Q_r,  A = R_r,  W −= s B A. B is orthonormal.
 ///
 /// Source   OLoRA, Büyükakyüz 2024, arXiv:2406.01775.
-/// Errors, layers, what is changed and what is returned as in initialize_pissa().
-/// Cost     one QR in double, some 4/3 · in · out · min(in, out) flop, and some copies of W.
+/// Layers, changes, result and errors as in initialize_pissa().
+/// Cost     one QR in double, about 4/3 · in · out · min(in, out) flop, and some copies of W.
 template <class Layer>
 SavedWeight<typename Layer::Scalar> initialize_olora(
     Layer& layer, Eigen::Ref<Eigen::Matrix<typename Layer::Scalar, Eigen::Dynamic, Eigen::Dynamic>> weight) {
@@ -197,18 +196,19 @@ SavedWeight<typename Layer::Scalar> initialize_olora(
   const Eigen::HouseholderQR<Eigen::MatrixXd> qr(weight.template cast<double>());
   const Eigen::MatrixXd Q = qr.householderQ() * Eigen::MatrixXd::Identity(weight.rows(), rank);
   Eigen::MatrixXd R = qr.matrixQR().topRows(rank);
-  for (Index j = 0; j < rank; ++j) R.col(j).tail(rank - 1 - j).setZero();  // Householder vectors
+  for (Index j = 0; j < rank; ++j) R.col(j).tail(rank - 1 - j).setZero();  // removes the Householder vectors
   return detail::move_into_adapter<Layer, typename Layer::Scalar>("initialize_olora", layer, Q, R, weight);
 }
 
-/// Gate rows from clusters of what the gate reads: G_i = strength · (c_i − c̄) / v with v the mean of ‖c_i − c̄‖², so that at
-/// its own centroid a head's logit is about `strength` above that at the centre. The rest of the layer is unchanged.
+/// Initialises the gate from clusters of its inputs: G_i = strength · (c_i − c̄) / v, where v is the mean of ‖c_i −
+/// c̄‖². The logit of head i is about `strength` higher at c_i than at c̄. The rest of the layer is unchanged.
 ///
-/// @param centroids  (gate inputs × heads): in_features, or rank where the gate reads A x. KMeansResult::centroids.
 /// @param layer      its gate is OVERWRITTEN.
-/// @param strength   of a centroid's own head over the others, in logits.
+/// @param centroids  (gate inputs × heads), such as KMeansResult::centroids. The inputs of the gate are in_features, or
+///                   rank if it reads A x.
+/// @param strength   in logits.
 /// @throws std::invalid_argument  on a layer without a learned gate, another shape, numbers that are not finite, or
-///                   centroids that are all the same; the layer is then unchanged.
+///                   equal centroids; the layer is then unchanged.
 template <class Layer, class Derived>
 void initialize_gate(Layer& layer, const Eigen::MatrixBase<Derived>& centroids, double strength = 1) {
   expects(layer.shape().gated(), "initialize_gate: ", layer.shape(), " has no learned gate");
@@ -221,7 +221,7 @@ void initialize_gate(Layer& layer, const Eigen::MatrixBase<Derived>& centroids, 
   const double square = c.squaredNorm() / static_cast<double>(c.cols());
   expects(std::isfinite(square) && std::isfinite(strength), "initialize_gate: centroids or strength ", strength,
           " are not finite");
-  constexpr double rounding = 1e-24;  // of a mean in double, squared, with room
+  constexpr double rounding = 1e-24;  // of a mean in double, squared, with a margin
   expects(spread > rounding * square, "initialize_gate: the centroids are all the same");
   using Scalar = typename Layer::Scalar;
   const Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> rows =
@@ -230,29 +230,29 @@ void initialize_gate(Layer& layer, const Eigen::MatrixBase<Derived>& centroids, 
   gate = rows;
 }
 
-/// For the first steps only one head, drawn anew at every step, receives gradient: heads that begin alike part.
+/// During the first steps only one head, drawn at random for every step, gets a gradient, so that equal heads diverge.
 ///
 ///   const HeadWarmup warmup(layer.config().heads, 100, seed);
 ///   layer.backward(x, dy, cache, g, dx);
 ///   warmup.apply(step, g);
 class HeadWarmup {
  public:
-  /// @throws std::invalid_argument  where heads < 1 or steps < 0.
+  /// @throws std::invalid_argument  if heads < 1 or steps < 0.
   HeadWarmup(Index heads, Index steps, std::uint64_t seed) : heads_(heads), steps_(steps), random_(seed, 7) {
     expects(heads >= 1, "HeadWarmup: heads is ", heads, ", expected >= 1");
     expects(steps >= 0, "HeadWarmup: steps is ", steps, ", expected >= 0");
   }
 
-  /// The head that learns at this step (0, 1, …); −1 where all do.
-  /// @throws std::invalid_argument  where step < 0.
+  /// The head that learns in this step (0, 1, …), or −1 if all do.
+  /// @throws std::invalid_argument  if step < 0.
   Index head(Index step) const {
     expects(step >= 0, "HeadWarmup: step is ", step, ", expected >= 0");
     if (step >= steps_) return -1;
     return static_cast<Index>(random_.below(static_cast<std::uint64_t>(heads_), static_cast<std::uint64_t>(step)));
   }
 
-  /// Sets the gradients of the other heads' B to 0. The gate and A keep theirs.
-  /// @throws std::invalid_argument  where g has another number of heads; g is then unchanged.
+  /// Sets the gradients of the other heads' B to 0. Those of A and the gate are unchanged.
+  /// @throws std::invalid_argument  if g has another number of heads; g is then unchanged.
   template <class Gradients>
   void apply(Index step, Gradients& g) const {
     expects(g.config().heads == heads_, "HeadWarmup: the gradients have ", g.config().heads, " heads, expected ",

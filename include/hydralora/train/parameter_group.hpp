@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What an optimiser works on: borrowed buffers of parameters and gradients, and the clipping of their joint gradient.
+// Groups of borrowed parameter and gradient buffers for an optimiser, and gradient clipping.
 #pragma once
 
 #include <algorithm>
@@ -17,30 +17,27 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Numbers that are trained together: where they and their gradients lie, and how fast they learn. Owns neither.
+/// Parameters that are trained together, their gradients and their learning rate. Refers to both buffers, owns neither:
 ///
-/// A layer lends both buffers: ParameterGroup<float>{layer.parameters(), gradients.parameters(), 1e-3, 0.01}.
-/// Assignment makes the group look at the other's memory; it copies no parameters.
+///   ParameterGroup<float>{layer.parameters(), gradients.parameters(), 1e-3, 0.01}
 template <class Scalar>
 struct ParameterGroup {
   static_assert(std::is_floating_point_v<Scalar>, "hydralora: an optimiser works on real floating-point numbers.");
-  using Map = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;  ///< a flat run of numbers
+  using Map = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;  ///< a flat buffer
 
-  Map parameters;        ///< what step() changes
-  Map gradients;         ///< of the same size, what step() reads
+  Map parameters;        ///< changed by step()
+  Map gradients;         ///< of the same size, read by step()
   double learning_rate;  ///< η before the schedule
   double weight_decay;   ///< of AdamW
 
-  /// Borrows both buffers.
   ParameterGroup(Map the_parameters, Map the_gradients, double the_learning_rate, double the_weight_decay = 0)
       : parameters(the_parameters),
         gradients(the_gradients),
         learning_rate(the_learning_rate),
         weight_decay(the_weight_decay) {}
-  /// Looks at the same memory.
   ParameterGroup(const ParameterGroup&) = default;
-  /// Looks at the other's memory from now on.
-  ParameterGroup& operator=(const ParameterGroup& other) {  // an Eigen map's own assignment would copy the numbers
+  /// Refers to the other's buffers; no parameter is copied. (The assignment of an Eigen map would copy the numbers.)
+  ParameterGroup& operator=(const ParameterGroup& other) {
     if (this == &other) return *this;
     ::new (&parameters) Map(other.parameters);
     ::new (&gradients) Map(other.gradients);
@@ -52,8 +49,7 @@ struct ParameterGroup {
 
 namespace detail {
 
-/// A piece of work: `count` numbers of one group from `begin` on. `flat` is where they start with all groups
-/// end to end.
+/// `count` numbers of one group from `begin` on. `flat` is their position when all groups lie end to end.
 struct GroupChunk {
   std::size_t group;
   Index begin;
@@ -61,8 +57,8 @@ struct GroupChunk {
   Index flat;
 };
 
-/// Cut by shape alone, so that no sum depends on the number of threads. 8192 numbers are some ten microseconds of work,
-/// and their four float buffers fit the second-level cache.
+/// Independent of the number of threads, so that sums are too. 8192 numbers are about ten microseconds of work, and
+/// their four float buffers fit into the second-level cache.
 inline constexpr Index group_chunk_size = 8192;
 
 template <class Scalar>
@@ -97,7 +93,7 @@ void expects_groups(const char* where, const std::vector<ParameterGroup<Scalar>>
   }
 }
 
-/// Eight interleaved sums, added in order: fixed by count alone.
+/// Eight interleaved sums, added in order: the order depends only on count.
 template <class Scalar>
 double sum_of_squares(const Scalar* x, Index count) {
   double sums[8] = {};
@@ -119,14 +115,15 @@ double sum_of_squares(const Scalar* x, Index count) {
 /// Scales all gradients so that their joint Euclidean norm is at most max_norm:  g *= min(1, max_norm / ‖g‖).
 ///
 /// Source   Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
-/// @param groups    their gradients are read, and SCALED IN PLACE where the norm is larger. They must not overlap: a
-///                  number in two groups would count, and be scaled, twice (AdamW refuses such groups).
+/// @param groups    their gradients are read, and SCALED IN PLACE if the norm is larger. They must not overlap: a
+///                  number in two groups would be counted and scaled twice (AdamW refuses such groups).
 /// @param max_norm  > 0; infinity only measures.
-/// @return the norm before. Where it is infinite or NaN no gradient has been touched: look at it, and skip the step.
-/// @throws std::invalid_argument  where a group's sizes differ, or max_norm is not > 0; nothing is then written.
+/// @return the norm before scaling. If it is infinite or NaN, no gradient has been changed; skip the step.
+/// @throws std::invalid_argument  if a group's sizes differ or max_norm is not > 0; nothing is then written.
 /// Cost     2 flop per number and one more to scale; allocates only if the thread's scratch memory must grow.
-/// Numerics squares and sums in double, so float never overflows; double does from 1e154 on. The result keeps within a
-///          rounding of max_norm. The bits do not depend on the number of threads.
+/// Numerics squares and sums in double, so float never overflows; double does from 1e154 on. The new norm is max_norm
+/// up to
+///          rounding. The bits do not depend on the number of threads.
 template <class Scalar>
 double clip_global_norm(const std::vector<ParameterGroup<Scalar>>& groups, double max_norm) {
   expects(max_norm > 0, "clip_global_norm: max_norm is ", max_norm, ", expected > 0");
@@ -149,7 +146,7 @@ double clip_global_norm(const std::vector<ParameterGroup<Scalar>>& groups, doubl
 
   const double factor = max_norm / norm;
   parallel_for(count, work, [&](Index c) {
-    auto gradients = groups[chunks[c].group].gradients;  // a map: a second pair of eyes on the same numbers
+    auto gradients = groups[chunks[c].group].gradients;  // a map of the same numbers
     Scalar* g = gradients.data() + chunks[c].begin;
     for (Index i = 0; i < chunks[c].count; ++i) g[i] = static_cast<Scalar>(static_cast<double>(g[i]) * factor);
   });

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Moved to analysis/. This file goes with version 0.3.
+// Moved to analysis/. To be removed in version 0.3.
 #pragma once
 
 #include "hydralora/analysis/router_stats.hpp"

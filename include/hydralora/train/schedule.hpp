@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The learning rate over time.
+// The learning-rate schedule.
 #pragma once
 
 #include <cmath>
@@ -12,17 +12,17 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Factor on the learning rate at `step` (0 is the first): a linear warm-up, then half a cosine down to final_fraction.
+/// Factor on the learning rate at `step` (from 0): a linear warm-up, then half a cosine down to final_fraction.
 ///
-///   step < warmup_steps    (step + 1) / warmup_steps           so the first step already learns, and the last is at 1
+///   step < warmup_steps    (step + 1) / warmup_steps           above 0 in the first step, 1 in the last
 ///   step < total_steps     f + (1 - f) · (1 + cos πu) / 2,     u = (step - warmup) / (total - warmup)
 ///   from total_steps on    f = final_fraction
 ///
 /// Source   Loshchilov & Hutter 2017, arXiv:1608.03983, eq. (5), without restarts.
-/// @return  in [0, 1]; never rises after the warm-up.
+/// @return  in [0, 1]; does not rise after the warm-up.
 /// @throws std::invalid_argument  unless step ≥ 0, total_steps ≥ 1, 0 ≤ warmup_steps ≤ total_steps and
 ///          final_fraction in [0, 1].
-/// Numerics the library's own cosine instead of libm's: the same bits on every platform.
+/// Numerics the same bits on every platform: it does not use libm's cosine.
 inline double cosine_schedule(std::int64_t step, std::int64_t total_steps, std::int64_t warmup_steps = 0,
                               double final_fraction = 0) {
   expects(step >= 0, "cosine_schedule: step is ", step, ", expected >= 0");

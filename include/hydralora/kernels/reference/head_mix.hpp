@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Head mixing in plain loops for any scalar type (head_mix.hpp has the formulas).
+// Head mixing in plain loops for any scalar type. Formulas: kernels/head_mix.hpp.
 #pragma once
 
 #include "hydralora/core/tokens.hpp"
@@ -12,7 +12,7 @@ namespace reference {
 template <class Scalar>
 void mix_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> u) {
   const Index heads = weights.features(), rank = u.features() / heads;
-  const Index own = h.features() == rank ? 0 : rank;  // from one head's h to the next: none where they share it
+  const Index own = h.features() == rank ? 0 : rank;  // distance between the heads' h; 0 if they share it
   for (Index t = 0; t < u.tokens(); ++t) {
     for (Index i = 0; i < heads; ++i) {
       for (Index j = 0; j < rank; ++j) u(i * rank + j, t) = weights(i, t) * h(i * own + j, t);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The three skinny products in plain loops, for any scalar type: what the vectorised kernels are tested against, and
-// what runs where there is no xsimd. Only sums of products, so that they stay analytic in complex numbers.
+// The three low-rank products in plain loops, for any scalar type. They are the reference of the tests and run without
+// xsimd. They are analytic in complex numbers, for complex-step derivatives.
 #pragma once
 
 #include "hydralora/core/tokens.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Softmax in plain loops for any scalar type. Stays analytic in complex numbers: the shift is by a real number.
+// Softmax in plain loops for any scalar type. It is analytic in complex numbers, because the shift is real.
 #pragma once
 
 #include <cmath>
@@ -25,7 +25,7 @@ void softmax(Tokens<Scalar> weights) {
     }
     Scalar sum(0);
     for (Index i = 0; i < weights.features(); ++i) {
-      // All −Inf would be Inf − Inf: equal weights instead.
+      // All −Inf: equal weights, instead of the NaN of Inf − Inf.
       const bool nothing_to_choose =
           largest == -std::numeric_limits<Real>::infinity() && !std::isnan(real(weights(i, t)));
       weights(i, t) = nothing_to_choose ? Scalar(1) : exp(weights(i, t) - Scalar(largest));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Head mixing, vectorised along the rank. Ranks are small (4 … 64), often less than a register, and a partly filled
-// register is dear to load and store. So a whole register is used wherever it stays within the token's own numbers: what it
-// writes beyond a head belongs to the next head, which is written after it, and what it reads there is masked out.
+// Head mixing, vectorised along the rank. Ranks are small (4 … 64), often less than a register, and partial loads and
+// stores are slow. So whole registers are used unless they exceed the token's numbers: what they write beyond a head is
+// overwritten by the next head, and what they read there is masked out.
 #pragma once
 
 #include <algorithm>
@@ -16,20 +16,20 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Tokens one thread mixes at a time: some 10^4 multiply-adds, enough to pay for waking it.
+/// Tokens per task: about 10^4 multiply-adds.
 inline constexpr Index mix_chunk = 64;
 
 namespace detail {
 
-/// How the numbers of a token are cut: `heads` runs of `rank`, each in pieces of one register.
+/// The pieces of a token: `heads` times `rank` numbers, each head in pieces of one register.
 template <class Arch, class Scalar>
 struct HeadCut {
   static constexpr Index step = lanes<Scalar, Arch>;
   Index heads, rank;
 
-  /// Numbers of piece j of a head.
+  /// Numbers of the piece that begins at j.
   Index count(Index j) const { return std::min(step, rank - j); }
-  /// Numbers that a load or a store at piece j of head i may touch: a whole register, or what is left of the token.
+  /// Numbers to load or store at j of head i: a whole register if it fits into the token.
   Index reach(Index i, Index j) const { return heads * rank - i * rank - j < step ? count(j) : step; }
 };
 
@@ -45,7 +45,7 @@ void mix_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar
   const bool shared = h.features() == rank;
   parallel_chunks(u.tokens(), mix_chunk, 4 * u.tokens() * u.features(), [&](Index begin, Index count) {
     ScratchFrame scratch;
-    Scalar* padded = scratch.take<Scalar>(rank + step);  // the shared h, with room to read whole registers
+    Scalar* padded = scratch.take<Scalar>(rank + step);  // the shared h, padded to whole registers
     std::fill(padded, padded + rank + step, Scalar(0));
     for (Index t = begin; t < begin + count; ++t) {
       if (shared) std::copy(h.token(t), h.token(t) + rank, padded);

@@ -16,20 +16,19 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Features summed in one go in shrink(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache.
-/// Part of the result's bits.
+/// Features that shrink() sums at a time: a packed block (256 × 16 floats, 16 KiB) fits into half the L1 cache. The
+/// bits of the result depend on it.
 inline constexpr Index feature_block = 256;
 
-/// to[feature · step + row] = s(row, feature): the rows side by side, whichever way they lie in the stack. Writes nothing
-/// else.
+/// to[feature · step + row] = s(row, feature), for any strides. Writes nothing else.
 template <class Arch, class Scalar>
 void rows_side_by_side(ConstStack<Scalar> s, Scalar* to, Index step) {
   if (s.row_stride == 1) {
     for (Index j = 0; j < s.features; ++j) copy<Arch>(&s(0, j), to + j * step, s.rows);
     return;
   }
-  // A row is read a cache line at a time: rows that lie a power of two apart share a few places in the L1 cache, and a
-  // line that is left before its end has to be fetched again.
+  // A row is read a cache line at a time: rows with distances of a power of two compete for the same sets of the L1
+  // cache, so a partly read line would have to be loaded again.
   constexpr Index side = transpose_side<Scalar>, line = cache_line<Scalar>;
   const Index square_rows = s.feature_stride == 1 ? s.rows / side * side : 0,
               square_features = s.features / side * side;
@@ -44,8 +43,7 @@ void rows_side_by_side(ConstStack<Scalar> s, Scalar* to, Index step) {
   }
 }
 
-/// The same with zeros from the last row to `step`. They meet only sums that nobody reads: no number that is summed is
-/// padded.
+/// The same with zeros from the last row to `step`. They only enter sums that are not used.
 template <class Arch, class Scalar>
 void pack_panel(ConstStack<Scalar> s, Scalar* to, Index step) {
   rows_side_by_side<Arch>(s, to, step);
@@ -57,7 +55,7 @@ namespace detail {
 
 constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
-/// A panel (or several) as the tile reads it: number (feature, row) at data[panel · panel_stride + feature · step + row].
+/// Panels as the tile reads them: number (feature, row) is data[panel · panel_stride + feature · step + row].
 template <class Scalar>
 struct Panels {
   const Scalar* data;
@@ -65,20 +63,20 @@ struct Panels {
   Index step;
 };
 
-/// The stack in panels of a tile's width along its rows. In place where its rows already lie like that, or where only one
-/// tile of tokens would use the copy.
+/// The stack in panels of a tile's width along its rows. It is not copied if its memory already has this layout and few
+/// tokens would use the copy, or all of it is one panel.
 template <class Arch, class Scalar>
 Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
   constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
   const Index overhang = ceil_div(s.rows, lane_count) * lane_count - s.rows;
-  const bool whole_registers = s.row_stride == 1 && overhang <= s.slack;  // may be read of every feature
+  const bool whole_registers = s.row_stride == 1 && overhang <= s.slack;  // can be read at every feature
   if (whole_registers && (tokens <= tile_rows || (overhang == 0 && s.rows <= width))) {
     return {s.data, width, s.feature_stride};
   }
   const Index panels = ceil_div(s.rows, width), blocks = ceil_div(s.features, feature_block);
   const Index step = std::min(width, s.rows + overhang);
   Scalar* packed = scratch.take<Scalar>(panels * step * s.features);
-  constexpr Index cost = 8;  // flop that the tile does while one number is packed, about
+  constexpr Index cost = 8;  // packing a number takes about as long as so many flop of the tile
   parallel_for(panels * blocks, cost * panels * step * s.features, [&](Index i) {
     const Index row = i / blocks * width, feature = i % blocks * feature_block;
     const ConstStack<Scalar> piece{&s(row, feature), std::min(width, s.rows - row + (whole_registers ? overhang : 0)),

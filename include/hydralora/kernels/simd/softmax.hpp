@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Softmax with the vector exponential. What a lane holds depends on its own number only, and a token's sums are taken one
-// number after another: a token gets the same bits in whatever batch.
+// Softmax with the vector exponential. A token's bits do not depend on the batch: a lane's result depends on its own
+// number only, and a token's sums are taken in order.
 #pragma once
 
 #include <algorithm>
@@ -16,11 +16,10 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Tokens one thread takes at a time: enough exponentials to pay for waking it.
+/// Tokens per task.
 inline constexpr Index softmax_chunk = 64;
 
-/// See kernels::softmax. The exponentials of a chunk of tokens are taken side by side, so that they fill their registers
-/// whatever the number of heads.
+/// See kernels::softmax. The exponentials of a chunk are computed together, so that registers are full.
 template <class Arch, class Scalar>
 void softmax(Tokens<Scalar> weights) {
   using B = Batch<Scalar, Arch>;
@@ -38,7 +37,7 @@ void softmax(Tokens<Scalar> weights) {
       const Scalar* logits = weights.token(begin + t);
       Scalar largest = minus_infinity;
       for (Index i = 0; i < heads; ++i) largest = logits[i] > largest ? logits[i] : largest;
-      // All −Inf (or NaN, which stays): Inf − Inf would be NaN, so those that are −Inf count as equal instead.
+      // If all are −Inf or NaN: −Inf gives equal weights, instead of the NaN of Inf − Inf; NaN stays.
       const bool none = largest == minus_infinity;
       for (Index i = 0; i < heads; ++i) {
         powers[t * heads + i] = none ? (logits[i] == minus_infinity ? Scalar(0) : logits[i]) : logits[i] - largest;
@@ -56,7 +55,7 @@ void softmax(Tokens<Scalar> weights) {
   });
 }
 
-/// See kernels::softmax_backward. The products are taken side by side, too.
+/// See kernels::softmax_backward.
 template <class Arch, class Scalar>
 void softmax_backward(ConstTokens<Scalar> weights, Tokens<Scalar> gradient) {
   using B = Batch<Scalar, Arch>;
@@ -75,7 +74,7 @@ void softmax_backward(ConstTokens<Scalar> weights, Tokens<Scalar> gradient) {
       std::copy(weights.token(begin + t), weights.token(begin + t) + heads, products + t * heads);
       std::copy(gradient.token(begin + t), gradient.token(begin + t) + heads, factors + t * heads);
     }
-    // In registers, so that no compiler fuses a product with the sum that follows: a token's bits would depend on it.
+    // In registers, so that the compiler cannot fuse products with the sums below, which would change a token's bits.
     for (Index i = 0; i < numbers; i += step) {
       (B::load_unaligned(products + i) * B::load_unaligned(factors + i)).store_unaligned(products + i);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The one micro-kernel: a small tile of outer products held in registers. All three skinny products are this loop and
-// differ only in what is broadcast and what is loaded (low_rank.hpp).
+// The micro-kernel: a small tile of outer products in registers. All three low-rank products use it and differ only in
+// what is broadcast and what is loaded (low_rank.hpp).
 #pragma once
 
 #include <algorithm>
@@ -16,36 +16,37 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Registers side by side in a tile: each broadcast number is used twice.
+/// Registers per row of a tile: each broadcast number is used twice.
 inline constexpr Index tile_registers = 2;
 
-/// Rows of the tile (broadcast numbers). With 16 vector registers 6 × 2 = 12 sums, 2 loaded and 1 broadcast register
-/// fill 15; with 32 the tile is 8 × 2, as 8 divides the usual ranks and batches. Either has more independent chains than
-/// the 8 that hide the 4 cycles of an FMA at two FMAs a cycle, and loads 0.63 to 0.67 numbers an FMA where two are free.
+/// Rows of the tile (broadcast numbers). With 16 vector registers, 6 × 2 = 12 sums, 2 loaded and 1 broadcast register
+/// use 15; with 32 the tile is 8 × 2, because 8 divides the usual ranks and batches. Both have more than the 8
+/// independent sums that hide an FMA's latency of 4 cycles at two FMAs per cycle, and need 0.63 to 0.67 loads per FMA,
+/// of at most 1.
 inline constexpr Index tile_rows = HYDRALORA_VECTOR_REGISTERS == 32 ? 8 : 6;
 
 template <class Scalar, class Arch>
 inline constexpr Index tile_width = tile_registers* lanes<Scalar, Arch>;
 
-/// How many times a tile of so few rows fits into the registers for sums: as copies side by side, each on its own part of
-/// the sum (shrink), or as a tile so many times as wide (expand). Even one token then has the 8 chains that an FMA's latency
-/// asks for; with twice as many, where there are registers for them, it also reads longer runs of memory.
+/// How many times a tile of few rows fits into the registers for sums. shrink() uses so many copies, each for a part of
+/// the sum, and expand() a tile so many times as wide. So even one token has the 8 independent sums that hide an FMA's
+/// latency; 16, if there are registers, also read longer runs of memory.
 constexpr Index tile_copies(Index rows, Index registers, Index sums) {
   return rows > 4 ? 1 : std::max<Index>(1, sums / (rows * registers));
 }
-/// Copies in shrink(). More than 8 registers of sums do not pay: blocks of a feature-major stack lie so far apart that they
-/// only get in each other's way in the cache.
+/// Copies in shrink(). More than 8 registers of sums are not faster: the blocks of a feature-major stack lie so far
+/// apart that they compete for the same cache sets.
 constexpr Index copies_of(Index rows, Index registers) { return tile_copies(rows, registers, 8); }
 /// Registers of a row in expand().
 constexpr Index wide_of(Index rows) {
   return tile_registers * tile_copies(rows, tile_registers, HYDRALORA_VECTOR_REGISTERS / 2);
 }
 
-/// What one call of the micro-kernel reads and writes. With c counting copies, i rows, and j numbers along the registers:
+/// The arguments of the micro-kernel. With copy c, row i, and number j along the registers it computes
 ///
 ///   to[i · to_row + j] += factor · Σ_l  b[l · b_step + c · b_copy + i · b_row] · a[l · a_step + c · a_copy + j]
 ///
-/// for l = 0 … length - 1 and j < used, the copies one after another. Whole registers of `a` are read, also where fewer
+/// for l = 0 … length - 1 and j < used, the copies one after another. It reads whole registers of `a`, even if fewer
 /// numbers are used; with several copies all are used.
 template <class Scalar>
 struct TileArguments {
@@ -58,12 +59,12 @@ struct TileArguments {
   Index to_row = 0;
   Index used = 0;
   Scalar factor = 1;
-  const Scalar* next_to = nullptr;  ///< `to` of a later call: its lines are fetched during this one
+  const Scalar* next_to = nullptr;  ///< `to` of a later call, to be prefetched
 };
 
 namespace detail {
 
-/// The tail of add_outer_products() where the last registers of a row are not all used. One function for all shapes.
+/// The last step of add_outer_products() if a row's registers are not all used. One function for all shapes.
 template <class Arch, class Scalar>
 void add_first(const TileArguments<Scalar>& tile, Index rows, Index registers, const Scalar* sums) {
   constexpr Index lane_count = lanes<Scalar, Arch>;
@@ -78,7 +79,7 @@ void add_first(const TileArguments<Scalar>& tile, Index rows, Index registers, c
   }
 }
 
-/// A cell is a register of sums; cells are counted by copy, then row, then register.
+/// A cell is a register of sums. Cells are numbered by copy, then row, then register.
 template <Index rows, Index registers>
 struct Cell {
   static constexpr Index copy(std::size_t c) { return static_cast<Index>(c) / (registers * rows); }
@@ -97,7 +98,7 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
   const Index a_step = tile.a_step, a_copy = tile.a_copy, b_step = tile.b_step, b_copy = tile.b_copy,
               b_row = tile.b_row;
   constexpr Index line = cache_line<Scalar>;
-  // The last rows' lines may lie beyond the buffer, which a prefetch ignores; asking first takes a tenth of a short tile.
+  // Lines of the last rows may lie beyond the buffer, which prefetch allows. A test costs a tenth of a short tile.
   for (Index i = 0; i < rows; ++i) {
     for (Index j = 0; j < registers * lane_count; j += line) prefetch_for_write(tile.next_to + i * tile.to_row + j);
   }
@@ -119,7 +120,7 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
     (fma(sums[cell], factor, B::load_unaligned(to + At::row(cell) * to_row + At::column(cell) * lane_count))
          .store_unaligned(to + At::row(cell) * to_row + At::column(cell) * lane_count),
      ...);
-  } else {  // from memory, so that this rare path takes no registers from the loop
+  } else {  // through memory, so that this rare path takes no registers from the loop
     Scalar spilled[sizeof...(cell) * static_cast<std::size_t>(lane_count)];
     (sums[cell].store_unaligned(spilled + static_cast<Index>(cell) * lane_count), ...);
     add_first<Arch>(tile, rows, registers, spilled);
@@ -128,8 +129,8 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
 
 }  // namespace detail
 
-/// Each sum is a chain of fused multiply-adds from zero in the order of l: a number's bits depend on its own factors and
-/// on nothing else, least of all on the shape of the tile. Copies are added in their order.
+/// Each sum is a chain of fused multiply-adds from zero in the order of l, so its bits do not depend on the shape of
+/// the tile. Copies are added in order.
 template <class Arch, class Scalar, Index rows, Index registers, Index copies>
 void add_outer_products(const TileArguments<Scalar>& tile) {
   detail::add_outer_products<Arch, registers, rows>(
@@ -137,8 +138,7 @@ void add_outer_products(const TileArguments<Scalar>& tile) {
       std::make_index_sequence<static_cast<std::size_t>(copies * rows * registers)>{});
 }
 
-/// The shapes of the micro-kernel, as functions for 1 … tile_rows rows (at [rows - 1]). All products call these, so that
-/// each shape is compiled once.
+/// The micro-kernel's functions for 1 … tile_rows rows (at [rows - 1]). Each shape is compiled once.
 template <class Arch, class Scalar, class Rows = std::make_index_sequence<static_cast<std::size_t>(tile_rows)>>
 struct Tiles;
 
@@ -146,14 +146,14 @@ template <class Arch, class Scalar, std::size_t... row>
 struct Tiles<Arch, Scalar, std::index_sequence<row...>> {
   using Function = void (*)(const TileArguments<Scalar>&);
 
-  /// One copy, so many registers wide.
+  /// One copy, `registers` wide.
   template <Index registers>
   static constexpr Function single[] = {&add_outer_products<Arch, Scalar, Index(row + 1), registers, 1>...};
-  /// As many copies as copies_of() gives.
+  /// copies_of() copies.
   template <Index registers>
   static constexpr Function copied[] = {
       &add_outer_products<Arch, Scalar, Index(row + 1), registers, copies_of(row + 1, registers)>...};
-  /// One copy, as many registers wide as wide_of() gives.
+  /// One copy, wide_of() registers wide.
   static constexpr Function wide[] = {&add_outer_products<Arch, Scalar, Index(row + 1), wide_of(row + 1), 1>...};
 };
 

@@ -1,0 +1,449 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""From Google Benchmark's JSON to the committed results, the page and the numbers behind its plots.
+
+    page.py compact <google-benchmark.json> <compile-times.json> <compact.json>
+    page.py render <compact.json> <page.md> [<folder for plot data>]
+
+A benchmark's name is <set>/<group>/<candidate>/<pass>/<sizes>/threads:<n>.
+"""
+import json
+import os
+import re
+import sys
+
+# ------------------------------------------------------------------------------------------------ compact results
+NOT_PUBLISHED = {"date", "host_name", "executable", "load_avg", "library_build_type", "mhz_per_cpu"}
+NOT_COUNTERS = {"family_index", "per_family_instance_index", "repetitions", "repetition_index", "threads", "iterations",
+                "real_time", "cpu_time"}
+MICROSECONDS = {"ns": 1e-3, "us": 1, "ms": 1e3, "s": 1e6}
+
+
+def four_digits(number):
+    return float(number) if number == int(number) else float("%.4g" % number)
+
+
+def compact(raw, compile_times):
+    """Without what says nothing to a reader or names the host; a counter that never changes stands there once."""
+    runs = {}
+    for entry in raw["benchmarks"]:
+        if entry["run_type"] != "iteration" or entry.get("error_occurred"):
+            continue
+        parts = entry["run_name"].split("/")[1:]
+        name = "/".join(p for p in parts if p != "real_time" and not p.startswith(("min_time:", "repeats:")))
+        run = runs.setdefault(name, {"name": name, "microseconds": [], "counters": {}})
+        run["microseconds"].append(four_digits(entry["real_time"] * MICROSECONDS[entry["time_unit"]]))
+        for key, value in entry.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and key not in NOT_COUNTERS:
+                run["counters"].setdefault(key, []).append(four_digits(value))
+    for run in runs.values():
+        run["counters"] = {k: v[0] if len(set(v)) == 1 else v for k, v in run["counters"].items()}
+    context = {key: value for key, value in raw["context"].items() if key not in NOT_PUBLISHED}
+    return {"context": context, "compile_times": compile_times, "runs": [runs[name] for name in sorted(runs)]}
+
+
+def dump(results):
+    """One run a line: short, and a diff still shows which changed."""
+    def line(value):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return ('{\n"context": %s,\n"compile_times": %s,\n"runs": [\n%s\n]\n}\n' % (
+        line(results["context"]), line(results["compile_times"]), ",\n".join(map(line, results["runs"]))))
+
+
+# ------------------------------------------------------------------------------------------------ numbers as text
+def spread_of(values):
+    """(first quartile, median, third quartile)"""
+    values = sorted(values)
+
+    def quantile(share):
+        at = share * (len(values) - 1)
+        below = int(at)
+        above = min(below + 1, len(values) - 1)
+        return values[below] + (at - below) * (values[above] - values[below])
+    return quantile(0.25), quantile(0.5), quantile(0.75)
+
+
+def ratio(a, b):
+    """Of all a / b: repetitions are interleaved at random, so none of a belongs to one of b."""
+    return spread_of([x / y for x in a for y in b])
+
+
+def number(value):
+    return "%.0f" % value if 100 <= abs(value) < 1e9 else "%.3g" % value
+
+
+def text(spread):
+    """1.23 (1.20–1.31), and 1.23 where the three agree"""
+    if spread is None:
+        return "–"
+    low, median, high = map(number, spread)
+    return median if low == high else f"{median} ({low}–{high})"
+
+
+def spaced(name):
+    return name.replace("_", " ")
+
+
+def row(cells):
+    return "".join(f"| {cell} " for cell in cells) + "|\n"
+
+
+def header(cells):
+    return row(cells) + "|---" * len(cells) + "|\n"
+
+
+# ------------------------------------------------------------------------------------------------ results
+class Run:
+    def __init__(self, entry):
+        self.group, self.candidate, *rest = entry["name"].split("/")
+        self.threads = next((int(p[8:]) for p in rest if p.startswith("threads:")), 1)
+        self.work = "".join(p for p in rest if ":" not in p)
+        self.sizes = "/".join(p for p in rest if ":" in p and not p.startswith("threads:"))
+        self.microseconds = entry["microseconds"]
+        self.counters = {k: v if isinstance(v, list) else [v] for k, v in entry["counters"].items()}
+
+    def size(self, letter):
+        """T, r or N out of the sizes; the first number of d."""
+        found = re.search(rf"\b{letter}:(\d+)", self.sizes)
+        return int(found.group(1)) if found else 0
+
+    def counter(self, name):
+        return spread_of(self.counters[name]) if name in self.counters else None
+
+    def cells(self):
+        sizes = self.sizes.replace("/", " ").replace(":", "=").split(" N=0")[0]
+        return [spaced(self.work), sizes, str(self.threads)]
+
+
+class Results:
+    def __init__(self, data):
+        self.context, self.compile_times = data["context"], data["compile_times"]
+        self.runs = [Run(entry) for entry in data["runs"]]
+        self.leave_out_disturbed()
+        self.runs.sort(key=lambda r: (r.group, r.work, r.size("d"), r.size("r"), r.size("N"), r.size("T"), r.threads))
+        self.by_key = {(r.group, r.candidate, r.work, r.sizes, r.threads): r for r in self.runs}
+
+    def leave_out_disturbed(self):
+        """Repetitions right before which the multiply-add peak was less than half of the best with as many threads."""
+        best, self.repetitions, self.disturbed = {}, 0, 0
+        for run in self.runs:
+            for peak in run.counters.get("peak", []):
+                best[run.threads] = max(best.get(run.threads, 0), peak)
+        for run in self.runs:
+            peaks = run.counters.get("peak")
+            if peaks is None:
+                continue
+            count = len(run.microseconds)
+            self.repetitions += count
+            if len(peaks) != count:  # always the same
+                continue
+            good = [peak >= best[run.threads] / 2 for peak in peaks]
+
+            def undisturbed(values):
+                return [v for v, g in zip(values, good) if g] if len(values) == count else values
+            run.microseconds = undisturbed(run.microseconds)
+            run.counters = {k: undisturbed(v) for k, v in run.counters.items()}
+            self.disturbed += count - sum(good)
+        self.runs = [run for run in self.runs if run.microseconds]
+
+    def find(self, group, candidate, work, sizes, threads):
+        return self.by_key.get((group, candidate, work, sizes, threads))
+
+    def of(self, group, candidate):
+        return [run for run in self.runs if (run.group, run.candidate) == (group, candidate)]
+
+    def others(self, group, ours):
+        return sorted({run.candidate for run in self.runs if run.group == group} - {ours})
+
+    def slower(self, ours, candidate):
+        """The candidate's time over ours on the same work; nothing where either is missing."""
+        other = ours and self.find(ours.group, candidate, ours.work, ours.sizes, ours.threads)
+        return other and ratio(other.microseconds, ours.microseconds)
+
+
+# ------------------------------------------------------------------------------------------------ goals
+FORWARD, BOTH = "HydraLoRA_forward", "HydraLoRA_forward_backward"
+MAIN, THREE_HEADS = "T:512/d:4096/r:8/N:8", "T:512/d:4096/r:8/N:3"
+
+
+def goals():
+    """What this project set out to reach: text, floor, aim, a counter or `over <candidate>` of a pass and a size."""
+    yield "forward, T=512 d=4096 r=8 N=8, % of peak", 65, 85, "percent_of_peak", FORWARD, MAIN
+    yield "forward and backward, same, % of peak", 62, 80, "percent_of_peak", BOTH, MAIN
+    yield "forward, N=3, % of peak", 50, 70, "percent_of_peak", FORWARD, THREE_HEADS
+    yield "forward, N=3, against the best composition", 1.25, 1.5, "over best", FORWARD, THREE_HEADS
+    for heads, floor, aim, size in ("N=8", 9, 12, MAIN), ("N=3", 6, 9, THREE_HEADS):
+        for words, work in ("forward", FORWARD), ("forward and backward", BOTH):
+            yield f"{words}, {heads}, against the released formulation", floor, aim, "over torch_released", work, size
+    yield "forward, against smart torch", 1.3, 1.8, "over torch_smart", FORWARD, MAIN
+    yield "forward and backward, against smart torch", 1.4, 2, "over torch_smart", BOTH, MAIN
+    yield "forward, against Eigen", 1.2, 1.6, "over eigen", FORWARD, MAIN
+    yield "forward and backward, against Eigen", 1.2, 1.6, "over eigen", BOTH, MAIN
+    for words, floor, aim, size in (("r·N = 64", 1, 1.2, MAIN), ("r=16 N=8", 0.95, 1.1, "T:512/d:4096/r:16/N:8"),
+                                    ("r=64 N=4", 0.95, 1.1, "T:512/d:4096/r:64/N:4")):
+        yield f"forward and backward, {words}, against the best composition", floor, aim, "over best", BOTH, size
+    yield ("LoRA forward, T=2048 d=4096 r=8, % of roofline", 65, 90, "percent_of_roofline", "LoRA_forward",
+           "T:2048/d:4096/r:8/N:0")
+    yield "one token, d=4096 r=8 N=8, % of roofline", 70, 90, "percent_of_roofline", FORWARD, "T:1/d:4096/r:8/N:8"
+    for tokens in 2, 4, 8, 16:
+        # One measurement for both goals: a few tokens read the weights where they lie, so there is nothing to pack.
+        what, size = f"{tokens} tokens, against the best composition, weights", f"T:{tokens}/d:4096/r:8/N:8"
+        yield f"{what} ready", 1.5, 2.5, "over best", FORWARD, size
+        yield f"{what} changed every call", 1.1, 1.6, "over best", FORWARD, size
+    for words, work in ("forward", FORWARD), ("forward and backward", BOTH):
+        yield f"{words}, two threads over one, as a share of the peak's", 0.9, 0.97, "two over one", work, MAIN
+
+
+def measured(results, measure, work, size, threads):
+    run = results.find("peers", "ours", work, size, threads)
+    if measure == "two over one":
+        one = results.find("peers", "ours", work, size, 1)
+        both_there = threads == 2 and run and one
+        return ratio(run.counters["percent_of_peak"], one.counters["percent_of_peak"]) if both_there else None
+    if measure.startswith("over "):
+        return results.slower(run, measure[5:])
+    return run.counter(measure) if run else None
+
+
+def goal_table(results):
+    def verdict(spread, floor, aim):
+        if spread is None:
+            return "–"
+        median = spread[1]
+        return text(spread) + (", aim reached" if median >= aim else
+                               ", floor reached" if median >= floor else ", **below the floor**")
+    page = header(["goal", "floor", "aim", "one thread", "two threads"])
+    for what, floor, aim, *how in goals():
+        page += row([what, number(floor), number(aim)] +
+                    [verdict(measured(results, *how, threads), floor, aim) for threads in (1, 2)])
+    run = results.find("peers", "ours", BOTH, MAIN, 1)
+    saved = run and run.counter("saved_bytes")
+    if saved:
+        numbers, wanted = saved[1] / (4 * run.size("T")), run.size("r") + run.size("N")
+        page += row(["numbers saved for backward per token, r=8 N=8", f"r + N = {number(wanted)}", "r + N",
+                     number(numbers) + (", reached" if numbers <= wanted else ", **missed**"), "the same"])
+    return page
+
+
+# ------------------------------------------------------------------------------------------------ the page
+def machine(context):
+    def as_text(value):
+        return value if isinstance(value, str) else json.dumps(value)
+    rows = [("processor", "cpu"), ("cores", "num_cpus"), ("caches", "caches"), ("instruction set", "instruction_set"),
+            ("compiler", "compiler"), ("flags", "flags"), ("commit", "commit")]
+    page = "| | |\n|---|---|\n"
+    for label, key in rows:
+        if key == "caches" and key in context:
+            page += row([label, ", ".join(f"L{c['level']} {number(c['size'] / 1024)} KiB" for c in context[key]
+                                          if c["type"] != "Instruction")])
+        elif key in context:
+            page += row([label, as_text(context[key])])
+    kinds = [("library:", "{}", "{}"), ("peer:", "peer {}", "{}"), ("absent:", "peer {}", "not measured: {}")]
+    for group in kinds[:1], kinds[1:]:
+        for key, value in context.items():
+            for prefix, label, words in group:
+                if key.startswith(prefix):
+                    name = key[len(prefix):]
+                    page += row([label.format(name if prefix == "library:" else spaced(name)), words.format(value)])
+    return page + (row(["energy", context["energy"]]) if "energy" in context else "")
+
+
+def ceilings(results):
+    page = header(["ceiling", "one thread", "two threads"])
+    for name in "fma", "cache_read", "cache_update", "memory_read", "memory_update":
+        unit = "GFLOP/s" if name == "fma" else "GB/s"
+        runs = [results.find("ceilings", name, "", "", threads) for threads in (1, 2)]
+        page += row([f"{spaced(name)}, {unit}"] + [text(run and run.counter(unit)) for run in runs])
+    return page
+
+
+def comparison(results, group, ours, counters):
+    """A row for every size that `ours` was measured on: our share of the ceilings, and the others' times over ours."""
+    if any(run.group == group and "joules" in run.counters for run in results.runs):
+        counters = counters + ["joules"]
+    others = results.others(group, ours)
+    page = header(["", "size", "threads"] + [spaced(name) for name in counters + others])
+    for run in results.of(group, ours):
+        values = [run.counter(name) for name in counters]
+        page += row(run.cells() + [number(value[1]) if value else "–" for value in values] +
+                    [text(results.slower(run, name)) for name in others])
+    return page
+
+
+def errors(results):
+    page = header(["candidate", "largest error", "most allocations"])
+    for candidate in ["ours"] + results.others("peers", "ours"):
+        runs = results.of("peers", candidate)
+        page += row([spaced(candidate)] + [number(max([run.counter(name)[2] for run in runs if name in run.counters],
+                                                      default=0)) for name in ("error", "allocations")])
+    return page
+
+
+def losses(results):
+    found, comparisons = [], 0
+    for group, ours in ("kernels", "simd"), ("peers", "ours"):
+        for run in results.of(group, ours):
+            for candidate in results.others(group, ours):
+                slower = results.slower(run, candidate)
+                comparisons += slower is not None
+                if slower and slower[1] < 1:
+                    found.append((slower, run, candidate))
+    page = (f"Every candidate that was faster than ours on the same work: {len(found)} of {comparisons} comparisons, "
+            "the worst first.\n\n")
+    if found:
+        page += header(["work", "size", "threads", "faster candidate", "its time over ours"])
+    for slower, run, candidate in sorted(found, key=lambda loss: loss[0][1]):
+        page += row(run.cells() + [spaced(candidate), text(slower)])
+    return page
+
+
+def compile_times(times):
+    page = header(["file", "seconds", "peak memory, MB", "object, kB"])
+    for file in times["files"]:
+        page += row([f"`{file['name']}`"] + [number(file[key]) for key in ("seconds", "megabytes", "object_kilobytes")])
+    return page
+
+
+def render(results, with_plots):
+    def plot(name, title):
+        return f"\n![{title}](benchmarks_{name}.svg)\n" if with_plots else ""
+    page = f"""# Benchmarks
+
+Rendered from [benchmarks.json](benchmarks.json), which `cmake --workflow --preset bench` writes together with this \
+page; nothing here is typed by hand.
+
+Only the adapter is timed (y += ΔW x, and back); the host's own product with the frozen weight is not in it. All \
+candidates run interleaved at random in one process, several times. Unless a column says otherwise a number is \
+**the candidate's time over ours**: above 1 ours is faster. It is the median of all ratios between repetitions, with \
+the quartiles in parentheses where they differ from it. Shares of peak and roofline are against ceilings measured \
+beside every single run. An error is the largest difference from the same layer in double, over the largest magnitude.
+
+"""
+    if results.disturbed:
+        page += f"""{results.disturbed} of {results.repetitions} repetitions are left out: right before them the \
+multiply-add peak was less than half of the best with as many threads, so somebody else had the cores.
+
+"""
+    page += f"""## Machine
+
+{machine(results.context)}
+## Goals
+
+Shares in percent, and times of the others over ours. A dash: not measured in this run.
+
+{goal_table(results)}
+## Ceilings
+
+Measured in the same rotation as everything else.
+
+{ceilings(results)}{plot("roofline", "Roofline of one thread")}
+## Against other libraries
+
+The same numbers through the formulas with Eigen's products, through BLAS libraries, through the best of them for \
+every single product, and through PyTorch as the layer was released and as one would write it well.
+
+{comparison(results, "peers", "ours", ["percent_of_peak", "percent_of_roofline"])}
+Largest error of any candidate on any of these sizes, and its allocations per warm call:
+
+{errors(results)}{plot("peers", "Time of other libraries over ours")}
+## Where we lose
+
+{losses(results)}
+## LoRA, SplitLoRA and HydraLoRA
+
+Times of the other layers over HydraLoRA's: LoRA of the same number of parameters, of the same rank, and of the same \
+total rank r·N; SplitLoRA with the same heads and a learned gate. These are different functions, so what is faster \
+here is not a loss in the sense above.
+
+{comparison(results, "layers", "HydraLoRA",
+            ["parameters", "saved_bytes", "percent_of_peak", "percent_of_roofline", "allocations", "error"])}\
+{plot("layers", "LoRA and SplitLoRA against HydraLoRA")}{plot("heads", "Time against the number of heads")}\
+{plot("tokens", "Time against the number of tokens")}
+## Kernels
+
+Every kernel by itself against the same in Eigen and against the plain loops it is tested with. "down" is the stack \
+[A; gate], "up" is [B_1 … B_N].
+
+{comparison(results, "kernels", "simd", ["percent_of_peak", "percent_of_roofline", "error"])}"""
+    if "files" in results.compile_times:
+        page += f"""
+## Compile time
+
+The program with one HydraLoRA forward and backward pass, for which the budget is 6 s and 400 MB; an empty file with \
+`Eigen/Core`, which it cannot be below; and every public header alone. With `{results.compile_times["flags"]}` and the \
+compiler above, one file at a time.
+
+{compile_times(results.compile_times)}"""
+    return page
+
+
+# ------------------------------------------------------------------------------------------------ plot data
+def plot_data(results):
+    """Tab-separated numbers for plots.gp, by file name."""
+    def against(letter):
+        """Size and milliseconds, in blocks by layer. All other sizes are the centre's."""
+        blocks, centre = "", {"d": 4096, "r": 8, "T": 512, "N": 8}
+        for layer in "HydraLoRA", "LoRA_equal_parameters", "LoRA_equal_total_rank":
+            blocks += f'"{layer}"\n'
+            for run in results.of("layers", layer):
+                on_axis = all(run.size(name) == value for name, value in centre.items() if name != letter)
+                if run.work == "forward_backward" and run.threads == 1 and on_axis and "x" not in run.sizes:
+                    blocks += "%d\t%g\n" % (run.size(letter), 1e-3 * spread_of(run.microseconds)[1])
+            blocks += "\n\n"
+        return blocks
+
+    def ceiling(name, unit):
+        run = results.find("ceilings", name, "", "", 1)
+        return run.counter(unit)[1] if run else 0
+
+    def points(candidate):
+        runs = [run for run in results.of("peers", candidate) if run.threads == 1 and "GFLOP/s" in run.counters]
+        return "".join("%g\t%g\n" % (run.counter("intensity")[1], run.counter("GFLOP/s")[1]) for run in runs)
+
+    def bar(ours, candidate):
+        slower = results.slower(ours, candidate)
+        return "\t" + (number(slower[1]) if slower else "nan")
+    layers, peers = results.others("layers", "HydraLoRA"), results.others("peers", "ours")
+    layer_bars = "\t".join(["pass", "HydraLoRA"] + layers) + "\n"
+    for work in "forward", "forward_backward", "training_step":
+        ours = results.find("layers", "HydraLoRA", work, MAIN, 1)
+        if ours:
+            layer_bars += f"{work}\t1" + "".join(bar(ours, layer) for layer in layers) + "\n"
+    peer_bars = "peer\tforward\tforward_backward\n"
+    for peer in peers:
+        pair = [results.find("peers", "ours", work, MAIN, 1) for work in (FORWARD, BOTH)]
+        peer_bars += peer + "".join(bar(ours, peer) for ours in pair) + "\n"
+    return {"tokens": against("T"), "heads": against("N"), "layers": layer_bars, "peers": peer_bars,
+            "ceilings": "%g\t%g\t%g\n" % (ceiling("fma", "GFLOP/s"), ceiling("memory_read", "GB/s"),
+                                          ceiling("cache_read", "GB/s")),
+            "roofline": f'"this library"\n{points("ours")}\n\n"best composition"\n{points("best")}\n\n'}
+
+
+# ------------------------------------------------------------------------------------------------ files
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)  # takes the NaN that Google Benchmark writes
+
+
+def write(path, content):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(content)
+
+
+def write_page(compact_json, page, plots=None):
+    results = Results(read(compact_json))
+    write(page, render(results, with_plots=plots is not None))
+    if plots is not None:
+        os.makedirs(plots, exist_ok=True)
+        for name, content in plot_data(results).items():
+            write(os.path.join(plots, name + ".tsv"), content)
+
+
+if __name__ == "__main__":
+    command, *paths = sys.argv[1:] or [""]
+    if command == "compact" and len(paths) == 3:
+        write(paths[2], dump(compact(read(paths[0]), read(paths[1]))))
+    elif command == "render" and len(paths) in (2, 3):
+        write_page(*paths)
+    else:
+        sys.exit(__doc__)

@@ -1,5 +1,0 @@
-// SPDX-License-Identifier: MIT
-#include <hydralora/hydralora.hpp>
-#include <hydralora/train.hpp>
-
-hydralora::Index other_unit() { return hydralora::LoRA<float>(hydralora::LoRAConfig{4, 4, 2}).parameter_count(); }
