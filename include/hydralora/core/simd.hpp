@@ -57,7 +57,7 @@ inline constexpr bool has_simd = has_simd_v<Scalar, DefaultArch>;
 HYDRALORA_FALSE_UNINITIALIZED_BEGIN
 /// e^x of every lane, by xsimd.
 template <class Arch, class Scalar>
-Batch<Scalar, Arch> exponential(const Batch<Scalar, Arch>& x) {
+HYDRALORA_FLATTEN Batch<Scalar, Arch> exponential(const Batch<Scalar, Arch>& x) {
   return exp(x);
 }
 HYDRALORA_FALSE_UNINITIALIZED_END
