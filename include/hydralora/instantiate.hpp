@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 //
 // Include it in one source file of a program that is compiled with -DHYDRALORA_EXTERN_TEMPLATES. Only this file then
-// compiles the kernels for float and double (docs/building.md).
+// compiles the kernels, gates and checks for float and double (docs/building.md).
 #pragma once
 
 #include "hydralora/kernels/elementwise.hpp"
 #include "hydralora/kernels/head_mix.hpp"
 #include "hydralora/kernels/low_rank.hpp"
 #include "hydralora/kernels/softmax.hpp"
+#include "hydralora/layers/adapter_checks.hpp"
+#include "hydralora/layers/adapter_tensors.hpp"
 #include "hydralora/layers/dropout.hpp"
 #include "hydralora/layers/gate.hpp"
 #include "hydralora/layers/gate_pooling.hpp"
@@ -26,6 +28,8 @@ HYDRALORA_DEFINE_INSTANCES(HYDRALORA_SOFTMAX_INSTANCES)
 HYDRALORA_DEFINE_INSTANCES(HYDRALORA_GATE_INSTANCES)
 namespace detail {
 
+HYDRALORA_DEFINE_INSTANCES(HYDRALORA_ADAPTER_CHECKS_INSTANCES)
+HYDRALORA_DEFINE_INSTANCES(HYDRALORA_ADAPTER_TENSORS_INSTANCES)
 HYDRALORA_DEFINE_INSTANCES(HYDRALORA_DROPOUT_INSTANCES)
 HYDRALORA_DEFINE_INSTANCES(HYDRALORA_GATE_POOLING_INSTANCES)
 

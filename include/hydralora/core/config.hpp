@@ -125,8 +125,8 @@ Compile this file without it."
   HYDRALORA_JOIN(HYDRALORA_ISA_TAG, HYDRALORA_SIMD_TAG, HYDRALORA_THREADS_TAG, HYDRALORA_ASSERT_TAG, \
                  HYDRALORA_ERRORS_TAG)
 
-// g++ 12 warns about its own AVX-512 intrinsics (GCC bug 105593) in xsimd's exp. The function that everything is inlined
-// into decides about the warning, so all of exp is inlined there: `flatten`.
+// g++ 12 warns about its own AVX-512 intrinsics (GCC bug 105593) in xsimd's exp. The warning can be switched off in the
+// function that exp is inlined into; `flatten` inlines all of it.
 #if defined(__GNUC__) && !defined(__clang__)
 #define HYDRALORA_FALSE_UNINITIALIZED_BEGIN                                                  \
   _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"") \

@@ -131,13 +131,13 @@ inline InputFile::InputFile(std::filesystem::path path, FileAccess access) : pat
   if (!S_ISREG(status.st_mode)) throw FileError(path_, "is not a regular file");
   size_ = static_cast<std::uint64_t>(status.st_size);
   if (access == FileAccess::buffered || size_ == 0) return;
-  void* mapped = ::mmap(nullptr, static_cast<std::size_t>(size_), PROT_READ, MAP_PRIVATE, file_.get(), 0);
+  void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file_.get(), 0);
   if (mapped == MAP_FAILED) detail::fail_with_errno(path_, "cannot map");
   mapped_ = static_cast<const unsigned char*>(mapped);
 }
 
 inline InputFile::~InputFile() {
-  if (mapped_ != nullptr) ::munmap(const_cast<unsigned char*>(mapped_), static_cast<std::size_t>(size_));
+  if (mapped_ != nullptr) ::munmap(const_cast<unsigned char*>(mapped_), size_);
 }
 
 inline void InputFile::read(std::uint64_t offset, void* to, std::size_t count) const {

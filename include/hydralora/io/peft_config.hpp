@@ -78,7 +78,7 @@ inline nlohmann::json read_json_object(const std::filesystem::path& path) {
   if (file.size() > most_bytes) {
     throw FileError(path, "has " + std::to_string(file.size()) + " bytes, at most 1 MiB are allowed");
   }
-  std::string text(static_cast<std::size_t>(file.size()), '\0');
+  std::string text(file.size(), '\0');
   file.read(0, text.data(), text.size());
   JsonChecks checks(path);
   nlohmann::json::sax_parse(text, &checks);

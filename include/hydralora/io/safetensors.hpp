@@ -269,7 +269,7 @@ class SafetensorsWriter {
     std::array<unsigned char, alignment> length;
     detail::to_little_endian<std::uint64_t>(text.size(), length.data());
     std::copy(length.begin(), length.end(), all.begin());
-    all.reserve(all.size() + text.size() + static_cast<std::size_t>(end));
+    all.reserve(all.size() + text.size() + end);
     all += text;
     for (const auto* one : order) all.append(one->second.bytes.begin(), one->second.bytes.end());
     return all;

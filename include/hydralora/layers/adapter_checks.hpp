@@ -120,6 +120,18 @@ void check_backward(const AdapterShape& s, const Dropout& dropout, ConstTokens<S
   expects(!overlap<Scalar>(dx, x), s.layer, where, "dx ", dx.shape(), " and x ", x.shape(), " overlap");
 }
 
+/// See HYDRALORA_LOW_RANK_INSTANCES.
+#define HYDRALORA_ADAPTER_CHECKS_INSTANCES(keyword, Scalar)                                                           \
+  keyword template void check_forward<Scalar>(const AdapterShape&, ConstTokens<Scalar>, Tokens<Scalar>,               \
+                                              const CallOptions<Scalar>&);                                            \
+  keyword template void check_backward<Scalar>(const AdapterShape&, const Dropout&, ConstTokens<Scalar>,              \
+                                               const AdapterCache<Scalar>&, const AdapterShape&, Tokens<Scalar>,      \
+                                               const CallOptions<Scalar>&);                                           \
+  keyword template void check_backward<Scalar>(const AdapterShape&, const Dropout&, ConstTokens<Scalar>,              \
+                                               ConstTokens<Scalar>, const AdapterCache<Scalar>&, const AdapterShape&, \
+                                               Tokens<Scalar>, const CallOptions<Scalar>&);
+HYDRALORA_DECLARE_INSTANCES(HYDRALORA_ADAPTER_CHECKS_INSTANCES)
+
 }  // namespace detail
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora
