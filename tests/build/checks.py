@@ -1,19 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Checks of the headers and the packages that need no program of their own.
-
-usage: checks.py rules
-       checks.py packaging VERSION
-       checks.py refused COMPILER FLAGS...
-       checks.py includes
-       checks.py headers SCRATCH_FOLDER COMPILER FLAGS...
-"""
+"""Checks of the headers and the packages. usage: checks.py ACTION ARGUMENTS..., which are those of the functions below."""
 import ast
 import collections
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -125,6 +119,104 @@ def packaging(version):
     expect(options, "the port sets no options")
 
 
-actions = [rules, includes, headers, refused, packaging]
+HOST = """cmake_minimum_required(VERSION 3.23)
+project(host LANGUAGES NONE)
+foreach(place CMAKE_SYSTEM_PATH SYSTEM_ENVIRONMENT_PATH CMAKE_ENVIRONMENT_PATH PACKAGE_REGISTRY)
+  set(CMAKE_FIND_USE_${place} OFF)
+endforeach()
+if(HOST_XSIMD)
+  add_library(xsimd INTERFACE)
+  target_include_directories(xsimd INTERFACE /host)
+endif()
+find_package(hydralora)
+if(hydralora_FOUND)
+  get_target_property(links hydralora::xsimd INTERFACE_LINK_LIBRARIES)
+  get_target_property(folders hydralora::xsimd INTERFACE_INCLUDE_DIRECTORIES)
+  message(STATUS "xsimd links ${links}, includes ${folders}")
+endif()
+"""
+MACROS = "#define XSIMD_VERSION_MAJOR {}\n#define XSIMD_VERSION_MINOR {}\n#define XSIMD_VERSION_PATCH 0\n"
+
+
+def dependencies(installed, scratch):
+    """What find_package(hydralora) makes of the packages that a machine may have: each case finds the fake ones named in it and no
+    others. A host that can do without hydralora goes on in all of them."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch = pathlib.Path(scratch)
+
+    def write(file, text):
+        (scratch / file).parent.mkdir(parents=True, exist_ok=True)
+        (scratch / file).write_text(text)
+
+    def package(folder, name, version, target, include, links=""):
+        start = f"{folder}/lib/cmake/{name}/{name}Config"
+        write(start + "Version.cmake", f"set(PACKAGE_VERSION {version})\n")
+        write(start + ".cmake", f"add_library({target} INTERFACE IMPORTED)\nset_target_properties({target} PROPERTIES "
+                                f'INTERFACE_INCLUDE_DIRECTORIES {include} INTERFACE_LINK_LIBRARIES "{links}")\n')
+
+    def case(expected, *packages, options=()):
+        prefixes = ";".join([installed, *(str(scratch / folder) for folder in packages)])
+        done = subprocess.run(["cmake", "--fresh", "-S", scratch, "-B", scratch / "build", f"-DCMAKE_PREFIX_PATH={prefixes}", *options],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        expect(done.returncode == 0 and expected in " ".join(done.stdout.split()), f"{packages}: no '{expected}' in\n{done.stdout}")
+
+    write("CMakeLists.txt", HOST)
+    for version in "5.0.0", "3.4.0", "3.3.9":
+        package(f"eigen_{version}", "Eigen3", version, "Eigen3::Eigen", "/eigen")
+    package("named", "xsimd", "14.0.0", "xsimd::xsimd", "/named")
+    package("plain", "xsimd", "8.1.0", "xsimd", "/plain", "xtl")
+    package("plain_8.0", "xsimd", "8.0.5", "xsimd", "/plain")
+    for major, minor in (14, 0), (8, 1), (8, 0):
+        write(f"headers_{major}.{minor}/include/xsimd/xsimd.hpp", "")
+        write(f"headers_{major}.{minor}/include/xsimd/config/xsimd_config.hpp", MACROS.format(major, minor))
+    case(f"links links-NOTFOUND, includes {scratch}/headers_14.0/include", "eigen_5.0.0", "headers_14.0")
+    case(f"links links-NOTFOUND, includes {scratch}/headers_8.1/include", "eigen_3.4.0", "headers_8.1")
+    case("hydralora needs Eigen 3.4 or newer, found 3.3.9", "eigen_3.3.9", "headers_14.0")
+    case("hydralora needs Eigen 3.4 or newer (Debian: libeigen3-dev)", "headers_14.0")
+    case("hydralora needs xsimd 8.1 or newer, found 8.0.0", "eigen_5.0.0", "headers_8.0")
+    case("hydralora needs xsimd 8.1 or newer (Debian: libxsimd-dev)", "eigen_5.0.0")
+    case("links xsimd::xsimd, includes folders-NOTFOUND", "eigen_5.0.0", "named")
+    case("links links-NOTFOUND, includes /plain", "eigen_5.0.0", "plain")
+    case("hydralora needs xsimd 8.1 or newer, found 8.0.5", "eigen_5.0.0", "plain_8.0")
+    case("links links-NOTFOUND, includes /host", "eigen_5.0.0", "named", options=["-DHOST_XSIMD=ON"])
+
+
+USES = ROOT / "tests" / "build" / "uses.cpp"
+
+
+def compiles(compiler, *flags):
+    """uses.cpp goes through a compiler that need not be the project's."""
+    if not shutil.which(compiler):
+        print(f"no {compiler} here")
+        sys.exit(77)
+    good = subprocess.run([compiler, *flags, "-fsyntax-only", USES]).returncode == 0
+    expect(good, f"{compiler} {' '.join(flags)} fails")
+
+
+def matrix(scratch, compiler, *flags):
+    """uses.cpp with several standards and policies; it runs without exceptions, and on libc++ where that is; every header alone."""
+    arm = compiler.startswith("aarch64")
+    for variant in [], ["-std=c++20"], ["-DHYDRALORA_NO_XSIMD"], ["-fno-exceptions", "-fno-rtti"]:
+        compiles(compiler, *flags, *variant)
+
+    def has(header, *options):
+        return subprocess.run([compiler, *options, "-E", "-x", "c++", "-"], input=f"#include <{header}>", text=True,
+                              stdout=subprocess.DEVNULL).returncode == 0
+
+    if has("omp.h", "-fopenmp"):
+        compiles(compiler, *flags, "-std=c++20", "-fopenmp", *([] if arm else ["-march=native"]))
+    if not arm:
+        headers(scratch, compiler, *flags)
+    pathlib.Path(scratch).mkdir(parents=True, exist_ok=True)
+    emulator = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"] if arm else []
+    libcxx = [["-stdlib=libc++"]] if "clang" in compiler and has("algorithm", "-stdlib=libc++") else []
+    for variant in [["-fno-exceptions", "-fno-rtti"], *([[]] if arm else libcxx)]:
+        built = subprocess.run([compiler, *flags, "-O1", "-DONE_UNIT", *variant, USES, "-o", "program"], cwd=scratch)
+        done = subprocess.run([*emulator, "./program"], cwd=scratch, stdout=subprocess.PIPE, text=True)
+        said = "on_failure: LoRA::forward: x is 7x3, expected 8x3 (in_features x tokens)\n" if len(variant) == 2 else ""
+        expect(built.returncode == done.returncode == 0 and done.stdout == said, f"{variant}: {done.returncode}, {done.stdout}")
+
+
+actions = [rules, includes, headers, refused, packaging, dependencies, compiles, matrix]
 {action.__name__: action for action in actions}[sys.argv[1]](*sys.argv[2:])
 sys.exit("\n".join(failures) or 0)
