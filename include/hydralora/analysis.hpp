@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Everything in analysis/ that compiles fast. similarity.hpp needs Eigen's SVD and is included by itself.
 #pragma once
 

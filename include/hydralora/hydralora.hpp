@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Everything an embedding host needs: views, layers, frozen bases. Training tools are in hydralora/train.hpp.
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // For one source file of a program whose files are all compiled with -DHYDRALORA_EXTERN_TEMPLATES: it compiles the
 // kernels for float and double, and the other files do not (docs/building.md).
 #pragma once

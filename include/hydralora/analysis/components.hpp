@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // How many heads a corpus asks for: TF-IDF features of its texts, k-means, and the elbow of the error or the largest
 // silhouette over the number of clusters. dbscan.hpp has an alternative that finds the number itself.
 //

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Clusters by density, where k-means (k_means.hpp) would have to be told their number.
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // How many groups data falls into: k-means, its error over the number of clusters, and the elbow of that curve.
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // What a router does and whether the heads differ: the numbers to watch while a routed adapter trains.
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // How good a clustering is: by its silhouette, or against another labelling of the same samples.
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // How alike adapters are: the A and the B of two layers, of two runs, of the heads of one layer; and the plane in which
 // to draw many of them.
 //

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Features of texts for clustering: TF-IDF weights of word counts.
 #pragma once
 

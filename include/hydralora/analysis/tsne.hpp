@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Exact t-SNE: a picture of some hundred points in which neighbours stay neighbours. Distances between groups mean little
 // in it, and another seed gives another picture: look at principal_components() (similarity.hpp) first.
 #pragma once

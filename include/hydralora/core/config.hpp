@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// What the compiler and the command line offer, turned into names. Every question to the platform is asked here; the
-// two files that wrap an optional engine, simd.hpp (xsimd) and parallel.hpp (OpenMP), only read the answer.
-//
+// Names for what the compiler and the command line offer. All preprocessor questions about the platform are asked here.
 // A host may define, the same way in every file of its program:
 //   HYDRALORA_NO_XSIMD    use the plain-loop kernels even where xsimd is installed
 //   HYDRALORA_NO_OPENMP   stay on the calling thread even where OpenMP is switched on
@@ -43,7 +40,7 @@ Compile this file without it."
 #define HYDRALORA_ASSERT_TAG assert
 #endif
 
-// Without them (-fno-exceptions) floors 1 to 4 work as ever; core/expects.hpp says what a failed check then does.
+// core/expects.hpp says what a failed check does without exceptions.
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
 #define HYDRALORA_HAS_EXCEPTIONS 1
 #define HYDRALORA_ERRORS_TAG throwing
@@ -52,7 +49,7 @@ Compile this file without it."
 #define HYDRALORA_ERRORS_TAG calling
 #endif
 
-// The widest instruction set this file is compiled for. Only its name matters: it goes into the symbols below.
+// The widest instruction set this file is compiled for: a part of HYDRALORA_BUILD below.
 #if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define HYDRALORA_ISA_TAG avx512
 #elif defined(__AVX512F__)
@@ -79,21 +76,21 @@ Compile this file without it."
 #define HYDRALORA_ISA_TAG baseline
 #endif
 
-// Vector registers the instruction set names. Kernels cut their tiles by it.
+// Vector registers of the instruction set. They decide the size of a kernel's tile.
 #if defined(__AVX512F__) || defined(__aarch64__) || defined(_M_ARM64)
 #define HYDRALORA_VECTOR_REGISTERS 32
 #else
 #define HYDRALORA_VECTOR_REGISTERS 16
 #endif
 
-// Whether <emmintrin.h> is there: xsimd has no transposition before its version 13 (simd.hpp).
+// xsimd has no transposition before its version 13: simd.hpp uses <emmintrin.h>.
 #if defined(__SSE2__) || defined(_M_X64)
 #define HYDRALORA_HAS_SSE2 1
 #else
 #define HYDRALORA_HAS_SSE2 0
 #endif
 
-// Files by descriptor: memory maps, and saving that outlives a power failure (io/file.hpp).
+// Memory maps, and saving that survives a power failure (io/file.hpp).
 #if defined(__unix__) || defined(__APPLE__)
 #define HYDRALORA_HAS_POSIX 1
 #else
@@ -118,9 +115,9 @@ Compile this file without it."
 #define HYDRALORA_JOIN_(a, b, c, d, e) a##_##b##_##c##_##d##_##e
 #define HYDRALORA_JOIN(a, b, c, d, e) HYDRALORA_JOIN_(a, b, c, d, e)
 
-/// The inline namespace that holds everything. Users never write it; the linker sees it. A header-only library compiled
-/// in one file for SSE2 and in another for AVX2 (or with and without OpenMP, xsimd, assertions or exceptions) would
-/// otherwise give two different functions the same symbol, and link order would decide which of the two both files run.
+/// The inline namespace that holds everything. Users never write it. It gives functions that are compiled for SSE2 in one
+/// file and for AVX2 in another (or with and without OpenMP, xsimd, assertions, exceptions) different symbols; otherwise
+/// the order of linking would decide which of the two both files run.
 #define HYDRALORA_BUILD                                                                              \
   HYDRALORA_JOIN(HYDRALORA_ISA_TAG, HYDRALORA_SIMD_TAG, HYDRALORA_THREADS_TAG, HYDRALORA_ASSERT_TAG, \
                  HYDRALORA_ERRORS_TAG)

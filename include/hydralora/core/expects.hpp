@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// Checks at the public door. A failed check throws std::invalid_argument with both sides of the disagreement in its
-// message, before anything has been written. Compiled without exceptions, it calls hydralora::on_failure().
+// Checks of arguments. A failed check throws std::invalid_argument with the actual and the expected value in its message,
+// before anything has been written. Compiled without exceptions, it calls hydralora::on_failure().
 #pragma once
 
 #include <cmath>
@@ -16,30 +15,25 @@
 namespace hydralora {
 
 #if !HYDRALORA_HAS_EXCEPTIONS
-/// With -fno-exceptions, what is called where a check fails, with the message of the exception that cannot be thrown. The
-/// program defines it, once, in any of its files; without it nothing links. It must not return: nothing has been
-/// written yet, but the caller would go on as if all were done. Memory that runs out does not come here: that is up to
-/// the program's operator new.
+/// Called with -fno-exceptions where a check fails. The program must define it, once, and it must not return. Memory that
+/// runs out is up to the program's operator new.
 [[noreturn]] void on_failure(const char* message);
 #endif
 
 inline namespace HYDRALORA_BUILD {
 
-/// Rows and columns in an error message: "8x16".
+/// Rows and columns; 8x16 in an error message.
 struct Shape {
   Index rows;  ///< features of a view
   Index cols;  ///< tokens of a view
 
-  /// The same in both.
   friend bool operator==(Shape a, Shape b) { return a.rows == b.rows && a.cols == b.cols; }
-  /// As messages have it: 4x7.
   friend std::ostream& operator<<(std::ostream& out, Shape s) { return out << s.rows << 'x' << s.cols; }
 };
 
 namespace detail {
 
-/// A reference to anything that a stream takes. All messages are then put together by one function, not by one for each
-/// combination of types.
+/// A reference to anything that a stream takes, so that one function makes all messages, whatever the types.
 class MessagePart {
  public:
   MessagePart(const char* text)  // NOLINT(google-explicit-constructor)
@@ -76,7 +70,7 @@ template <class... Parts>
   detail::fail_with({parts...});
 }
 
-/// Throws unless `ok`. The message is only put together on failure.
+/// Throws unless `ok`. The message is made on failure only.
 template <class... Parts>
 void expects(bool ok, const Parts&... parts) {
   if (!ok) detail::fail_with({parts...});

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// Threads. OpenMP where the host program switches it on, else the calling thread; the results are the same bits.
+// Threads: OpenMP where it is on, else the calling thread. The results are the same bits.
 #pragma once
 
 #include <algorithm>
@@ -17,18 +16,16 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// While it lives, everything this library and Eigen do on the constructing thread stays on that thread: for a host that
-/// has threads of its own, each calling for its own tokens (see layers/sliced.hpp), or wants none.
-///
-/// Says "one thread" to OpenMP, for this thread only; a parallel region of the host's own inside the scope has one thread
-/// too. Without OpenMP it does nothing, as there is nothing to do.
+/// While it lives, this library and Eigen use no other thread than the one that constructed it: for a host that has its own
+/// threads (see layers/sliced.hpp) or wants none. It sets OpenMP's number of threads to 1 for this thread, also for the
+/// host's own parallel regions. Without OpenMP it does nothing.
 class SerialScope {
  public:
 #if HYDRALORA_HAS_OPENMP
   SerialScope() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
   ~SerialScope() { omp_set_num_threads(threads_); }
 #else
-  SerialScope() {}   // NOLINT(modernize-use-equals-default): the same type, not trivial, whatever is linked
+  SerialScope() {}   // NOLINT(modernize-use-equals-default): not trivial, as with OpenMP
   ~SerialScope() {}  // NOLINT(modernize-use-equals-default)
 #endif
   SerialScope(const SerialScope&) = delete;
@@ -40,8 +37,7 @@ class SerialScope {
 #endif
 };
 
-/// Below this many flop a loop stays on the calling thread: waking the others and waiting for the last costs five to
-/// ten microseconds, in which one core does up to 10^6 flop.
+/// Loops of fewer flop stay on the calling thread: starting the others costs 5 to 10 µs, in which a core does 10^6 flop.
 inline constexpr Index parallel_work_minimum = 1000000;
 
 namespace detail {
@@ -57,7 +53,7 @@ void call_with_thread(Function& f, Index i, Index thread) {
 
 }  // namespace detail
 
-/// The threads on which parallel_for(count, work, f), called now, runs f at most.
+/// The largest number of threads on which parallel_for(count, work, f), called now, runs f.
 inline Index parallel_threads(Index count, Index work) {
 #if HYDRALORA_HAS_OPENMP
   if (work >= parallel_work_minimum && omp_in_parallel() == 0) {
@@ -68,13 +64,13 @@ inline Index parallel_threads(Index count, Index work) {
   return 1;
 }
 
-/// Calls f(i) once for every i in [0, count), on several threads where OpenMP is on, more than one is available, the
-/// caller is not in a parallel region already, and `work` (flop in total, an estimate) is worth it. An f of two arguments
-/// is also told on which thread it runs, 0 … parallel_threads(count, work) − 1: for memory taken for each beforehand.
+/// Calls f(i) once for every i in [0, count). On several threads where OpenMP is on, more than one is available, the caller
+/// is not in a parallel region, and `work` (an estimate of all flop) is worth it. An f of two arguments also gets the number
+/// of its thread, 0 … parallel_threads(count, work) − 1.
 ///
-/// For reproducible bits f(i) must own what it writes, and what it computes may depend on i only, never on the thread.
-/// Workers run in the caller's floating-point mode (rounding, flush-to-zero). The exception of the lowest i that
-/// threw reaches the caller; whether the i after it were tried depends on the threads. Allocates nothing.
+/// For reproducible bits f(i) writes only what belongs to i, and its results depend on i only. Workers run in the caller's
+/// floating-point mode. The exception of the lowest i that threw reaches the caller; later i may or may not have been
+/// called. Allocates nothing.
 template <class Function>
 void parallel_for(Index count, Index work, Function&& f) {
 #if HYDRALORA_HAS_OPENMP
@@ -125,10 +121,9 @@ void parallel_chunks(Index size, Index chunk, Index work, Function&& f) {
   parallel_for((size + chunk - 1) / chunk, work, [&](Index i) { f(i * chunk, std::min(chunk, size - i * chunk)); });
 }
 
-/// Calls f(begin, count) for slices of [0, size) of at most `slice` each, in parallel. For products handed to Eigen: where
-/// the slices are cut depends on the size alone, and there are two at least, so that they run inside a parallel region
-/// whenever there are threads. There Eigen leaves threads alone; elsewhere it cuts a product by their number, and the bits
-/// change with it.
+/// Calls f(begin, count) for slices of [0, size) of at most `slice` each, in parallel. For products that Eigen computes:
+/// outside a parallel region it splits them by the number of threads, and the bits depend on that. There are at least two
+/// slices, so that they always run inside a region, and their bounds depend on the size only.
 template <class Function>
 void parallel_slices(Index size, Index slice, Function&& f) {
   const Index slices = std::max<Index>(size > 1 ? 2 : 1, (size + slice - 1) / slice);

@@ -13,8 +13,8 @@ struct Segments {
   const Index* lengths = nullptr;  ///< one for every segment
   Index count = 0;                 ///< segments; 0 = all tokens are one
 
-  Segments() = default;  ///< no list: all tokens are one segment
-  /// The caller's list, which must outlive the call.
+  Segments() = default;
+  /// The list must outlive the call.
   Segments(const Index* list, Index size) : lengths(list), count(size) {}
   Segments(const std::vector<Index>& list)  // NOLINT(google-explicit-constructor)
       : Segments(list.data(), static_cast<Index>(list.size())) {}

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// The shim over xsimd: the few names the kernels use, spelled the same in every version from 8.1 on. Without xsimd
-// `has_simd` is false for every type, and the doors in kernels/ take the plain loops.
+// The part of xsimd that the kernels use, the same for every version from 8.1 on. Without xsimd `has_simd` is false for
+// every type, and the functions of kernels/ use the plain loops.
 #pragma once
 
 #include <complex>
@@ -26,8 +25,7 @@ namespace simd {
 static_assert(XSIMD_VERSION_MAJOR > 8 || (XSIMD_VERSION_MAJOR == 8 && XSIMD_VERSION_MINOR >= 1),
               "hydralora needs xsimd 8.1 or newer");
 
-/// The instruction set this file is compiled for. Kernels take it as a template parameter, so that it is in their
-/// symbol.
+/// The instruction set this file is compiled for. As a kernel's template parameter it is in the symbol.
 using DefaultArch = xsimd::default_arch;
 
 template <class Scalar, class Arch>
@@ -47,17 +45,16 @@ struct DefaultArch {};
 template <class Scalar, class Arch>
 struct Batch;
 
-/// For one architecture; there is none here.
 template <class Scalar, class Arch>
 inline constexpr bool has_simd_v = false;
 #endif
 
-/// Whether the doors in kernels/ run vectorised for this scalar type in this file.
+/// Whether the kernels run vectorised for this scalar type in this file.
 template <class Scalar>
 inline constexpr bool has_simd = has_simd_v<Scalar, DefaultArch>;
 
 HYDRALORA_FALSE_UNINITIALIZED_BEGIN
-/// e^x of every lane, xsimd's own.
+/// e^x of every lane.
 template <class Arch, class Scalar>
 Batch<Scalar, Arch> exponential(const Batch<Scalar, Arch>& x) {
   return exp(x);
@@ -70,8 +67,8 @@ inline constexpr Index lanes = static_cast<Index>(Batch<Scalar, Arch>::size);
 
 namespace detail {
 
-/// Copies `half` … 2 · half numbers as two pieces that may overlap, fewer as half of that, and so on: each piece is a single
-/// move, where a call into the C library costs more than all of them.
+/// Copies `half` … 2 · half numbers as two pieces that may overlap, fewer by the next smaller `half`. A piece is a single
+/// move; a call of the C library costs more than all of them.
 template <Index half, class Scalar>
 void copy_few(const Scalar* from, Scalar* to, Index count) {
   if constexpr (half > 0) {
@@ -100,10 +97,7 @@ Batch<Scalar, Arch> load_first(const Scalar* from, Index count) {
 template <class Arch, class Scalar>
 void store_first(const Batch<Scalar, Arch>& value, Scalar* to, Index count) {
   constexpr Index width = lanes<Scalar, Arch>;
-  if (count >= width) {
-    value.store_unaligned(to);
-    return;
-  }
+  if (count >= width) return value.store_unaligned(to);
   Scalar buffer[static_cast<std::size_t>(width)];
   value.store_unaligned(buffer);
   detail::copy_few<width / 2>(buffer, to, count);
@@ -118,7 +112,7 @@ auto first_lanes(Index count) {
   return Batch<Scalar, Arch>::load_unaligned(lane) < Batch<Scalar, Arch>(static_cast<Scalar>(count));
 }
 
-/// to[0 … count) = from[0 … count). A call into the C library costs more than the few registers that kernels copy.
+/// to[0 … count) = from[0 … count).
 template <class Arch, class Scalar>
 void copy(const Scalar* from, Scalar* to, Index count) {
   constexpr Index width = lanes<Scalar, Arch>;
@@ -144,7 +138,7 @@ inline void prefetch_for_write(const void* address) {
 #endif
 }
 
-/// The first `count` lanes (all, if it is more) added one after another.
+/// The sum of the first `count` lanes (at most all), one after another.
 template <class Arch, class Scalar>
 Scalar ordered_sum(const Batch<Scalar, Arch>& value, Index count = lanes<Scalar, Arch>) {
   constexpr Index width = lanes<Scalar, Arch>;
@@ -155,8 +149,7 @@ Scalar ordered_sum(const Batch<Scalar, Arch>& value, Index count = lanes<Scalar,
   return sum;
 }
 
-/// Side of the square that transpose_square() turns around: four floats or two doubles with SSE2, which every x86-64
-/// has, else a single number.
+/// Side of the square that transpose_square() transposes: four floats or two doubles with SSE2, else one number.
 template <class Scalar>
 inline constexpr Index transpose_side = 1;
 
@@ -193,14 +186,12 @@ inline void transpose_square(const double* from, Index from_stride, double* to, 
 /// The real type under a scalar: double for std::complex<double>.
 template <class Scalar>
 struct real_type {
-  using type = Scalar;  ///< the scalar itself where it is real
+  using type = Scalar;
 };
-/// What a complex number is made of.
 template <class Real>
 struct real_type<std::complex<Real>> {
-  using type = Real;  ///< of either part
+  using type = Real;
 };
-/// What real_type gives.
 template <class Scalar>
 using real_t = typename real_type<Scalar>::type;
 

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// Scratch memory: one buffer per thread that grows to what its calls need and is then reused. The library's only
-// global.
+// Scratch memory: one buffer per thread that grows to what its calls need and is reused. The library's only global.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +17,8 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Blocks of memory handed out in stack order. While frames are open it can only add blocks (addresses stay valid);
-/// once all are closed, several blocks become one large enough for everything, so a repeated call allocates nothing.
+/// Blocks of memory in stack order. While frames are open it only adds blocks, so addresses stay valid. Once all are closed,
+/// several blocks become one that is large enough for all, so a repeated call allocates nothing.
 class Workspace {
  public:
   static constexpr std::size_t alignment = memory_alignment;
@@ -85,10 +83,8 @@ inline Workspace& thread_workspace() {
 
 }  // namespace detail
 
-/// Scratch memory for the length of a scope, from the calling thread's buffer. Frames nest like the calls they live in.
-///
-/// Contents are uninitialised, 64-byte aligned, and gone when the frame ends. Other threads may use the memory while
-/// the frame lives. @throws std::bad_alloc where the buffer must grow and cannot.
+/// Scratch memory for a scope, from the calling thread's buffer: uninitialised, 64-byte aligned, valid until the frame ends.
+/// Frames nest like scopes. Other threads may use the memory. @throws std::bad_alloc where the buffer cannot grow.
 class ScratchFrame {
  public:
   ScratchFrame() = default;
@@ -98,7 +94,6 @@ class ScratchFrame {
   ScratchFrame(const ScratchFrame&) = delete;
   ScratchFrame& operator=(const ScratchFrame&) = delete;
 
-  /// `count` numbers.
   template <class Scalar>
   Scalar* take(Index count) {
     const Index bytes = checked_product(count, static_cast<Index>(sizeof(Scalar)), "scratch memory");

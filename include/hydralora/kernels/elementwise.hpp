@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Copies, sums and products element by element. Eigen computes the same numbers, but every expression of it costs the
 // compiler a tenth of a second.
 #pragma once

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Where the router's weights Ω meet the projections H, between the two stacks: the doors (see low_rank.hpp).
 //
 //   shared A (HydraLoRA)       h has r numbers        u_i = ω_i h        column-wise Khatri–Rao product of Ω and H

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The three skinny products. They are all the heavy work of LoRA, SplitLoRA, HydraLoRA and SharedBLoRA, forward and backward:
 //
 //   shrink       P  = scale · S X      [h; ℓ] = [A; G] x            V = s · Bᵀ dy

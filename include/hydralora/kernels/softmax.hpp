@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Softmax over the heads of every token, and its backward pass: the doors (see low_rank.hpp for what a door is).
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The layer: parameters, construction, checks and cache. What it computes is in formula.hpp.
 #pragma once
 

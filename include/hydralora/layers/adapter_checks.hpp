@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The checks of forward() and backward(). All of them come before anything is written.
 #pragma once
 

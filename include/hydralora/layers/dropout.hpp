@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The products over the down stack [A; G], forward and backward, with dropout between x and A. The gate sees x without
 // dropout.
 #pragma once

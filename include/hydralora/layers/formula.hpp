@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The formula of every adapter and its gradients, from top to bottom. Layers differ in F3 only, their middle.
 //
 //   forward                                   backward: Rn reverses Fn, Gn is the gradient of the matrices in Fn

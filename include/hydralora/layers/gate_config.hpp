@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The settings of a gate. What they do is in gate.hpp.
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // What the layers of N weighted heads have in common.
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // HydraLoRA: one A for what the tasks share, N heads B_i for what sets them apart, and a router that mixes the heads
 // anew for every token.
 #pragma once

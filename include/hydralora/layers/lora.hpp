@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // LoRA: one low-rank addition to a frozen weight.
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // A middle is the step of a layer between its two stacks: from h = A x and the weights ω of the heads to u, which B then
 // expands. It is all that distinguishes one layer from another. A new layer is a new middle: docs/adding-a-layer.md.
 #pragma once

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // SharedBLoRA: HydraLoRA the other way round. N routed down-projections A_i and one up-projection B that they share.
 // Its paper calls it ALoRA. PEFT uses that name for activated LoRA (arXiv:2504.12397), which is something else.
 #pragma once

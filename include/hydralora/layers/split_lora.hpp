@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // SplitLoRA: N independent low-rank pairs side by side, summed, routed by a gate (known as LoRAMoE or MoLoRA), or
 // weighted by the caller.
 #pragma once

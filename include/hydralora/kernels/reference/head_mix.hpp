@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Head mixing in plain loops for any scalar type (head_mix.hpp has the formulas).
 #pragma once
 

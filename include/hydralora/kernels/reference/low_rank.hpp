@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The three skinny products in plain loops, for any scalar type: what the vectorised kernels are tested against, and
 // what runs where there is no xsimd. Only sums of products, so that they stay analytic in complex numbers.
 #pragma once

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Softmax in plain loops for any scalar type. Stays analytic in complex numbers: the shift is by a real number.
 #pragma once
 

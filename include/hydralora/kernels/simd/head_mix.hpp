@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Head mixing, vectorised along the rank. Ranks are small (4 … 64), often less than a register, and a partly filled
 // register is dear to load and store. So a whole register is used wherever it stays within the token's own numbers: what it
 // writes beyond a head belongs to the next head, which is written after it, and what it reads there is masked out.

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The three skinny products on the register tile.
 //
 // What a thread owns decides the order of the loops, so that nothing is summed by two threads:

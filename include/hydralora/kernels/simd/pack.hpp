@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Copies of a stack in the order in which the tile loads it.
 #pragma once
 

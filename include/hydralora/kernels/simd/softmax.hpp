@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Softmax with the vector exponential. What a lane holds depends on its own number only, and a token's sums are taken one
 // number after another: a token gets the same bits in whatever batch.
 #pragma once

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The one micro-kernel: a small tile of outer products held in registers. All three skinny products are this loop and
 // differ only in what is broadcast and what is loaded (low_rank.hpp).
 #pragma once
