@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Copies, sums and products element by element. Eigen computes the same numbers, but every expression of it costs the
-// compiler a tenth of a second.
+// Element by element. Eigen computes the same numbers, but each of its expressions takes a tenth of a second to compile.
 #pragma once
 
 #include <algorithm>

@@ -8,25 +8,18 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// A skinny stack of `rows` vectors with `features` numbers each: [A; gate] or the transposed [B_1 … B_N].
-///
-/// Number (row, feature) lies at data[row · row_stride + feature · feature_stride]; one of the strides is usually 1.
-/// The three heavy products of every adapter (low_rank.hpp) run over such a stack. A view: it owns nothing.
+/// A view of `rows` vectors with `features` numbers each, [A; gate] or the transposed [B_1 … B_N]. Number (row, feature) lies
+/// at data[row · row_stride + feature · feature_stride]; one of the strides is usually 1.
 template <class Scalar>
 struct Stack {
-  Scalar* data = nullptr;    ///< number (0, 0)
-  Index rows = 0;            ///< vectors
-  Index features = 0;        ///< numbers of each
-  Index row_stride = 0;      ///< from a row to the next
-  Index feature_stride = 0;  ///< from a feature to the next
-  /// Numbers after the last one that may be read (and are then ignored), because they belong to the same buffer. Lets
-  /// the kernels load whole registers from a stack whose rows do not fill them.
+  Scalar* data = nullptr;
+  Index rows = 0, features = 0;
+  Index row_stride = 0, feature_stride = 0;
+  /// Numbers behind the last one that may be read and are ignored, so that kernels load whole registers.
   Index slack = 0;
 
-  /// One number, unchecked.
   Scalar& operator()(Index row, Index feature) const { return data[row * row_stride + feature * feature_stride]; }
 
-  /// The same memory, read only.
   template <class S = Scalar, std::enable_if_t<!std::is_const_v<S>, int> = 0>
   operator Stack<const S>() const {  // NOLINT(google-explicit-constructor)
     return {data, rows, features, row_stride, feature_stride, slack};
@@ -43,7 +36,6 @@ struct Stack {
   }
 };
 
-/// One that is only read.
 template <class Scalar>
 using ConstStack = Stack<const Scalar>;
 

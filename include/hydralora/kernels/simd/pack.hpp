@@ -15,20 +15,18 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Features summed in one go in shrink(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache.
-/// Part of the result's bits.
+/// Features of a partial sum in shrink(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache. The
+/// result's bits depend on it.
 inline constexpr Index feature_block = 256;
 
-/// to[feature · step + row] = s(row, feature): the rows side by side, whichever way they lie in the stack. Writes nothing
-/// else.
+/// to[feature · step + row] = s(row, feature), and writes nothing else.
 template <class Arch, class Scalar>
 void rows_side_by_side(ConstStack<Scalar> s, Scalar* to, Index step) {
   if (s.row_stride == 1) {
     for (Index j = 0; j < s.features; ++j) copy<Arch>(&s(0, j), to + j * step, s.rows);
     return;
   }
-  // A row is read a cache line at a time: rows that lie a power of two apart share a few places in the L1 cache, and a
-  // line that is left before its end has to be fetched again.
+  // Reads whole cache lines of a row: the L1 cache holds only a few rows that lie a power of two apart.
   constexpr Index side = transpose_side<Scalar>, line = cache_line<Scalar>;
   const Index square_rows = s.feature_stride == 1 ? s.rows / side * side : 0,
               square_features = s.features / side * side;
@@ -43,8 +41,7 @@ void rows_side_by_side(ConstStack<Scalar> s, Scalar* to, Index step) {
   }
 }
 
-/// The same with zeros from the last row to `step`. They meet only sums that nobody reads: no number that is summed is
-/// padded.
+/// The same with zeros from the last row to `step`. They enter only sums that are not read.
 template <class Arch, class Scalar>
 void pack_panel(ConstStack<Scalar> s, Scalar* to, Index step) {
   rows_side_by_side<Arch>(s, to, step);
@@ -56,7 +53,7 @@ namespace detail {
 
 constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
-/// A panel (or several) as the tile reads it: number (feature, row) at data[panel · panel_stride + feature · step + row].
+/// Panels as the tile reads them: number (feature, row) at data[panel · panel_stride + feature · step + row].
 template <class Scalar>
 struct Panels {
   const Scalar* data;
@@ -64,13 +61,12 @@ struct Panels {
   Index step;
 };
 
-/// The stack in panels of a tile's width along its rows. In place where its rows already lie like that, or where only one
-/// tile of tokens would use the copy.
+/// The stack in panels of a tile's width along its rows. In place where the rows lie so, or only one tile of tokens uses them.
 template <class Arch, class Scalar>
 Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
   constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
   const Index overhang = ceil_div(s.rows, lane_count) * lane_count - s.rows;
-  const bool whole_registers = s.row_stride == 1 && overhang <= s.slack;  // may be read of every feature
+  const bool whole_registers = s.row_stride == 1 && overhang <= s.slack;  // whether they may be read in place
   if (whole_registers && (tokens <= tile_rows || (overhang == 0 && s.rows <= width))) {
     return {s.data, width, s.feature_stride};
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Softmax with the vector exponential. What a lane holds depends on its own number only, and a token's sums are taken one
-// number after another: a token gets the same bits in whatever batch.
+// kernels/softmax.hpp with the vector exponential. A lane depends on its number only, and a token's sums are taken one number
+// after another, so a token has the same bits in any batch.
 #pragma once
 
 #include <algorithm>
@@ -15,11 +15,10 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Tokens one thread takes at a time: enough exponentials to pay for waking it.
+/// Tokens that a thread takes at a time: enough exponentials to pay for starting it.
 inline constexpr Index softmax_chunk = 64;
 
-/// See kernels::softmax. The exponentials of a chunk of tokens are taken side by side, so that they fill their registers
-/// whatever the number of heads.
+/// The exponentials of a chunk of tokens are taken side by side, so that they fill registers with any number of heads.
 template <class Arch, class Scalar>
 void softmax(Tokens<Scalar> weights) {
   using B = Batch<Scalar, Arch>;
@@ -55,7 +54,7 @@ void softmax(Tokens<Scalar> weights) {
   });
 }
 
-/// See kernels::softmax_backward. The products are taken side by side, too.
+/// The products are taken side by side, too.
 template <class Arch, class Scalar>
 void softmax_backward(ConstTokens<Scalar> weights, Tokens<Scalar> gradient) {
   using B = Batch<Scalar, Arch>;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The one micro-kernel: a small tile of outer products held in registers. All three skinny products are this loop and
-// differ only in what is broadcast and what is loaded (low_rank.hpp).
+// The micro-kernel of all three low-rank products: a small tile of outer products in registers. The products differ in what
+// is broadcast and what is loaded (low_rank.hpp).
 #pragma once
 
 #include <algorithm>
@@ -18,34 +18,31 @@ namespace simd {
 /// Registers side by side in a tile: each broadcast number is used twice.
 inline constexpr Index tile_registers = 2;
 
-/// Rows of the tile (broadcast numbers). With 16 vector registers 6 × 2 = 12 sums, 2 loaded and 1 broadcast register
-/// fill 15; with 32 the tile is 8 × 2, as 8 divides the usual ranks and batches. Either has more independent chains than
-/// the 8 that hide the 4 cycles of an FMA at two FMAs a cycle, and loads 0.63 to 0.67 numbers an FMA where two are free.
+/// Rows of the tile (broadcast numbers). Of 16 registers 6 × 2 = 12 sums, 2 loaded and 1 broadcast fill 15. Of 32 the tile
+/// takes 8 × 2, as 8 divides the usual ranks and batches. 8 independent chains hide an FMA's latency (4 cycles, two FMAs a
+/// cycle); both tiles have more, and load less than 0.7 numbers per FMA.
 inline constexpr Index tile_rows = HYDRALORA_VECTOR_REGISTERS == 32 ? 8 : 6;
 
 template <class Scalar, class Arch>
 inline constexpr Index tile_width = tile_registers* lanes<Scalar, Arch>;
 
-/// How many times a tile of so few rows fits into the registers for sums: as copies side by side, each on its own part of
-/// the sum (shrink), or as a tile so many times as wide (expand). Even one token then has the 8 chains that an FMA's latency
-/// asks for; with twice as many, where there are registers for them, it also reads longer runs of memory.
+/// How many times a tile of few rows fits into the registers for sums: as copies side by side, each for a part of the sum
+/// (shrink), or as a wider tile (expand). Even one token then has 8 chains, or twice as many, which read longer runs.
 constexpr Index tile_copies(Index rows, Index registers, Index sums) {
   return rows > 4 ? 1 : std::max<Index>(1, sums / (rows * registers));
 }
-/// Copies in shrink(). More than 8 registers of sums do not pay: blocks of a feature-major stack lie so far apart that they
-/// only get in each other's way in the cache.
+/// Copies in shrink(). More than 8 registers of sums do not pay: distant blocks of the stack evict each other in the cache.
 constexpr Index copies_of(Index rows, Index registers) { return tile_copies(rows, registers, 8); }
 /// Registers of a row in expand().
 constexpr Index wide_of(Index rows) {
   return tile_registers * tile_copies(rows, tile_registers, HYDRALORA_VECTOR_REGISTERS / 2);
 }
 
-/// What one call of the micro-kernel reads and writes. With c counting copies, i rows, and j numbers along the registers:
+/// One call of the micro-kernel. For copy c, row i, number j < used and l = 0 … length - 1, the copies one after another:
 ///
 ///   to[i · to_row + j] += factor · Σ_l  b[l · b_step + c · b_copy + i · b_row] · a[l · a_step + c · a_copy + j]
 ///
-/// for l = 0 … length - 1 and j < used, the copies one after another. Whole registers of `a` are read, also where fewer
-/// numbers are used; with several copies all are used.
+/// Whole registers of `a` are read, also where fewer numbers are used; with several copies all are used.
 template <class Scalar>
 struct TileArguments {
   Index length = 0;
@@ -57,12 +54,12 @@ struct TileArguments {
   Index to_row = 0;
   Index used = 0;
   Scalar factor = 1;
-  const Scalar* next_to = nullptr;  ///< `to` of a later call: its lines are fetched during this one
+  const Scalar* next_to = nullptr;  ///< `to` of a later call, to prefetch
 };
 
 namespace detail {
 
-/// The tail of add_outer_products() where the last registers of a row are not all used. One function for all shapes.
+/// The end of add_outer_products() where the last registers of a row are not all used. One function for all shapes.
 template <class Arch, class Scalar>
 void add_first(const TileArguments<Scalar>& tile, Index rows, Index registers, const Scalar* sums) {
   constexpr Index lane_count = lanes<Scalar, Arch>;
@@ -96,7 +93,7 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
   const Index a_step = tile.a_step, a_copy = tile.a_copy, b_step = tile.b_step, b_copy = tile.b_copy,
               b_row = tile.b_row;
   constexpr Index line = cache_line<Scalar>;
-  // The last rows' lines may lie beyond the buffer, which a prefetch ignores; asking first takes a tenth of a short tile.
+  // Lines beyond the buffer are harmless in a prefetch; a condition would cost a tenth of a short tile.
   for (Index i = 0; i < rows; ++i) {
     for (Index j = 0; j < registers * lane_count; j += line) prefetch_for_write(tile.next_to + i * tile.to_row + j);
   }
@@ -118,7 +115,7 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
     (fma(sums[cell], factor, B::load_unaligned(to + At::row(cell) * to_row + At::column(cell) * lane_count))
          .store_unaligned(to + At::row(cell) * to_row + At::column(cell) * lane_count),
      ...);
-  } else {  // from memory, so that this rare path takes no registers from the loop
+  } else {  // through memory, so that this rare path takes no registers from the loop
     Scalar spilled[sizeof...(cell) * static_cast<std::size_t>(lane_count)];
     (sums[cell].store_unaligned(spilled + static_cast<Index>(cell) * lane_count), ...);
     add_first<Arch>(tile, rows, registers, spilled);
@@ -127,8 +124,8 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
 
 }  // namespace detail
 
-/// Each sum is a chain of fused multiply-adds from zero in the order of l: a number's bits depend on its own factors and
-/// on nothing else, least of all on the shape of the tile. Copies are added in their order.
+/// Each sum is a chain of fused multiply-adds from zero in the order of l, so a number's bits depend on its factors only,
+/// not on the shape of the tile. Copies are added in their order.
 template <class Arch, class Scalar, Index rows, Index registers, Index copies>
 void add_outer_products(const TileArguments<Scalar>& tile) {
   detail::add_outer_products<Arch, registers, rows>(
@@ -136,8 +133,7 @@ void add_outer_products(const TileArguments<Scalar>& tile) {
       std::make_index_sequence<static_cast<std::size_t>(copies * rows * registers)>{});
 }
 
-/// The shapes of the micro-kernel, as functions for 1 … tile_rows rows (at [rows - 1]). All products call these, so that
-/// each shape is compiled once.
+/// The shapes of the micro-kernel, as functions for 1 … tile_rows rows (at [rows - 1]). Each shape is compiled once.
 template <class Arch, class Scalar, class Rows = std::make_index_sequence<static_cast<std::size_t>(tile_rows)>>
 struct Tiles;
 
@@ -145,14 +141,11 @@ template <class Arch, class Scalar, std::size_t... row>
 struct Tiles<Arch, Scalar, std::index_sequence<row...>> {
   using Function = void (*)(const TileArguments<Scalar>&);
 
-  /// One copy, so many registers wide.
   template <Index registers>
   static constexpr Function single[] = {&add_outer_products<Arch, Scalar, Index(row + 1), registers, 1>...};
-  /// As many copies as copies_of() gives.
   template <Index registers>
   static constexpr Function copied[] = {
       &add_outer_products<Arch, Scalar, Index(row + 1), registers, copies_of(row + 1, registers)>...};
-  /// One copy, as many registers wide as wide_of() gives.
   static constexpr Function wide[] = {&add_outer_products<Arch, Scalar, Index(row + 1), wide_of(row + 1), 1>...};
 };
 
