@@ -98,9 +98,9 @@ Compile this file without it."
 #endif
 
 #if defined(__GNUC__)
-#define HYDRALORA_HAS_PREFETCH 1
+#define HYDRALORA_PREFETCH(address, for_write, locality) __builtin_prefetch(address, for_write, locality)
 #else
-#define HYDRALORA_HAS_PREFETCH 0
+#define HYDRALORA_PREFETCH(address, for_write, locality) static_cast<void>(address)
 #endif
 
 // LIST(keyword, Scalar) is the macro of a header that names its instances. With HYDRALORA_EXTERN_TEMPLATES they are only

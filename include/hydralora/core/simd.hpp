@@ -122,21 +122,9 @@ void copy(const Scalar* from, Scalar* to, Index count) {
 }
 
 /// Asks for the cache line at this address, into the L2 cache, to be read soon. Any address is allowed.
-inline void prefetch(const void* address) {
-#if HYDRALORA_HAS_PREFETCH
-  __builtin_prefetch(address, 0, 2);
-#else
-  static_cast<void>(address);
-#endif
-}
+inline void prefetch([[maybe_unused]] const void* address) { HYDRALORA_PREFETCH(address, 0, 2); }
 /// The same into the L1 cache, to be written soon.
-inline void prefetch_for_write(const void* address) {
-#if HYDRALORA_HAS_PREFETCH
-  __builtin_prefetch(address, 1);
-#else
-  static_cast<void>(address);
-#endif
-}
+inline void prefetch_for_write([[maybe_unused]] const void* address) { HYDRALORA_PREFETCH(address, 1, 3); }
 
 /// The sum of the first `count` lanes (at most all), one after another.
 template <class Arch, class Scalar>

@@ -20,8 +20,7 @@ inline void check_view(const AdapterShape& s, const char* where, const char* wha
           " x tokens)");
 }
 
-/// Given weights, or their gradient, are refused in a layer that does not use them: ignoring them would train something
-/// else.
+/// Refuses weights, or their gradient, in a layer that does not use them.
 template <class Scalar>
 void check_weights(const AdapterShape& s, const char* where, const char* what, ConstTokens<Scalar> weights,
                    Index tokens, bool required) {
@@ -107,7 +106,6 @@ void check_backward(const AdapterShape& s, const Dropout& dropout, ConstTokens<S
           options.weights_gradient.shape(), " overlap");
 }
 
-/// The checks of a backward pass.
 template <class Scalar>
 void check_backward(const AdapterShape& s, const Dropout& dropout, ConstTokens<Scalar> x, ConstTokens<Scalar> dy,
                     const AdapterCache<Scalar>& cache, const AdapterShape& g, Tokens<Scalar> dx,

@@ -28,7 +28,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// One pass over a batch: what forward() saves for backward(), and the settings that both need.
+/// What forward() saves for backward(), and the settings that both need.
 template <class View>
 struct Pass {
   View saved;               ///< (saved_rows() × tokens): h, then what the gate saves

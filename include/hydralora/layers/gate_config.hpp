@@ -69,13 +69,10 @@ struct GateConfig {
   double top_p = 1;                 ///< for GateSelection::top_p, in (0, 1]; 1 is exactly the dense gate
   bool keep_log_partition = false;  ///< save ln Σ exp(ℓ / temperature) per token, for the z-loss (train/balance.hpp)
 
-  bool reads_projection() const { return input != GateInput::x; }       ///< whether G is applied to A x
-  bool pools() const { return granularity != GateGranularity::token; }  ///< whether tokens are pooled
-  bool straight_through() const {
-    return selection == GateSelection::one_hot;
-  }  ///< whether gradients pass as if ω were π
+  bool reads_projection() const { return input != GateInput::x; }
+  bool pools() const { return granularity != GateGranularity::token; }
+  bool straight_through() const { return selection == GateSelection::one_hot; }
 
-  /// Equal in every setting.
   friend bool operator==(const GateConfig& a, const GateConfig& b) {
     return a.input == b.input && a.selection == b.selection && a.granularity == b.granularity &&
            a.temperature == b.temperature && a.top_k == b.top_k && a.top_p == b.top_p &&

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What the layers of N weighted heads have in common.
+// The settings and the middle that all layers of N heads share.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,6 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// What the heads of a layer share.
 enum class Shared : std::uint8_t { nothing, A, B };
 
 /// The settings of a layer of N heads; checked by the layer.
@@ -26,21 +25,17 @@ struct HeadsConfig {
   GateConfig gate = {};                                                               ///< for Routing::learned
 };
 
-/// What the middles of these layers have in common.
 template <Shared shared>
 struct HeadsMiddle : MiddleDefaults {
-  using Config = HeadsConfig<shared>;                    ///< the layer's settings
-  static constexpr bool shares_A = shared == Shared::A;  ///< the layer has one A
-  static constexpr bool shares_B = shared == Shared::B;  ///< the layer has one B
-  static constexpr bool linear = true;                   ///< ΔW = s Σ_i ω_i B_i A_i
+  using Config = HeadsConfig<shared>;
+  static constexpr bool shares_A = shared == Shared::A, shares_B = shared == Shared::B, linear = true;
 
-  /// @throws std::invalid_argument  a gate that makes no sense.
   static void check(const char* layer, const Config& c) {
     detail::check_gate(layer, c.gate, c.routing, c.heads, c.dropout);
   }
 
  protected:
-  /// @param weights  of a token: heads, or 0 where there is nothing to weigh.
+  /// @param weights  numbers per token: heads, or 0 without weights.
   static AdapterShape heads_shape(const char* layer, const Config& c, Index weights) {
     return {layer, c, shares_A, shares_B, Gate(weights, c.routing, c.gate)};
   }
