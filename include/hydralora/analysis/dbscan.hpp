@@ -1,32 +1,27 @@
 // SPDX-License-Identifier: MIT
-// Clusters by density, where k-means (k_means.hpp) would have to be told their number.
+// Clusters by density. Unlike k-means (k_means.hpp) it needs no number of clusters.
 #pragma once
 
 #include <cmath>
 #include <cstddef>
 #include <vector>
 
-#include "hydralora/core/expects.hpp"
 #include "hydralora/analysis/k_means.hpp"
+#include "hydralora/core/expects.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// What dbscan() found.
 struct DbscanResult {
   std::vector<Index> labels;  ///< cluster of every sample, in the order in which the clusters begin; −1 = noise
   Index clusters = 0;         ///< noise is none
 };
 
-/// Clusters of any shape as regions that are dense: a sample with at least min_samples samples (itself among them) within
-/// `radius` is a core; cores within `radius` of each other, and what else is within `radius` of one, form a cluster. A
-/// sample near the cores of two clusters belongs to the one that begins first.
+/// A sample with at least min_samples samples (itself among them) within `radius` is a core. Cores within `radius` of each
+/// other form a cluster with all samples within `radius` of one. A sample near two clusters belongs to the first.
 ///
-/// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters"; the paper of HydraLoRA
-///          names it as an alternative to k-means.
+/// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters".
 /// @param points  (features × samples), a column is a sample.
-/// @param radius       within which samples are neighbours, > 0.
-/// @param min_samples  that make a sample a core, itself among them.
 /// @throws std::invalid_argument  where radius is not above 0 and finite, min_samples < 1, or a number is not finite.
 /// Cost     up to 6 · features · samples² flop, no index.
 template <class Derived>

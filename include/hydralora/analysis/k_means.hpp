@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// How many groups data falls into: k-means, its error over the number of clusters, and the elbow of that curve.
+// k-means, its error over the number of clusters, and the elbow of that curve.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,6 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Settings of kmeans().
 struct KMeansConfig {
   Index clusters = 1;        ///< 1 … samples
   int restarts = 8;          ///< runs from different seedings; the result is the one with the smallest error
@@ -25,7 +24,6 @@ struct KMeansConfig {
   std::uint64_t seed = 0;    ///< of the seedings
 };
 
-/// What kmeans() found.
 struct KMeansResult {
   Eigen::MatrixXd centroids;  ///< (features × clusters)
   std::vector<Index> labels;  ///< nearest centroid of every sample, ties to the lower one
@@ -62,8 +60,8 @@ inline void assign_samples(const Eigen::MatrixXd& points, const Eigen::MatrixXd&
   });
 }
 
-/// Gives every empty cluster the sample farthest from its centroid (ties to the lower sample), as long as one lies off
-/// its centroid. With fewer distinct points than clusters none does in the end, and a cluster may stay empty.
+/// Gives every empty cluster the sample farthest from its centroid (ties to the lower sample). With fewer distinct points
+/// than clusters a cluster may stay empty.
 inline void fill_empty_clusters(std::vector<Index>& labels, Eigen::VectorXd& distances, std::vector<Index>& counts) {
   for (std::size_t k = 0; k < counts.size(); ++k) {
     if (counts[k] > 0) continue;
@@ -79,8 +77,7 @@ inline void fill_empty_clusters(std::vector<Index>& labels, Eigen::VectorXd& dis
   }
 }
 
-/// Lloyd's iteration from given centroids, until no label changes. The labels and the error returned belong to the
-/// centroids returned.
+/// Lloyd's iteration until no label changes. The labels and the error belong to the centroids returned.
 inline KMeansResult lloyd(const Eigen::MatrixXd& points, Eigen::MatrixXd centroids, int max_iterations) {
   const Index samples = points.cols(), clusters = centroids.cols();
   KMeansResult result{std::move(centroids), std::vector<Index>(static_cast<std::size_t>(samples)), 0, 0};
@@ -106,8 +103,8 @@ inline KMeansResult lloyd(const Eigen::MatrixXd& points, Eigen::MatrixXd centroi
   return result;
 }
 
-/// k-means++: the first centroid is a sample drawn uniformly, each further one a sample drawn with probability in
-/// proportion to its squared distance to the nearest centroid so far.
+/// k-means++: the first centroid is drawn uniformly from the samples, each further one with probability in proportion to the
+/// squared distance to the nearest centroid so far.
 inline Eigen::MatrixXd seed_centroids(const Eigen::MatrixXd& points, Index clusters, const CounterRandom& random) {
   const Index samples = points.cols();
   Eigen::MatrixXd centroids(points.rows(), clusters);
@@ -131,7 +128,6 @@ inline Eigen::MatrixXd seed_centroids(const Eigen::MatrixXd& points, Index clust
   }
 }
 
-/// The best of several runs; arguments already checked.
 inline KMeansResult best_of_restarts(const Eigen::MatrixXd& points, const KMeansConfig& config) {
   KMeansResult best;
   for (int restart = 0; restart < config.restarts; ++restart) {
@@ -142,7 +138,7 @@ inline KMeansResult best_of_restarts(const Eigen::MatrixXd& points, const KMeans
   return best;
 }
 
-/// Checks, and the points in double.
+/// Checks the arguments. @return the points in double.
 template <class Derived>
 Eigen::MatrixXd kmeans_points(const char* where, const Eigen::MatrixBase<Derived>& points, Index clusters,
                               const KMeansConfig& config) {
@@ -174,21 +170,17 @@ Eigen::MatrixXd kmeans_points(const char* where, const Eigen::MatrixBase<Derived
 ///          Lloyd 1982, "Least squares quantization in PCM". The result is a local minimum: the best of
 ///          config.restarts runs, ties to the earlier.
 /// @param points  (features × samples), a column is a sample; read, copied once into double.
-/// @param config  clusters, restarts, iterations and seed.
-/// @return  see KMeansResult. A cluster that runs empty takes the sample farthest from its centroid; one is empty in
-///          the result only with fewer distinct points than clusters, or where max_iterations ended the run.
+/// @return  A cluster is empty only with fewer distinct points than clusters, or where max_iterations ended the run.
 /// @throws std::invalid_argument  on no points, a number that is not finite or so large that squared distances
 ///          overflow, clusters outside [1, samples], restarts < 1, max_iterations < 1.
 /// Cost     3 · features · samples · clusters flop per iteration and restart.
-/// Numerics the same bits for the same seed, on any number of threads. With other instruction sets sums may round
-///          differently.
+/// Numerics the same bits for the same seed, on any number of threads; not for all instruction sets.
 template <class Derived>
 KMeansResult kmeans(const Eigen::MatrixBase<Derived>& points, const KMeansConfig& config) {
   return detail::best_of_restarts(detail::kmeans_points("kmeans", points, config.clusters, config), config);
 }
 
-/// SSE of k-means for 1 … max_clusters clusters: result[k - 1] belongs to k. config.clusters is not read; everything
-/// else as for kmeans().
+/// SSE of k-means for k = 1 … max_clusters clusters at result[k - 1]. config.clusters is not read.
 template <class Derived>
 std::vector<double> sse_curve(const Eigen::MatrixBase<Derived>& points, Index max_clusters, KMeansConfig config = {}) {
   const Eigen::MatrixXd copy = detail::kmeans_points("sse_curve", points, max_clusters, config);
@@ -200,14 +192,11 @@ std::vector<double> sse_curve(const Eigen::MatrixBase<Derived>& points, Index ma
 }
 
 /// The number of clusters at the elbow of a curve sse[k - 1] = SSE(k), k = 1 … K: the k whose point lies farthest below
-/// the chord from (1, SSE(1)) to (K, SSE(K)), both axes scaled to [0, 1]; ties
-/// (to within 1e-12, for rounding) to the lower k.
+/// the chord from (1, SSE(1)) to (K, SSE(K)), both axes scaled to [0, 1]; ties (to within 1e-12) to the lower k.
 ///
-/// Source   the distance to the chord as in Satopaa et al. 2011, "Finding a 'kneedle' in a haystack",
-///          without its smoothing.
-/// @return  k in [1, K]. 1 for a curve that is flat, rises, or lies nowhere below its chord.
-///          The ends lie on the chord: K must exceed the number of clusters sought, and 1 means "no elbow".
-///          Where some clusters lie much farther apart than others the curve bends early, and k is too small.
+/// Source   Satopaa et al. 2011, "Finding a 'kneedle' in a haystack", without its smoothing.
+/// @return  k in [1, K]. 1 means no elbow: the curve is flat, rises, or lies nowhere below its chord. K must exceed the
+///          number of clusters sought. Where some clusters lie much farther apart than others, k is too small.
 /// @throws std::invalid_argument  on an empty curve, and on values that are negative or not finite.
 inline Index elbow(const std::vector<double>& sse) {
   expects(!sse.empty(), "elbow: the curve has ", sse.size(), " values, expected at least 1");

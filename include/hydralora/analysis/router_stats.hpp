@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a router does and whether the heads differ: the numbers to watch while a routed adapter trains.
+// What a router does and whether the heads differ: numbers to watch in training.
 #pragma once
 
 #include <algorithm>
@@ -13,13 +13,9 @@ inline namespace HYDRALORA_BUILD {
 
 /// Running statistics of routing weights ω, one column per token, each expected to be ≥ 0 with sum 1.
 ///
-/// How to read them:
-///   normalized_entropy  1.0000 = every token gets every head alike: the router is inert. Near 0 = each token has
-///                       one head. A router that learns falls from 1 as training goes on.
+///   normalized_entropy  1 = every token gets every head alike: the router does nothing. Near 0 = each token has one head.
 ///   usage               1/N each is balanced. One head near 1 = collapse; a head near 0 is dead.
-///   top1_share          the same by vote. Read it beside the entropy: between weights that are all but equal, noise
-///                       in the last digit decides the vote.
-/// Low entropy with balanced usage is a specialised router; low entropy with one used head is a collapsed one.
+///   top1_share          the same by the largest weight, which is noise where the entropy is near 1.
 ///
 /// Everything is summed in double, token after token. Not for concurrent add().
 class RouterStats {
@@ -31,14 +27,11 @@ class RouterStats {
     top1_counts_ = Eigen::VectorXd::Zero(heads);
   }
 
-  Index heads() const { return weight_sums_.size(); }  ///< of the router
-  /// Tokens seen so far.
+  Index heads() const { return weight_sums_.size(); }
   Index tokens() const { return tokens_; }
 
-  /// Takes in the weights of some tokens.
-  ///
-  /// @param weights  (heads × tokens), read. tokens = 0 is a no-op. Only the shape is checked:
-  ///                 a NaN shows in the results.
+  /// Adds the weights of some tokens.
+  /// @param weights  (heads × tokens), read. tokens = 0 is a no-op. A NaN shows in the results.
   /// @throws std::invalid_argument  on another number of heads; the statistics are then unchanged.
   /// Cost     one logarithm per number; allocates nothing.
   template <class Scalar>
@@ -61,7 +54,6 @@ class RouterStats {
   void add(Tokens<Scalar> weights) {
     add(ConstTokens<Scalar>(weights));
   }
-  /// The same for an Eigen matrix, block or map in memory.
   template <class Derived>
   void add(const Eigen::DenseBase<Derived>& weights) {
     add(ConstTokens<typename Derived::Scalar>(weights.derived()));
@@ -73,8 +65,7 @@ class RouterStats {
   /// Share of the tokens whose largest weight is that head's, ties to the lower head. Zeros before the first token.
   Eigen::VectorXd top1_share() const { return top1_counts_ / token_divisor(); }
 
-  /// Mean over tokens of  -Σ_i ω_i ln ω_i / ln N, in [0, 1] for weights that sum to 1. 0 before the first token, and by
-  /// convention for N = 1, where there is nothing to choose.
+  /// Mean over tokens of  -Σ_i ω_i ln ω_i / ln N, in [0, 1] for weights that sum to 1. 0 before the first token and for N = 1.
   double normalized_entropy() const {
     if (heads() == 1) return 0;
     return entropy_sum_ / (token_divisor() * std::log(static_cast<double>(heads())));
@@ -91,9 +82,8 @@ class RouterStats {
 
 /// Cosines between the up-projections of a layer's heads:  C_ij = ⟨B_i, B_j⟩ / (‖B_i‖ ‖B_j‖), the B flattened.
 ///
-/// Off the diagonal, near 1 = the heads are alike and the router has nothing to choose from; near 0 = they write
-/// different directions; near -1 = one undoes the other. The cosine with an all-zero head is 0, its own on the diagonal
-/// too (a head that was never trained); the diagonal of every other head is exactly 1.
+/// Near 1 = the heads are alike; near 0 = they write different directions; near -1 = one undoes the other. The cosine with an
+/// all-zero head is 0, also on the diagonal, which otherwise is exactly 1.
 ///
 /// @param layer  offers config().heads and B(head), an Eigen expression; all heads of one shape.
 /// @return  (heads × heads), symmetric, within [-1, 1].
@@ -125,7 +115,7 @@ Eigen::MatrixXd head_cosine(const Layer& layer) {
   return cosine;
 }
 
-/// ‖ΔW‖ (Frobenius) of a layer without forming ΔW, for an adapter that loads but does nothing must be noticeable:
+/// ‖ΔW‖ (Frobenius) of a layer without forming ΔW. It shows an adapter that was loaded but does nothing.
 /// ‖s Σ_i ω_i B_i A_i‖² = s² Σ_ij ω_i ω_j ⟨B_iᵀ B_j, A_i A_jᵀ⟩, from the two Gram matrices of the stacks.
 ///
 /// @param layer    a LoRA, SplitLoRA, HydraLoRA or SharedBLoRA.

@@ -57,8 +57,7 @@ double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<In
   return values.sum() / sizes.sum();
 }
 
-/// The silhouette of k-means for 1 … max_clusters clusters: result[k - 1] belongs to k, 0 for one cluster. The k of the
-/// largest is the number that silhouettes ask for. Arguments as for sse_curve().
+/// The silhouette of k-means for k = 1 … max_clusters clusters at result[k - 1], 0 for one cluster. Arguments as for sse_curve().
 template <class Derived>
 std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, Index max_clusters,
                                      KMeansConfig config = {}) {
@@ -70,15 +69,15 @@ std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, I
   return values;
 }
 
-/// How alike two labellings of the same samples are, whatever the labels are called: 1 = the same clusters, about 0 = no more
-/// than by chance. For a router: the true components against the head with the largest weight.
+/// How alike two labellings of the same samples are: 1 = the same clusters, about 0 = as by chance. For a router: the true
+/// components against the head with the largest weight.
 ///
 /// Source   Hubert and Arabie 1985, "Comparing partitions": the adjusted Rand index.
 /// @param a, b  one label per sample, 0 … 9999.
 /// @return  1 for fewer than two samples, and where both are a single cluster, or both all single samples.
 /// @throws std::invalid_argument  where the sizes differ, or on another label.
 inline double adjusted_rand_index(const std::vector<Index>& a, const std::vector<Index>& b) {
-  constexpr Index most_labels = 10000;  // the table of both has that many rows and columns at most
+  constexpr Index most_labels = 10000;  // rows and columns of the table of both
   expects(a.size() == b.size(), "adjusted_rand_index: ", a.size(), " and ", b.size(), " labels");
   for (const std::vector<Index>* labels : {&a, &b}) {
     for (const Index label : *labels) {

@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: MIT
-// How alike adapters are: the A and the B of two layers, of two runs, of the heads of one layer; and the plane in which
-// to draw many of them.
-//
-// HydraLoRA's observation 2 (the A of independently trained LoRAs look alike, their B do not) depends on the seeds: with
-// the same seed every A starts as the same matrix (arXiv:2509.25414). Compare runs with the same and with different seeds.
-//
-// Not part of hydralora/train.hpp: Eigen's SVD takes a compiler longer than all the rest.
+// How alike adapters are: the A and the B of two layers, of two runs, of the heads of one layer; and a plane to draw many.
+// With the same seed every A starts as the same matrix (arXiv:2509.25414), so compare runs with different seeds too.
+// Not part of hydralora/analysis.hpp, as Eigen's SVD compiles slowly.
 #pragma once
 
 #include <Eigen/QR>
@@ -56,12 +52,11 @@ Eigen::VectorXd principal_cosines(const Eigen::MatrixBase<X>& x, const Eigen::Ma
   if (cosines == 0) return Eigen::VectorXd();
   Eigen::MatrixXd square = Eigen::MatrixXd::Zero(size, size);  // zeros change none of the singular values
   square.topLeftCorner(overlap.rows(), overlap.cols()) = overlap;
-  // Of the square SVDs of Eigen, the one that compiles in seconds.
+  // The fastest of Eigen's SVDs to compile.
   const Eigen::JacobiSVD<Eigen::MatrixXd, Eigen::NoQRPreconditioner> svd(square);
   return svd.singularValues().head(cosines).cwiseMin(1.0);
 }
 
-/// What principal_components() found.
 struct PrincipalComponents {
   Eigen::MatrixXd coordinates;  ///< (components × samples)
   Eigen::VectorXd variance;     ///< of each component, as a share of the whole, descending

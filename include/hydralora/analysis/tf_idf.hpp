@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Features of texts for clustering: TF-IDF weights of word counts.
+// Features of texts for clustering.
 #pragma once
 
 #include <Eigen/SparseCore>
@@ -10,13 +10,12 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// TF-IDF weighting of word counts: count · (ln((1 + n) / (1 + documents with the word)) + 1), every document then scaled
-/// to length 1, so that the distance of two documents is that of their directions.
+/// TF-IDF weights of word counts: count · (ln((1 + n) / (1 + documents with the word)) + 1), every document then scaled to
+/// length 1.
 ///
 /// Source   Salton and Buckley 1988; smoothed as scikit-learn's default, whose numbers it gives.
 /// @param counts  (words × documents), ≥ 0. A document without words stays 0.
 /// @throws std::invalid_argument  on a count that is negative or not finite.
-/// Cost     some flop per stored number.
 inline Eigen::SparseMatrix<double> tf_idf(Eigen::SparseMatrix<double> counts) {
   using Entry = Eigen::SparseMatrix<double>::InnerIterator;
   Eigen::VectorXd documents = Eigen::VectorXd::Zero(counts.rows());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Exact t-SNE: a picture of some hundred points in which neighbours stay neighbours. Distances between groups mean little
-// in it, and another seed gives another picture: look at principal_components() (similarity.hpp) first.
+// Exact t-SNE: a picture of some hundred points that shows neighbours. Distances between groups mean little, and another seed
+// gives another picture: see principal_components() (similarity.hpp) first.
 #pragma once
 
 #include <algorithm>
@@ -15,14 +15,12 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Settings of tsne().
 struct TsneConfig {
   double perplexity = 30;  ///< about how many neighbours a point has, in [1, samples − 1)
   int iterations = 1000;   ///< of gradient descent
   std::uint64_t seed = 0;  ///< of the places at the start
 };
 
-/// What tsne() found.
 struct TsneResult {
   Eigen::MatrixXd coordinates;  ///< (2 × samples), centred
   double divergence = 0;        ///< KL(P ‖ Q) at the end, in nats
@@ -106,7 +104,6 @@ inline double tsne_divergence(const Eigen::MatrixXd& p, const Eigen::MatrixXd& y
 ///          Jacobs 1988; early exaggeration 12 for a quarter of the iterations and a learning rate of samples / 48, at least 50,
 ///          as scikit-learn's.
 /// @param points  (features × samples), a column is a sample: flattened matrices, activations.
-/// @param config  perplexity, iterations and seed.
 /// @throws std::invalid_argument  on fewer than 4 samples, numbers that are not finite, a perplexity outside
 ///                  [1, samples − 1), iterations < 1.
 /// Cost     some 20 · samples² flop per iteration, three samples × samples matrices: for up to some thousand points.
