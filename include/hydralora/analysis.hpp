@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// Everything in analysis/ but similarity.hpp, which needs Eigen's SVD and compiles slowly.
+// Everything in analysis/ that compiles fast. similarity.hpp needs Eigen's SVD and is included by itself.
 #pragma once
 
 #include "hydralora/analysis/components.hpp"

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// Include it in one source file of a program that is compiled with -DHYDRALORA_EXTERN_TEMPLATES. Only this file then
-// compiles the kernels, gates and checks for float and double (docs/building.md).
+// For one source file of a program whose files are all compiled with -DHYDRALORA_EXTERN_TEMPLATES: it compiles the
+// kernels for float and double, and the other files do not (docs/building.md).
 #pragma once
 
 #include "hydralora/kernels/elementwise.hpp"

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Everything in train/ but initialize.hpp, which needs Eigen's SVD and compiles slowly.
 #pragma once
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// DBSCAN: density-based clustering. Unlike k-means it finds the number of clusters.
+// Clusters by density. Unlike k-means (k_means.hpp) it needs no number of clusters.
 #pragma once
 
 #include <cmath>
@@ -13,22 +12,18 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The result of dbscan().
 struct DbscanResult {
   std::vector<Index> labels;  ///< cluster of every sample, numbered by their first core sample; −1 = noise
   Index clusters = 0;         ///< without noise
 };
 
-/// Finds dense clusters of any shape. A sample with at least min_samples neighbours (including itself) is a core.
-/// Neighbouring cores and all their neighbours form a cluster. A sample near two clusters belongs to the first.
+/// A sample with at least min_samples samples (itself among them) within `radius` is a core. Cores within `radius` of each
+/// other form a cluster with all samples within `radius` of one. A sample near two clusters belongs to the first.
 ///
-/// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters"; HydraLoRA's paper
-///          names it as an alternative to k-means.
-/// @param points       (features × samples), a column is a sample.
-/// @param radius       the maximum distance of neighbours, > 0.
-/// @param min_samples  the minimum number of neighbours of a core, including itself.
-/// @throws std::invalid_argument  if radius is not finite and above 0, min_samples < 1, or a number is not finite.
-/// Cost     up to 6 · features · samples² flop; there is no spatial index.
+/// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters".
+/// @param points  (features × samples), a column is a sample.
+/// @throws std::invalid_argument  where radius is not above 0 and finite, min_samples < 1, or a number is not finite.
+/// Cost     up to 6 · features · samples² flop, no index.
 template <class Derived>
 DbscanResult dbscan(const Eigen::MatrixBase<Derived>& points, double radius, Index min_samples) {
   expects(radius > 0 && std::isfinite(radius), "dbscan: radius is ", radius, ", expected finite and above 0");

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// k-means, its error as a function of the number of clusters, and the elbow of that curve.
+// k-means, its error over the number of clusters, and the elbow of that curve.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +24,6 @@ struct KMeansConfig {
   std::uint64_t seed = 0;    ///< of the initial centroids
 };
 
-/// The result of kmeans().
 struct KMeansResult {
   Eigen::MatrixXd centroids;  ///< (features × clusters)
   std::vector<Index> labels;  ///< nearest centroid of every sample; of equally near ones the lower
@@ -62,8 +60,8 @@ inline void assign_samples(const Eigen::MatrixXd& points, const Eigen::MatrixXd&
   });
 }
 
-/// Moves the sample farthest from its centroid (of equally far ones the lower) to each empty cluster. A cluster stays
-/// empty if all samples lie on their centroids, with fewer distinct points than clusters.
+/// Gives every empty cluster the sample farthest from its centroid (ties to the lower sample). With fewer distinct points
+/// than clusters a cluster may stay empty.
 inline void fill_empty_clusters(std::vector<Index>& labels, Eigen::VectorXd& distances, std::vector<Index>& counts) {
   for (std::size_t k = 0; k < counts.size(); ++k) {
     if (counts[k] > 0) continue;
@@ -79,7 +77,7 @@ inline void fill_empty_clusters(std::vector<Index>& labels, Eigen::VectorXd& dis
   }
 }
 
-/// Lloyd's iteration until no label changes. The returned labels and error are those of the returned centroids.
+/// Lloyd's iteration until no label changes. The labels and the error belong to the centroids returned.
 inline KMeansResult lloyd(const Eigen::MatrixXd& points, Eigen::MatrixXd centroids, int max_iterations) {
   const Index samples = points.cols(), clusters = centroids.cols();
   KMeansResult result{std::move(centroids), std::vector<Index>(static_cast<std::size_t>(samples)), 0, 0};
@@ -105,8 +103,8 @@ inline KMeansResult lloyd(const Eigen::MatrixXd& points, Eigen::MatrixXd centroi
   return result;
 }
 
-/// k-means++: the first centroid is a random sample, each further one a sample drawn with a probability proportional to
-/// its squared distance to the nearest centroid so far.
+/// k-means++: the first centroid is drawn uniformly from the samples, each further one with probability in proportion to the
+/// squared distance to the nearest centroid so far.
 inline Eigen::MatrixXd seed_centroids(const Eigen::MatrixXd& points, Index clusters, const CounterRandom& random) {
   const Index samples = points.cols();
   Eigen::MatrixXd centroids(points.rows(), clusters);
@@ -130,7 +128,6 @@ inline Eigen::MatrixXd seed_centroids(const Eigen::MatrixXd& points, Index clust
   }
 }
 
-/// The best of several runs.
 inline KMeansResult best_of_restarts(const Eigen::MatrixXd& points, const KMeansConfig& config) {
   KMeansResult best;
   for (int restart = 0; restart < config.restarts; ++restart) {
@@ -141,7 +138,7 @@ inline KMeansResult best_of_restarts(const Eigen::MatrixXd& points, const KMeans
   return best;
 }
 
-/// Checks the arguments and returns the points in double.
+/// Checks the arguments. @return the points in double.
 template <class Derived>
 Eigen::MatrixXd kmeans_points(const char* where, const Eigen::MatrixBase<Derived>& points, Index clusters,
                               const KMeansConfig& config) {
@@ -172,17 +169,17 @@ Eigen::MatrixXd kmeans_points(const char* where, const Eigen::MatrixBase<Derived
 /// Source   Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding"; Lloyd 1982, "Least squares
 ///          quantization in PCM". The result is a local minimum, the best of config.restarts runs.
 /// @param points  (features × samples), a column is a sample; read, copied once into double.
-/// @return  a cluster is only empty with fewer distinct points than clusters, or if max_iterations ended the run.
+/// @return  A cluster is empty only with fewer distinct points than clusters, or where max_iterations ended the run.
 /// @throws std::invalid_argument  on no points, a number that is not finite or so large that squared distances
 ///          overflow, clusters outside [1, samples], restarts < 1, max_iterations < 1.
 /// Cost     3 · features · samples · clusters flop per iteration and restart.
-/// Numerics the same bits for the same seed, on any number of threads. Other instruction sets may round differently.
+/// Numerics the same bits for the same seed, on any number of threads; not for all instruction sets.
 template <class Derived>
 KMeansResult kmeans(const Eigen::MatrixBase<Derived>& points, const KMeansConfig& config) {
   return detail::best_of_restarts(detail::kmeans_points("kmeans", points, config.clusters, config), config);
 }
 
-/// SSE of k-means for k = 1 … max_clusters clusters, at [k - 1]. config.clusters is not read; otherwise as kmeans().
+/// SSE of k-means for k = 1 … max_clusters clusters at result[k - 1]. config.clusters is not read.
 template <class Derived>
 std::vector<double> sse_curve(const Eigen::MatrixBase<Derived>& points, Index max_clusters, KMeansConfig config = {}) {
   const Eigen::MatrixXd copy = detail::kmeans_points("sse_curve", points, max_clusters, config);
@@ -193,13 +190,13 @@ std::vector<double> sse_curve(const Eigen::MatrixBase<Derived>& points, Index ma
   return sse;
 }
 
-/// The number of clusters at the elbow of a curve sse[k - 1] = SSE(k), k = 1 … K: the k whose point is farthest below
-/// the chord from (1, SSE(1)) to (K, SSE(K)), with both axes scaled to [0, 1]. Of equal k (within 1e-12) the lowest.
+/// The number of clusters at the elbow of a curve sse[k - 1] = SSE(k), k = 1 … K: the k whose point lies farthest below
+/// the chord from (1, SSE(1)) to (K, SSE(K)), both axes scaled to [0, 1]; ties (to within 1e-12) to the lower k.
 ///
 /// Source   Satopaa et al. 2011, "Finding a 'kneedle' in a haystack", without its smoothing.
-/// @return  k in [1, K]. 1 = no elbow: the curve is flat, rises, or is nowhere below its chord. The ends are on the
-///          chord, so K must be above the number of clusters. If some clusters lie far apart, k is too small.
-/// @throws std::invalid_argument  on an empty curve, or values that are negative or not finite.
+/// @return  k in [1, K]. 1 means no elbow: the curve is flat, rises, or lies nowhere below its chord. K must exceed the
+///          number of clusters sought. Where some clusters lie much farther apart than others, k is too small.
+/// @throws std::invalid_argument  on an empty curve, and on values that are negative or not finite.
 inline Index elbow(const std::vector<double>& sse) {
   expects(!sse.empty(), "elbow: the curve has ", sse.size(), " values, expected at least 1");
   for (std::size_t i = 0; i < sse.size(); ++i) {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// Statistics of a router and its heads, to monitor the training of a routed adapter.
+// What a router does and whether the heads differ: numbers to watch in training.
 #pragma once
 
 #include <algorithm>
@@ -14,10 +13,9 @@ inline namespace HYDRALORA_BUILD {
 
 /// Statistics of routing weights ω over many tokens. The weights of a token should be ≥ 0 with sum 1.
 ///
-///   normalized_entropy  1 = every token uses all heads equally, 0 = one head. It falls while a router learns.
-///   usage               1/N each = balanced. One head near 1 = collapse; a head near 0 is not used.
-///   top1_share          the share of tokens whose largest weight is a head's. With entropy near 1, rounding decides.
-/// Low entropy with balanced usage: the router is specialised. Low entropy with one used head: it has collapsed.
+///   normalized_entropy  1 = every token gets every head alike: the router does nothing. Near 0 = each token has one head.
+///   usage               1/N each is balanced. One head near 1 = collapse; a head near 0 is dead.
+///   top1_share          the same by the largest weight, which is noise where the entropy is near 1.
 ///
 /// Sums are in double, in token order. add() is not thread-safe.
 class RouterStats {
@@ -33,8 +31,7 @@ class RouterStats {
   Index tokens() const { return tokens_; }
 
   /// Adds the weights of some tokens.
-  ///
-  /// @param weights  (heads × tokens), read. Only the shape is checked: a NaN makes the results NaN.
+  /// @param weights  (heads × tokens), read. tokens = 0 is a no-op. A NaN shows in the results.
   /// @throws std::invalid_argument  on another number of heads; the statistics are then unchanged.
   /// Cost     one logarithm per number; allocates nothing.
   template <class Scalar>
@@ -57,7 +54,6 @@ class RouterStats {
   void add(Tokens<Scalar> weights) {
     add(ConstTokens<Scalar>(weights));
   }
-  /// For an Eigen matrix, block or map.
   template <class Derived>
   void add(const Eigen::DenseBase<Derived>& weights) {
     add(ConstTokens<typename Derived::Scalar>(weights.derived()));
@@ -69,7 +65,7 @@ class RouterStats {
   /// The share of tokens whose largest weight is that of the head; of equal ones the lower counts. 0 without tokens.
   Eigen::VectorXd top1_share() const { return top1_counts_ / token_divisor(); }
 
-  /// The mean over tokens of  -Σ_i ω_i ln ω_i / ln N, in [0, 1] for weights with sum 1. 0 without tokens and for N = 1.
+  /// Mean over tokens of  -Σ_i ω_i ln ω_i / ln N, in [0, 1] for weights that sum to 1. 0 before the first token and for N = 1.
   double normalized_entropy() const {
     if (heads() == 1) return 0;
     return entropy_sum_ / (token_divisor() * std::log(static_cast<double>(heads())));
@@ -86,8 +82,8 @@ class RouterStats {
 
 /// Cosines between the up-projections of a layer's heads:  C_ij = ⟨B_i, B_j⟩ / (‖B_i‖ ‖B_j‖), the B flattened.
 ///
-/// Off the diagonal: near 1 = the heads are similar, so routing has little effect; near 0 = they are orthogonal; near
-/// -1 = they cancel. The diagonal is exactly 1, but row and column of an all-zero head (not trained) are 0.
+/// Near 1 = the heads are alike; near 0 = they write different directions; near -1 = one undoes the other. The cosine with an
+/// all-zero head is 0, also on the diagonal, which otherwise is exactly 1.
 ///
 /// @param layer  has config().heads and B(head), an Eigen expression; all heads of one shape.
 /// @return  (heads × heads), symmetric, within [-1, 1].
@@ -119,7 +115,7 @@ Eigen::MatrixXd head_cosine(const Layer& layer) {
   return cosine;
 }
 
-/// ‖ΔW‖ (Frobenius) of a layer, without forming ΔW. It shows, for example, that a loaded adapter does nothing.
+/// ‖ΔW‖ (Frobenius) of a layer without forming ΔW. It shows an adapter that was loaded but does nothing.
 /// ‖s Σ_i ω_i B_i A_i‖² = s² Σ_ij ω_i ω_j ⟨B_iᵀ B_j, A_i A_jᵀ⟩, from the two Gram matrices of the stacks.
 ///
 /// @param layer    a LoRA, SplitLoRA, HydraLoRA or SharedBLoRA.

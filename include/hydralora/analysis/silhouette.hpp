@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// Measures of a clustering: its silhouette, and its agreement with another labelling of the same samples.
+// How good a clustering is: by its silhouette, or against another labelling of the same samples.
 #pragma once
 
 #include <algorithm>
@@ -57,7 +56,7 @@ double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<In
   return values.sum() / sizes.sum();
 }
 
-/// The silhouette of k-means for k = 1 … max_clusters clusters, at [k - 1]; 0 for one. Arguments as in sse_curve().
+/// The silhouette of k-means for k = 1 … max_clusters clusters at result[k - 1], 0 for one cluster. Arguments as for sse_curve().
 template <class Derived>
 std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, Index max_clusters,
                                      KMeansConfig config = {}) {
@@ -69,15 +68,15 @@ std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, I
   return values;
 }
 
-/// The agreement of two labellings of the same samples, independent of the labels' order: 1 = the same clusters, about
-/// 0 = as by chance. For a router: the true components and the heads with the largest weight.
+/// How alike two labellings of the same samples are: 1 = the same clusters, about 0 = as by chance. For a router: the true
+/// components against the head with the largest weight.
 ///
 /// Source   Hubert and Arabie 1985, "Comparing partitions": the adjusted Rand index.
 /// @param a, b  one label per sample, 0 … 9999.
 /// @return  1 for fewer than two samples, if both are one cluster, or if in both every sample is its own cluster.
 /// @throws std::invalid_argument  if the sizes differ, or on another label.
 inline double adjusted_rand_index(const std::vector<Index>& a, const std::vector<Index>& b) {
-  constexpr Index most_labels = 10000;  // limits the table of both
+  constexpr Index most_labels = 10000;  // rows and columns of the table of both
   expects(a.size() == b.size(), "adjusted_rand_index: ", a.size(), " and ", b.size(), " labels");
   for (const std::vector<Index>* labels : {&a, &b}) {
     for (const Index label : *labels) {

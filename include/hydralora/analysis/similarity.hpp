@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: MIT
-//
-// The similarity of adapters: of the A or B of two layers, two runs, or the heads of one layer; and PCA for plots.
-//
-// HydraLoRA's observation 2 (the A of independently trained LoRAs are similar, their B are not) depends on the seeds:
-// with equal seeds all A start as the same matrix (arXiv:2509.25414). Compare runs with equal and with different seeds.
-//
-// Not part of hydralora/analysis.hpp, because Eigen's SVD compiles slowly.
+// How alike adapters are: the A and the B of two layers, of two runs, of the heads of one layer; and a plane to draw many.
+// With the same seed every A starts as the same matrix (arXiv:2509.25414), so compare runs with different seeds too.
+// Not part of hydralora/analysis.hpp, as Eigen's SVD compiles slowly.
 #pragma once
 
 #include <Eigen/QR>
@@ -56,12 +52,11 @@ Eigen::VectorXd principal_cosines(const Eigen::MatrixBase<X>& x, const Eigen::Ma
   if (cosines == 0) return Eigen::VectorXd();
   Eigen::MatrixXd square = Eigen::MatrixXd::Zero(size, size);  // zeros do not change the singular values
   square.topLeftCorner(overlap.rows(), overlap.cols()) = overlap;
-  // the SVD of Eigen for square matrices that compiles fastest
+  // The fastest of Eigen's SVDs to compile.
   const Eigen::JacobiSVD<Eigen::MatrixXd, Eigen::NoQRPreconditioner> svd(square);
   return svd.singularValues().head(cosines).cwiseMin(1.0);
 }
 
-/// The result of principal_components().
 struct PrincipalComponents {
   Eigen::MatrixXd coordinates;  ///< (components × samples)
   Eigen::VectorXd variance;     ///< of each component, as a share of the total, descending

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// TF-IDF features of texts, for clustering.
+// Features of texts for clustering.
 #pragma once
 
 #include <Eigen/SparseCore>
@@ -11,13 +10,12 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// TF-IDF weighting of word counts: count · (ln((1 + n) / (1 + documents with the word)) + 1), then every document is
-/// scaled to length 1.
+/// TF-IDF weights of word counts: count · (ln((1 + n) / (1 + documents with the word)) + 1), every document then scaled to
+/// length 1.
 ///
 /// Source   Salton and Buckley 1988; smoothed like scikit-learn's default, with the same results.
 /// @param counts  (words × documents), ≥ 0. A document without words stays 0.
 /// @throws std::invalid_argument  on a count that is negative or not finite.
-/// Cost     a few flop per stored number.
 inline Eigen::SparseMatrix<double> tf_idf(Eigen::SparseMatrix<double> counts) {
   using Entry = Eigen::SparseMatrix<double>::InnerIterator;
   Eigen::VectorXd documents = Eigen::VectorXd::Zero(counts.rows());

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// Exact t-SNE: a plot of some hundred points that preserves neighbourhoods. Distances between groups mean little, and
-// the plot depends on the seed: see principal_components() (similarity.hpp) first.
+// Exact t-SNE: a picture of some hundred points that shows neighbours. Distances between groups mean little, and another seed
+// gives another picture: see principal_components() (similarity.hpp) first.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +21,6 @@ struct TsneConfig {
   std::uint64_t seed = 0;  ///< of the initial coordinates
 };
 
-/// The result of tsne().
 struct TsneResult {
   Eigen::MatrixXd coordinates;  ///< (2 × samples), centred
   double divergence = 0;        ///< KL(P ‖ Q) at the end, in nats

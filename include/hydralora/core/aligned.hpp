@@ -17,8 +17,7 @@ inline constexpr std::size_t memory_alignment = 64;
 template <class Scalar>
 inline constexpr Index cache_line = static_cast<Index>(memory_alignment / sizeof(Scalar));
 
-/// Allocates memory that begins at a cache line. A register load across two lines costs twice; without alignment, all
-/// loads from a stack that is read in place could be of this kind.
+/// Lets a std::vector begin at a cache line. Loading a register across two lines costs twice.
 template <class T>
 struct AlignedAllocator {
   using value_type = T;
@@ -42,7 +41,6 @@ struct AlignedAllocator {
   }
 };
 
-/// A vector that begins at a cache line.
 template <class Scalar>
 using AlignedVector = std::vector<Scalar, AlignedAllocator<Scalar>>;
 

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: MIT
-//
-// Names for the features of the compiler and the platform. All #if on the platform depend on these names; simd.hpp
-// (xsimd) and parallel.hpp (OpenMP) use them.
-//
-// A program may define, equally in all of its files:
-//   HYDRALORA_NO_XSIMD    use the plain-loop kernels even if xsimd is installed
-//   HYDRALORA_NO_OPENMP   use only the calling thread even if OpenMP is switched on
+// Names for what the compiler and the command line offer. All preprocessor questions about the platform are asked here.
+// A host may define, the same way in every file of its program:
+//   HYDRALORA_NO_XSIMD    use the plain-loop kernels even where xsimd is installed
+//   HYDRALORA_NO_OPENMP   stay on the calling thread even where OpenMP is switched on
 //   HYDRALORA_EXTERN_TEMPLATES  compile the kernels in one file only, the one that includes instantiate.hpp
 #pragma once
 
@@ -43,7 +40,7 @@ Compile this file without it."
 #define HYDRALORA_ASSERT_TAG assert
 #endif
 
-// With -fno-exceptions all folders but io/ work; core/expects.hpp describes what a failed check then does.
+// core/expects.hpp says what a failed check does without exceptions.
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
 #define HYDRALORA_HAS_EXCEPTIONS 1
 #define HYDRALORA_ERRORS_TAG throwing
@@ -52,7 +49,7 @@ Compile this file without it."
 #define HYDRALORA_ERRORS_TAG calling
 #endif
 
-// The widest instruction set this file is compiled for. Only its name is used, in the namespace below.
+// The widest instruction set this file is compiled for: a part of HYDRALORA_BUILD below.
 #if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define HYDRALORA_ISA_TAG avx512
 #elif defined(__AVX512F__)
@@ -79,21 +76,21 @@ Compile this file without it."
 #define HYDRALORA_ISA_TAG baseline
 #endif
 
-// The number of vector registers, which determines the tiles of the kernels.
+// Vector registers of the instruction set. They decide the size of a kernel's tile.
 #if defined(__AVX512F__) || defined(__aarch64__) || defined(_M_ARM64)
 #define HYDRALORA_VECTOR_REGISTERS 32
 #else
 #define HYDRALORA_VECTOR_REGISTERS 16
 #endif
 
-// Whether <emmintrin.h> exists: xsimd has no transposition before version 13 (simd.hpp).
+// xsimd has no transposition before its version 13: simd.hpp uses <emmintrin.h>.
 #if defined(__SSE2__) || defined(_M_X64)
 #define HYDRALORA_HAS_SSE2 1
 #else
 #define HYDRALORA_HAS_SSE2 0
 #endif
 
-// POSIX files: memory maps, and saving that survives a power failure (io/file.hpp).
+// Memory maps, and saving that survives a power failure (io/file.hpp).
 #if defined(__unix__) || defined(__APPLE__)
 #define HYDRALORA_HAS_POSIX 1
 #else
@@ -101,9 +98,9 @@ Compile this file without it."
 #endif
 
 #if defined(__GNUC__)
-#define HYDRALORA_HAS_PREFETCH 1
+#define HYDRALORA_PREFETCH(address, for_write, locality) __builtin_prefetch(address, for_write, locality)
 #else
-#define HYDRALORA_HAS_PREFETCH 0
+#define HYDRALORA_PREFETCH(address, for_write, locality) static_cast<void>(address)
 #endif
 
 // LIST(keyword, Scalar) is a header's list of template instances. With HYDRALORA_EXTERN_TEMPLATES they are only
@@ -118,9 +115,9 @@ Compile this file without it."
 #define HYDRALORA_JOIN_(a, b, c, d, e) a##_##b##_##c##_##d##_##e
 #define HYDRALORA_JOIN(a, b, c, d, e) HYDRALORA_JOIN_(a, b, c, d, e)
 
-/// The inline namespace of the library. Users do not write it, but it is in every symbol. Otherwise a program with one
-/// file compiled for SSE2 and another for AVX2 (or with and without OpenMP, xsimd, assertions or exceptions) would have
-/// two functions with the same symbol, and the linker would use one of them for both files.
+/// The inline namespace that holds everything. Users never write it. It gives functions that are compiled for SSE2 in one
+/// file and for AVX2 in another (or with and without OpenMP, xsimd, assertions, exceptions) different symbols; otherwise
+/// the order of linking would decide which of the two both files run.
 #define HYDRALORA_BUILD                                                                              \
   HYDRALORA_JOIN(HYDRALORA_ISA_TAG, HYDRALORA_SIMD_TAG, HYDRALORA_THREADS_TAG, HYDRALORA_ASSERT_TAG, \
                  HYDRALORA_ERRORS_TAG)

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// Argument checks of the public functions. A failed check throws std::invalid_argument with the actual and the expected
-// value, before anything is written. Without exceptions it calls hydralora::on_failure().
+// Checks of arguments. A failed check throws std::invalid_argument with the actual and the expected value in its message,
+// before anything has been written. Compiled without exceptions, it calls hydralora::on_failure().
 #pragma once
 
 #include <cmath>
@@ -16,14 +15,14 @@
 namespace hydralora {
 
 #if !HYDRALORA_HAS_EXCEPTIONS
-/// With -fno-exceptions, a failed check calls this function with the message. The program must define it. It must not
-/// return, because the caller would continue without a result. If memory runs out, the program's operator new decides.
+/// Called with -fno-exceptions where a check fails. The program must define it, once, and it must not return. Memory that
+/// runs out is up to the program's operator new.
 [[noreturn]] void on_failure(const char* message);
 #endif
 
 inline namespace HYDRALORA_BUILD {
 
-/// Rows and columns; in messages "8x16".
+/// Rows and columns; 8x16 in an error message.
 struct Shape {
   Index rows;  ///< features of a view
   Index cols;  ///< tokens of a view
@@ -34,7 +33,7 @@ struct Shape {
 
 namespace detail {
 
-/// A reference to any printable value. With it one function formats all messages.
+/// A reference to anything that a stream takes, so that one function makes all messages, whatever the types.
 class MessagePart {
  public:
   MessagePart(const char* text)  // NOLINT(google-explicit-constructor)
@@ -71,7 +70,7 @@ template <class... Parts>
   detail::fail_with({parts...});
 }
 
-/// Throws unless `ok`. The message is only formatted on failure.
+/// Throws unless `ok`. The message is made on failure only.
 template <class... Parts>
 void expects(bool ok, const Parts&... parts) {
   if (!ok) detail::fail_with({parts...});

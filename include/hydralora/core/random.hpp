@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// Counter-based random numbers: a number is a pure function of (seed, stream, position), so numbers can be computed in
-// any order and on any thread. The bits are the same on every platform: std::*_distribution and libm, which differ
-// between libraries, are not used.
+// Random numbers by counter: a number is a pure function of (seed, stream, position). It can be computed again, in any
+// order and on any thread. The bits are the same on every platform, so neither std::*_distribution nor libm is used.
 #pragma once
 
 #include <array>
@@ -19,8 +17,7 @@ namespace detail {
 /// Upper 64 bits of a · b from 32-bit halves, for platforms without a 128-bit integer.
 constexpr std::uint64_t multiply_high_halves(std::uint64_t a, std::uint64_t b) {
   const std::uint64_t a_low = a & 0xffffffffU, a_high = a >> 32U, b_low = b & 0xffffffffU, b_high = b >> 32U;
-  const std::uint64_t middle =
-      a_high * b_low + ((a_low * b_low) >> 32U);  // cannot overflow: (2^32-1)^2 + 2^32-1 < 2^64
+  const std::uint64_t middle = a_high * b_low + ((a_low * b_low) >> 32U);  // ≤ (2^32-1)^2 + 2^32-1 < 2^64
   const std::uint64_t cross = a_low * b_high + (middle & 0xffffffffU);
   return a_high * b_high + (middle >> 32U) + (cross >> 32U);
 }
@@ -34,11 +31,10 @@ constexpr std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) {
   }
 }
 
-// log and cosine for the normal distribution. They use only +, -, *, /, sqrt and std::fma, which IEEE 754 rounds
-// correctly. No product is an operand of a sum, because a compiler might fuse the two and round differently.
+// For the normal distribution. Only operations that IEEE 754 rounds correctly, and no product inside a sum but in std::fma,
+// so that no compiler rounds differently by fusing the two.
 
-/// log(x) for a normal x > 0, error below 2 ulp. x = m·2^e with m in [√½, √2); log m = 2 artanh((m-1)/(m+1)) as a
-/// series.
+/// log(x) for a normal x > 0, to 2 ulp. x = m·2^e with m in [√½, √2); log m = 2 artanh((m-1)/(m+1)) as a series.
 inline double portable_log(double x) {
   int exponent = 0;
   double m = std::frexp(x, &exponent);  // exact, m in [½, 1)
@@ -87,8 +83,8 @@ inline std::array<std::uint64_t, 4> philox4x64(std::array<std::uint64_t, 4> coun
   return counter;
 }
 
-/// Random numbers for a (seed, stream), indexed by up to three coordinates (i, j, k). Different seeds, streams or
-/// coordinates give independent numbers. All members are thread-safe.
+/// Random numbers of a (seed, stream), indexed by up to three coordinates (i, j, k). Different seeds, streams or coordinates
+/// give independent numbers. All members are const and thread-safe.
 class CounterRandom {
  public:
   explicit CounterRandom(std::uint64_t seed, std::uint64_t stream = 0) : key_{seed, stream} {}
@@ -111,7 +107,7 @@ class CounterRandom {
     return detail::multiply_high(bits(i, j, k), n);
   }
 
-  /// Normal with mean 0 and variance 1, by Box and Muller from two uniforms of a separate block.
+  /// Normal with mean 0 and variance 1, by Box and Muller from two uniforms of another block.
   double normal(std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
     const auto words = philox4x64({i, j, k, 1}, key_);
     const double positive = to_unit(words[0]) + 0x1p-54;  // in (0, 1]: the logarithm stays finite

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// A wrapper of xsimd with the few functions that the kernels use, for every version from 8.1 on. Without xsimd
-// `has_simd` is false for every type, and the functions in kernels/ use the plain loops.
+// The part of xsimd that the kernels use, the same for every version from 8.1 on. Without xsimd `has_simd` is false for
+// every type, and the functions of kernels/ use the plain loops.
 #pragma once
 
 #include <complex>
@@ -26,7 +25,7 @@ namespace simd {
 static_assert(XSIMD_VERSION_MAJOR > 8 || (XSIMD_VERSION_MAJOR == 8 && XSIMD_VERSION_MINOR >= 1),
               "hydralora needs xsimd 8.1 or newer");
 
-/// The instruction set this file is compiled for. It is a template parameter of the kernels, so it is in their symbols.
+/// The instruction set this file is compiled for. As a kernel's template parameter it is in the symbol.
 using DefaultArch = xsimd::default_arch;
 
 template <class Scalar, class Arch>
@@ -50,12 +49,12 @@ template <class Scalar, class Arch>
 inline constexpr bool has_simd_v = false;
 #endif
 
-/// Whether the functions in kernels/ are vectorised for this scalar type in this file.
+/// Whether the kernels run vectorised for this scalar type in this file.
 template <class Scalar>
 inline constexpr bool has_simd = has_simd_v<Scalar, DefaultArch>;
 
 HYDRALORA_FALSE_UNINITIALIZED_BEGIN
-/// e^x of every lane, by xsimd.
+/// e^x of every lane.
 template <class Arch, class Scalar>
 HYDRALORA_FLATTEN Batch<Scalar, Arch> exponential(const Batch<Scalar, Arch>& x) {
   return exp(x);
@@ -68,8 +67,8 @@ inline constexpr Index lanes = static_cast<Index>(Batch<Scalar, Arch>::size);
 
 namespace detail {
 
-/// Copies at most 2 · half numbers: `half` or more as two pieces that may overlap, fewer with half / 2, and so on. Each
-/// piece is one move instruction; a call of the C library's memcpy costs more.
+/// Copies `half` … 2 · half numbers as two pieces that may overlap, fewer by the next smaller `half`. A piece is a single
+/// move; a call of the C library costs more than all of them.
 template <Index half, class Scalar>
 void copy_few(const Scalar* from, Scalar* to, Index count) {
   if constexpr (half > 0) {
@@ -98,10 +97,7 @@ Batch<Scalar, Arch> load_first(const Scalar* from, Index count) {
 template <class Arch, class Scalar>
 void store_first(const Batch<Scalar, Arch>& value, Scalar* to, Index count) {
   constexpr Index width = lanes<Scalar, Arch>;
-  if (count >= width) {
-    value.store_unaligned(to);
-    return;
-  }
+  if (count >= width) return value.store_unaligned(to);
   Scalar buffer[static_cast<std::size_t>(width)];
   value.store_unaligned(buffer);
   detail::copy_few<width / 2>(buffer, to, count);
@@ -116,7 +112,7 @@ auto first_lanes(Index count) {
   return Batch<Scalar, Arch>::load_unaligned(lane) < Batch<Scalar, Arch>(static_cast<Scalar>(count));
 }
 
-/// to[0 … count) = from[0 … count). For few registers it is faster than memcpy.
+/// to[0 … count) = from[0 … count).
 template <class Arch, class Scalar>
 void copy(const Scalar* from, Scalar* to, Index count) {
   constexpr Index width = lanes<Scalar, Arch>;
@@ -125,24 +121,12 @@ void copy(const Scalar* from, Scalar* to, Index count) {
   for (; i < count; ++i) to[i] = from[i];
 }
 
-/// Prefetches the cache line at this address into the L2 cache, for reading. Any address is allowed.
-inline void prefetch(const void* address) {
-#if HYDRALORA_HAS_PREFETCH
-  __builtin_prefetch(address, 0, 2);
-#else
-  static_cast<void>(address);
-#endif
-}
-/// Prefetches into the L1 cache, for writing.
-inline void prefetch_for_write(const void* address) {
-#if HYDRALORA_HAS_PREFETCH
-  __builtin_prefetch(address, 1);
-#else
-  static_cast<void>(address);
-#endif
-}
+/// Asks for the cache line at this address, into the L2 cache, to be read soon. Any address is allowed.
+inline void prefetch([[maybe_unused]] const void* address) { HYDRALORA_PREFETCH(address, 0, 2); }
+/// The same into the L1 cache, to be written soon.
+inline void prefetch_for_write([[maybe_unused]] const void* address) { HYDRALORA_PREFETCH(address, 1, 3); }
 
-/// The sum of the first `count` lanes, in order; of all, if count is larger.
+/// The sum of the first `count` lanes (at most all), one after another.
 template <class Arch, class Scalar>
 Scalar ordered_sum(const Batch<Scalar, Arch>& value, Index count = lanes<Scalar, Arch>) {
   constexpr Index width = lanes<Scalar, Arch>;
@@ -153,7 +137,7 @@ Scalar ordered_sum(const Batch<Scalar, Arch>& value, Index count = lanes<Scalar,
   return sum;
 }
 
-/// The side of the square of transpose_square(): four floats or two doubles with SSE2, otherwise 1.
+/// Side of the square that transpose_square() transposes: four floats or two doubles with SSE2, else one number.
 template <class Scalar>
 inline constexpr Index transpose_side = 1;
 
@@ -195,7 +179,6 @@ template <class Real>
 struct real_type<std::complex<Real>> {
   using type = Real;
 };
-/// The real type of a scalar: double for std::complex<double>.
 template <class Scalar>
 using real_t = typename real_type<Scalar>::type;
 

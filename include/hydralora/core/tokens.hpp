@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT
-//
-// Views of activations. A column is a token with contiguous features:
+// Views of activations. A column is a token, its features lie next to each other in memory:
 //
 //   Eigen::MatrixXf x(features, tokens)            Eigen's default, column-major
 //   float x[tokens][features]                      the same bytes in torch, ggml, ONNX Runtime, dlib, plain C
 //
-// A view never copies. An argument that would have to be copied does not compile: a row-major matrix, an unevaluated
-// expression, another scalar type.
+// A view never copies. A row-major matrix, an expression that is not in memory, or another scalar type does not compile.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +26,7 @@ template <class T>
 struct is_eigen<T, std::void_t<typename bare_t<T>::PlainObject>>
     : std::is_base_of<Eigen::DenseBase<bare_t<T>>, bare_t<T>> {};
 
-/// The compile-time checks of an Eigen argument for Tokens and ConstTokens.
+/// The compile-time checks of an Eigen argument.
 template <class Scalar, class Expression>
 constexpr void expects_contiguous_columns() {
   using E = bare_t<Expression>;
@@ -51,7 +49,7 @@ constexpr void expects_contiguous_columns() {
   }
 }
 
-/// The message for an invalid view. A separate function, because view constructors are inlined everywhere.
+/// Reports what is wrong with a view; apart, so that the constructors stay short.
 [[noreturn]] inline void refuse_view(Shape shape, Index stride) {
   expects(shape.rows >= 0 && shape.cols >= 0, "tokens view: negative size ", shape);
   expects(stride >= shape.rows || shape.cols <= 1, "tokens view: stride ", stride, " is below ", shape.rows,
@@ -62,24 +60,24 @@ constexpr void expects_contiguous_columns() {
 }  // namespace detail
 
 /// Read-only view of `tokens` columns of `features` contiguous numbers, `stride` numbers from one column to the next.
-///
 /// Converts implicitly from any column-major Eigen expression in memory (matrix, vector as one token, block of columns,
-/// middleRows, Map, Ref). It owns nothing: the memory must outlive it.
-/// @throws std::invalid_argument on negative sizes, stride < features, or a null pointer with a non-empty view.
+/// middleRows, Map, Ref), which must outlive the view.
+/// @throws std::invalid_argument on negative sizes, stride < features, or a null pointer to a non-empty view.
 template <class Scalar>
 class ConstTokens {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;          ///< an owning matrix
-  using Map = Eigen::Map<const Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;  ///< the result of matrix()
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+  using Map = Eigen::Map<const Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
 
-  ConstTokens() = default;  ///< an empty view
-  /// Token t begins at data + t · stride. Without a stride the columns are contiguous.
+  ConstTokens() = default;
+  /// A host's buffer: token t begins at data + t · stride. Without a stride the columns lie side by side.
   ConstTokens(const Scalar* data, Index features, Index tokens, Index stride)
       : data_(data), features_(features), tokens_(tokens), stride_(stride) {
     check();
   }
   ConstTokens(const Scalar* data, Index features, Index tokens) : ConstTokens(data, features, tokens, features) {}
 
+  /// The memory of an Eigen expression.
   template <class Expression, std::enable_if_t<detail::is_eigen<Expression>::value, int> = 0>
   ConstTokens(const Expression& x) : features_(x.rows()), tokens_(x.cols()) {  // NOLINT(google-explicit-constructor)
     detail::expects_contiguous_columns<Scalar, Expression>();
@@ -89,12 +87,11 @@ class ConstTokens {
   }
 
   const Scalar* data() const { return data_; }
-  Index features() const { return features_; }                        ///< numbers per token
-  Index tokens() const { return tokens_; }                            ///< columns
-  Index stride() const { return stride_; }                            ///< numbers from one column to the next
-  Shape shape() const { return {features_, tokens_}; }                ///< features × tokens
-  const Scalar* token(Index t) const { return data_ + t * stride_; }  ///< features() contiguous numbers
-  /// Unchecked.
+  Index features() const { return features_; }
+  Index tokens() const { return tokens_; }
+  Index stride() const { return stride_; }
+  Shape shape() const { return {features_, tokens_}; }
+  const Scalar* token(Index t) const { return data_ + t * stride_; }
   const Scalar& operator()(Index feature, Index t) const { return data_[t * stride_ + feature]; }
 
   /// Tokens begin … begin + count - 1.
@@ -107,11 +104,9 @@ class ConstTokens {
     expects(count >= 0 && (count <= stride_ || tokens_ <= 1), "tokens view: ", count, " rows of stride ", stride_);
     return part(data_ + begin, count, tokens_);
   }
-  /// The same memory as an Eigen map.
   Map matrix() const { return Map(data_, features_, tokens_, Eigen::OuterStride<>(stride_)); }
 
  private:
-  /// A part of a checked view.
   ConstTokens part(const Scalar* data, Index features, Index tokens) const {
     ConstTokens result;
     result.data_ = data;
@@ -133,16 +128,15 @@ class ConstTokens {
   Index stride_ = 0;
 };
 
-/// Writable view, otherwise as ConstTokens, to which it converts. Accepts matrices and writable temporaries such as
-/// `y.leftCols(3)`. A temporary matrix does not compile, because the result would be lost.
+/// Writable view with the members of ConstTokens, to which it converts. Accepts lvalue matrices and writable temporaries
+/// such as `y.leftCols(3)`. A temporary matrix, whose result would be lost, does not compile.
 template <class Scalar>
 class Tokens {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;    ///< an owning matrix
-  using Map = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;  ///< the result of matrix()
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+  using Map = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
 
-  Tokens() = default;  ///< an empty view
-  /// Token t begins at data + t · stride. Without a stride the columns are contiguous.
+  Tokens() = default;
   Tokens(Scalar* data, Index features, Index tokens, Index stride)
       : data_(data), view_(data, features, tokens, stride) {}
   Tokens(Scalar* data, Index features, Index tokens) : Tokens(data, features, tokens, features) {}
@@ -159,19 +153,15 @@ class Tokens {
   operator ConstTokens<Scalar>() const { return view_; }  // NOLINT(google-explicit-constructor)
 
   Scalar* data() const { return data_; }
-  Index features() const { return view_.features(); }            ///< numbers per token
-  Index tokens() const { return view_.tokens(); }                ///< columns
-  Index stride() const { return view_.stride(); }                ///< numbers from one column to the next
-  Shape shape() const { return view_.shape(); }                  ///< features × tokens
-  Scalar* token(Index t) const { return data_ + t * stride(); }  ///< features() contiguous numbers
-  /// Unchecked.
+  Index features() const { return view_.features(); }
+  Index tokens() const { return view_.tokens(); }
+  Index stride() const { return view_.stride(); }
+  Shape shape() const { return view_.shape(); }
+  Scalar* token(Index t) const { return data_ + t * stride(); }
   Scalar& operator()(Index feature, Index t) const { return data_[t * stride() + feature]; }
 
-  /// Tokens begin … begin + count - 1.
   Tokens slice(Index begin, Index count) const { return Tokens(token(begin), view_.slice(begin, count)); }
-  /// Features begin … begin + count - 1 of every token.
   Tokens rows(Index begin, Index count) const { return Tokens(data_ + begin, view_.rows(begin, count)); }
-  /// The same memory as an Eigen map.
   Map matrix() const { return Map(data_, features(), tokens(), Eigen::OuterStride<>(stride())); }
 
  private:

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// Scratch memory: one buffer per thread that grows as needed and is reused. It is the library's only global state.
+// Scratch memory: one buffer per thread that grows to what its calls need and is reused. The library's only global.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +17,8 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Blocks of memory, used as a stack. While frames are open it only adds blocks, so that addresses stay valid. When all
-/// are closed, the blocks are replaced by one of their total size, so that a repeated call allocates nothing.
+/// Blocks of memory in stack order. While frames are open it only adds blocks, so addresses stay valid. Once all are closed,
+/// several blocks become one that is large enough for all, so a repeated call allocates nothing.
 class Workspace {
  public:
   static constexpr std::size_t alignment = memory_alignment;
@@ -84,10 +83,8 @@ inline Workspace& thread_workspace() {
 
 }  // namespace detail
 
-/// Scratch memory for a scope, from the calling thread's buffer. Frames are nested like function calls.
-///
-/// The memory is uninitialised, 64-byte aligned and valid until the frame is destroyed, for all threads.
-/// @throws std::bad_alloc  if the buffer cannot grow.
+/// Scratch memory for a scope, from the calling thread's buffer: uninitialised, 64-byte aligned, valid until the frame ends.
+/// Frames nest like scopes. Other threads may use the memory. @throws std::bad_alloc where the buffer cannot grow.
 class ScratchFrame {
  public:
   ScratchFrame() = default;
@@ -97,7 +94,6 @@ class ScratchFrame {
   ScratchFrame(const ScratchFrame&) = delete;
   ScratchFrame& operator=(const ScratchFrame&) = delete;
 
-  /// Memory for `count` numbers.
   template <class Scalar>
   Scalar* take(Index count) {
     const Index bytes = checked_product(count, static_cast<Index>(sizeof(Scalar)), "scratch memory");

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT
-//
-// Mixing of the projections H by the router's weights Ω, between the two stacks.
+// The products with the weights ω of the heads, between the two stacks. Dispatch as in low_rank.hpp.
 //
 //   shared A (HydraLoRA)       h has r numbers        u_i = ω_i h        columnwise Khatri–Rao product of Ω and H
 //   an A per head (SplitLoRA)  h has N·r numbers      u_i = ω_i h_i
 //   shared B (SharedBLoRA)     h has N·r numbers      u = Σ_i ω_i h_i
 //
-// The number of rows of H selects the first or the second; with one head they are equal. The third uses the kernels of
-// the first with h and v exchanged.
+// The number of rows of h decides between the first two. The third uses the kernels of the first with h and v exchanged.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +25,6 @@ inline namespace HYDRALORA_BUILD {
 namespace kernels {
 
 /// u_i = ω_i h (or ω_i h_i), for every token and head.
-///
 /// @param h        (r × tokens) or (N·r × tokens), read.
 /// @param weights  ω, (N × tokens), read.
 /// @param u        (N·r × tokens), OVERWRITTEN. Must overlap neither.
@@ -42,11 +39,9 @@ void mix_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar
   }
 }
 
-/// The gradients: dω_i = ⟨v_i, h⟩ and dh = Σ_i ω_i v_i (or ⟨v_i, h_i⟩ and dh_i = ω_i v_i).
-///
-/// @param v         s·Bᵀ dy, (N·r × tokens), read.
-/// @param h         (r × tokens) or (N·r × tokens), read.
-/// @param weights   ω, (N × tokens), read.
+/// Backward of mix_heads(): dω_i = ⟨v_i, h⟩ and dh = Σ_i ω_i v_i (or ⟨v_i, h_i⟩ and dh_i = ω_i v_i).
+/// @param v         the gradient of u, (N·r × tokens), read.
+/// @param h, weights  as above, read.
 /// @param dweights  dω, (N × tokens), OVERWRITTEN.
 /// @param dh        shaped as h, OVERWRITTEN.
 /// Cost             4 · tokens · N · r flop.
@@ -63,7 +58,6 @@ void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstToken
 }
 
 /// u = Σ_i ω_i h_i, for every token.
-///
 /// @param h        (N·r × tokens), read.
 /// @param weights  ω, (N × tokens), read.
 /// @param u        (r × tokens), OVERWRITTEN. Must overlap neither.
@@ -75,10 +69,8 @@ void sum_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar
 }
 
 /// Backward of sum_heads(): dω_i = ⟨v, h_i⟩ and dh_i = ω_i v.
-///
 /// @param v         the gradient of u, (r × tokens), read.
-/// @param h         (N·r × tokens), read.
-/// @param weights   ω, (N × tokens), read.
+/// @param h, weights  as above, read.
 /// @param dweights  dω, (N × tokens), OVERWRITTEN.
 /// @param dh        (N·r × tokens), OVERWRITTEN.
 template <class Scalar>
@@ -90,14 +82,13 @@ void sum_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstToken
   mix_heads<Scalar>(v, weights, dh);
 }
 
-/// B̄ = Σ_i ω_i B_i, for tokens with the same ω: y += s · B̄ h is a product of rank r, 1/N of expand().
+/// B̄ = Σ_i ω_i B_i, for tokens that share one ω: y += s · B̄ h is then a product of rank r, 1/N of the work of expand().
 /// Source: HydraLoRA, arXiv:2404.19245, section 3.3 (inference).
-///
 /// @param s         [B_1 … B_N], (N·r × features), read.
 /// @param weights   ω, (N × 1), read.
-/// @param combined  B̄, (r × features), with feature_stride 1, OVERWRITTEN. Must overlap neither.
-/// Cost             2 · N · r · features flop, as expand() for one token. It pays from three tokens on with two heads,
-///                  from two tokens on with more.
+/// @param combined  B̄, (r × features), features side by side (feature_stride 1), OVERWRITTEN. Must overlap neither.
+/// Cost             2 · N · r · features flop, as much as expand() of one token. It pays from three tokens on with two heads,
+///                  from two tokens with more heads.
 template <class Scalar>
 void combine_heads(ConstStack<Scalar> s, ConstTokens<Scalar> weights, Stack<Scalar> combined) {
   const Index heads = weights.features(), rank = combined.rows;
@@ -112,15 +103,13 @@ void combine_heads(ConstStack<Scalar> s, ConstTokens<Scalar> weights, Stack<Scal
   });
 }
 
-/// Y += scale · [B_1 … B_N] U with u_i = ω_i h, if all tokens of a segment have the same ω. Long segments use
-/// B̄ = Σ_i ω_i B_i instead.
-///
+/// Y += scale · [B_1 … B_N] U with u_i = ω_i h, where all tokens of a segment have the same ω: by B̄ = Σ_i ω_i B_i, if the
+/// segment is long enough.
 /// @param up        [B_1 … B_N], (N·r × features), read.
 /// @param h         (r × tokens), read.
 /// @param weights   ω, (N × tokens), read. B̄ uses the weights of the segment's first token.
 /// @param segments  lengths that sum to the number of tokens.
-/// @param scale     factor on the sum.
-/// @param y         (features × tokens), ADDED to. Scratch memory is reserved before y is written.
+/// @param y         (features × tokens), ADDED to. All scratch memory is reserved before y is written.
 template <class Scalar>
 void expand_segments(ConstStack<Scalar> up, ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Segments segments,
                      Scalar scale, Tokens<Scalar> y) {
@@ -131,7 +120,7 @@ void expand_segments(ConstStack<Scalar> up, ConstTokens<Scalar> h, ConstTokens<S
   const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(up.features, rank);
   const Stack<Scalar> combined{columns.data(), rank, up.features, columns.stride(), 1};
 
-  // All segments use the same scratch. The largest is reserved first, so that y is unchanged if memory runs out.
+  // Every segment uses the same scratch. The largest need is reserved first: if memory runs out, y is unchanged.
   Index largest = 0;
   segments.for_each(y.tokens(), [&](Index, Index count) {
     constexpr Index line = cache_line<Scalar>;  // scratch begins at a cache line

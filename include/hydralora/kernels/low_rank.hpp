@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: MIT
-//
-// The three low-rank products, which take nearly all the time of a layer's forward and backward pass:
+// The three low-rank products, which are the main work of all layers, forward and backward:
 //
 //   shrink       P  = scale · S X      [h; ℓ] = [A; G] x            V = s · Bᵀ dy
 //   expand       Y += scale · Sᵀ P     y += s · B u                 dx += [A; G]ᵀ [dh; dℓ]
 //   accumulate   dS += scale · P Xᵀ    [dA; dG] += [dh; dℓ] xᵀ      dB += s · dy uᵀ
 //
-// They call the vectorised kernels (simd/) for float and double with xsimd, otherwise the plain loops (reference/),
-// which take any scalar type. Shapes are only checked by assert.
+// With xsimd, float and double use the vectorised kernels of simd/, otherwise any scalar type uses the plain loops of
+// reference/. The caller checks the shapes; here are assertions only.
 //
-// Numerics: a token's bits depend on that token only, not on the other tokens, its place in the batch or the number of
-// threads. The bits of a sum over tokens do not depend on the number of threads.
+// Numerics  The bits of a token's result depend on that token only, not on the other tokens, its place in the batch or the
+// number of threads. A sum over tokens does not depend on the number of threads.
 #pragma once
 
 #include <cassert>
@@ -27,11 +26,9 @@ inline namespace HYDRALORA_BUILD {
 namespace kernels {
 
 /// P = scale · S X, for every token: p_k = scale · Σ_j S(k, j) x_j.
-///
-/// @param s      (rows × features), read.
-/// @param x      (features × tokens), read.
-/// @param scale  factor on the sums.
-/// @param p      (rows × tokens), OVERWRITTEN. Must overlap neither s nor x.
+/// @param s  (rows × features), read.
+/// @param x  (features × tokens), read.
+/// @param p  (rows × tokens), OVERWRITTEN. Must overlap neither s nor x.
 /// Cost      2 · tokens · rows · features flop; scratch for one copy of s.
 template <class Scalar>
 void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Scalar scale, Tokens<Scalar> p) {
@@ -51,12 +48,10 @@ template <class Scalar>
 }
 
 /// Y += scale · Sᵀ P, for every token: y_j += scale · Σ_k S(k, j) p_k.
-///
-/// @param s      (rows × features), read.
-/// @param p      (rows × tokens), read.
-/// @param scale  factor on the sums.
-/// @param y      (features × tokens), ADDED to. Must overlap neither s nor p.
-/// Cost      2 · tokens · rows · features flop; a little scratch, reserved before y is written.
+/// @param s  (rows × features), read.
+/// @param p  (rows × tokens), read.
+/// @param y  (features × tokens), ADDED to. Must overlap neither s nor p.
+/// Cost      2 · tokens · rows · features flop; expand_scratch() numbers, taken before y is written.
 template <class Scalar>
 void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
   assert(p.features() == s.rows && y.features() == s.features && p.tokens() == y.tokens());
@@ -67,7 +62,7 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
   }
 }
 
-/// The numbers of scratch memory that expand() takes from the calling thread.
+/// Numbers of scratch memory that expand() takes from the calling thread.
 template <class Scalar>
 Index expand_scratch([[maybe_unused]] ConstStack<Scalar> s, [[maybe_unused]] Index tokens) {
   if constexpr (simd::has_simd<Scalar>) {
@@ -78,12 +73,10 @@ Index expand_scratch([[maybe_unused]] ConstStack<Scalar> s, [[maybe_unused]] Ind
 }
 
 /// dS += scale · P Xᵀ: dS(k, j) += scale · Σ_t P(k, t) X(j, t).
-///
-/// @param p      (rows × tokens), read.
-/// @param x      (features × tokens), read.
-/// @param scale  factor on the sums.
-/// @param ds     (rows × features), ADDED to. Must overlap neither p nor x.
-/// Cost      2 · tokens · rows · features flop.
+/// @param p   (rows × tokens), read.
+/// @param x   (features × tokens), read.
+/// @param ds  (rows × features), ADDED to. Must overlap neither p nor x.
+/// Cost       2 · tokens · rows · features flop.
 template <class Scalar>
 void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stack<Scalar> ds) {
   assert(p.features() == ds.rows && x.features() == ds.features && p.tokens() == x.tokens());

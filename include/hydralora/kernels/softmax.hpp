@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// Softmax over the heads of every token, and its backward pass.
+// Softmax over the heads of every token, and its backward pass. Dispatch as in low_rank.hpp.
 #pragma once
 
 #include <cassert>
@@ -15,7 +14,6 @@ inline namespace HYDRALORA_BUILD {
 namespace kernels {
 
 /// ω_i = exp(ℓ_i − m) / Σ_j exp(ℓ_j − m), m = max_j ℓ_j, for every token, in place.
-///
 /// @param weights  (heads × tokens): logits ℓ in, weights ω out.
 /// Numerics  finite for every finite logit; −Inf gives weight 0; all −Inf gives equal weights; NaN or +Inf gives NaN in
 ///           that token's column. One head gives exactly 1.
@@ -30,7 +28,6 @@ void softmax(Tokens<Scalar> weights) {
 }
 
 /// dℓ = ω ∘ (dω − ⟨ω, dω⟩), for every token, in place.
-///
 /// @param weights  (heads × tokens): ω, read.
 /// @param gradient (heads × tokens): dω in, dℓ out. Must not overlap weights.
 template <class Scalar>

@@ -8,18 +8,14 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// A view of a few rows with many features: [A; gate] or the transposed [B_1 … B_N]. Operand of the low-rank products.
-///
-/// Number (row, feature) is data[row · row_stride + feature · feature_stride]; one of the strides is usually 1.
+/// A view of `rows` vectors with `features` numbers each, [A; gate] or the transposed [B_1 … B_N]. Number (row, feature) lies
+/// at data[row · row_stride + feature · feature_stride]; one of the strides is usually 1.
 template <class Scalar>
 struct Stack {
   Scalar* data = nullptr;
-  Index rows = 0;
-  Index features = 0;
-  Index row_stride = 0;
-  Index feature_stride = 0;
-  /// The count of numbers behind the last one that may be read, because they belong to the same buffer. With it kernels
-  /// can load whole registers from rows that do not fill them.
+  Index rows = 0, features = 0;
+  Index row_stride = 0, feature_stride = 0;
+  /// Numbers behind the last one that may be read and are ignored, so that kernels load whole registers.
   Index slack = 0;
 
   Scalar& operator()(Index row, Index feature) const { return data[row * row_stride + feature * feature_stride]; }

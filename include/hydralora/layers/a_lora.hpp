@@ -1,6 +1,3 @@
 // SPDX-License-Identifier: MIT
-//
-// Renamed to shared_b_lora.hpp. To be removed in version 0.3.
-#pragma once
-
+#pragma once  // Renamed. To be removed in version 0.3.
 #include "hydralora/layers/shared_b_lora.hpp"

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The layer: parameters, construction, checks and cache. What it computes is in formula.hpp.
 #pragma once
 
@@ -23,11 +22,10 @@ class AdapterGradients : public AdapterTensors<Scalar, Middle> {
   using Base = AdapterTensors<Scalar, Middle>;
 
  public:
-  /// Zeros.
   explicit AdapterGradients(const typename Middle::Config& config) : Base(config) {}
   /// Gradients in the host's memory (an optimiser's, an all-reduce buffer): parameter_count() numbers.
   AdapterGradients(const typename Middle::Config& config, ParameterMap<Scalar> lent) : Base(config, lent) {}
-  void set_zero() { this->parameters().setZero(); }  ///< for the next batch
+  void set_zero() { this->parameters().setZero(); }
 };
 
 /// An adapter, y += s · [B_1 … B_N] u with u = middle(A x): LoRA, SplitLoRA, HydraLoRA, SharedBLoRA, or a layer with
@@ -37,11 +35,11 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
   using Base = AdapterTensors<ScalarType, MiddleType>;
 
  public:
-  using Scalar = ScalarType;                           ///< of parameters and activations
-  using Middle = MiddleType;                           ///< what the layer computes between the stacks
-  using Config = typename Middle::Config;              ///< the layer's settings
-  using Cache = AdapterCache<Scalar>;                  ///< what forward() saves for backward()
-  using Gradients = AdapterGradients<Scalar, Middle>;  ///< of the parameters
+  using Scalar = ScalarType;
+  using Middle = MiddleType;
+  using Config = typename Middle::Config;
+  using Cache = AdapterCache<Scalar>;
+  using Gradients = AdapterGradients<Scalar, Middle>;
 
   /// A and the gate kaiming-uniform (a = √5) from the seed, B = 0: a new adapter adds nothing.
   /// @throws std::invalid_argument  a size below 1, alpha not finite, dropout outside [0, 1), an invalid gate.
@@ -50,8 +48,8 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
     initialize();
   }
 
-  /// Parameters in the host's memory, read and written there. They are taken as they are; initialize() overwrites them.
-  /// The memory must outlive the layer, and copies of the layer share it. The seed serves initialize() and dropout.
+  /// Parameters in the host's memory, taken as they are; initialize() overwrites them. The memory must outlive the layer, and
+  /// copies of the layer share it. The seed serves initialize() and dropout.
   /// @throws std::invalid_argument  as above, or where the buffer's size is not parameter_count().
   Adapter(const Config& config, ParameterMap<Scalar> lent, std::uint64_t seed = 0)
       : Base(config, lent), middle_(make_middle(config)), seed_(seed) {}
@@ -63,7 +61,6 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
   std::uint64_t seed() const { return seed_; }  ///< of initialize() and dropout
 
   /// y += ΔW(x), for every token (column) x, by the layer's formula.
-  ///
   /// @param x       (in_features × tokens), read. tokens = 0 is a no-op.
   /// @param y       (out_features × tokens), ADDED to: the host writes W x first. Must not overlap x.
   /// @param cache   OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.
@@ -88,7 +85,6 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
   }
 
   /// The gradients of a loss whose gradient with respect to y is dy.
-  ///
   /// @param x      (in_features × tokens), as in forward(), read.
   /// @param dy     (out_features × tokens), read.
   /// @param cache  filled by forward() on the same x.
@@ -112,10 +108,9 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
     if (dy.tokens() > 0) formula().backward(x, dy, cache.pass(), g, {}, options);
   }
 
-  /// backward() with A frozen, and a gate that reads x too; their gradients are unchanged. B, a gate that reads A x,
-  /// and dx get the same bits as from backward(). It needs no x, so the host need not store the layer's input.
-  ///
-  /// Source   LoRA-FA, Zhang et al. 2023, arXiv:2308.03303.
+  /// backward() with A frozen, and with it a gate that reads x. B, a gate that reads A x, and dx get the same bits as from
+  /// backward(); the frozen gradients stay as they are. It needs no x, so the host need not store the layer's input.
+  /// Source: LoRA-FA, Zhang et al. 2023, arXiv:2308.03303.
   void backward_frozen_A(ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                          const CallOptions<Scalar>& options = {}) const {
     detail::check_backward<Scalar>(this->shape(), dropout(options), dy, cache, g.shape(), dx, options);

@@ -10,15 +10,15 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// What forward() saves for backward(): h = A x and the gate's data, a few numbers per token. One cache can be used for
-/// different layers and batches in turn. It grows and never shrinks.
+/// What a forward pass saves for its backward pass: h = A x and the numbers of the gate. One object serves any layer and batch
+/// of its scalar type in turn. It grows and never shrinks.
 template <class Scalar>
 class AdapterCache {
  public:
-  Index tokens() const { return tokens_; }                     ///< of the forward pass; 0 before the first
-  const AdapterShape& shape() const { return shape_; }         ///< of the layer that filled it
-  const detail::Dropout& dropout() const { return dropout_; }  ///< of the forward pass
-  /// H, (rank × tokens), or (heads · rank × tokens) with an A per head. Valid until the next forward pass.
+  Index tokens() const { return tokens_; }              ///< of the forward pass; 0 before the first
+  const AdapterShape& shape() const { return shape_; }  ///< of the layer that filled it
+  const detail::Dropout& dropout() const { return dropout_; }
+  /// H, (rank × tokens), or (heads · rank × tokens) where every head has its own A. Valid until the next forward pass.
   ConstTokens<Scalar> h() const { return saved().rows(0, shape_.a_rows); }
   /// ω, (heads × tokens). No rows in a LoRA and in a SplitLoRA with Routing::uniform.
   ConstTokens<Scalar> weights() const { return gate().weights; }
@@ -29,7 +29,7 @@ class AdapterCache {
   /// ln Σ exp(ℓ / temperature), (1 × tokens) with GateConfig::keep_log_partition, else no rows.
   ConstTokens<Scalar> log_partition() const { return gate().log_partition; }
 
-  /// Allocates memory for a pass. Until end() the cache counts as empty, also if the pass fails.
+  /// Makes room for a pass. The cache is empty until end(), also after a pass that fails.
   Pass<Tokens<Scalar>> begin(const AdapterShape& shape, Index tokens, const detail::Dropout& dropout,
                              Segments segments) {
     const auto needed = static_cast<std::size_t>(checked_product(shape.saved_rows(), tokens, "cache"));

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// The argument checks of forward() and backward(), made before anything is written.
+// The checks of forward() and backward(). All of them come before anything is written.
 #pragma once
 
 #include <ostream>
@@ -21,7 +20,7 @@ inline void check_view(const AdapterShape& s, const char* where, const char* wha
           " x tokens)");
 }
 
-/// Weights, or their gradient, are refused by a layer that does not use them.
+/// Refuses weights, or their gradient, in a layer that does not use them.
 template <class Scalar>
 void check_weights(const AdapterShape& s, const char* where, const char* what, ConstTokens<Scalar> weights,
                    Index tokens, bool required) {

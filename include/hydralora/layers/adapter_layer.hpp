@@ -1,6 +1,3 @@
 // SPDX-License-Identifier: MIT
-//
-// Replaced by adapter.hpp and formula.hpp. To be removed in version 0.3.
-#pragma once
-
+#pragma once  // Replaced by adapter.hpp and formula.hpp. To be removed in version 0.3.
 #include "hydralora/layers/adapter.hpp"

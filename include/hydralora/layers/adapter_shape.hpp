@@ -20,13 +20,12 @@ double scaling_of(const Config& config) {
   return config.alpha / (config.rank_stabilized ? std::sqrt(rank) : rank);
 }
 
-/// The sizes of a layer's tensors, gradients and cache. A layer stores its shape, because every call reads it.
+/// The sizes of a layer's tensors, gradients and cache.
 struct AdapterShape {
   static constexpr Index up_padding = 32;  ///< numbers between the columns of B, where there are any
 
   const char* layer = "empty";  ///< the layer's name, for messages
-  Index in = 0;                 ///< in_features
-  Index out = 0;                ///< out_features
+  Index in = 0, out = 0;        ///< in_features, out_features
   Index rank = 0;               ///< of each head
   Index heads = 1;              ///< N; 1 for LoRA
   Index a_rows = 0;             ///< rows of [A_1 … A_N], or of the one A
@@ -37,7 +36,7 @@ struct AdapterShape {
   bool takes_weights = false;   ///< whether the weights come from the caller
   bool mixes = true;            ///< whether the layer's middle computes u from h; if not, u = h
 
-  AdapterShape() = default;  ///< of a cache that no layer has used
+  AdapterShape() = default;
   /// One A, one B and no gate.
   template <class Config>
   AdapterShape(const char* name, const Config& c)
@@ -60,11 +59,11 @@ struct AdapterShape {
   Index up_rows() const { return up_rows_; }        ///< of the stack [B_1 … B_N]
   Index saved_rows() const { return saved_rows_; }  ///< numbers per token between forward and backward
   Index gate_size() const { return gate_size_; }    ///< numbers of the gate's own matrix, between the stacks
-  /// From one column of B to the next: out, or 32 more where out is a multiple of 1024. Columns that lie whole memory
-  /// pages apart compete for the same places in every cache, which slows down a forward pass of few tokens.
+  /// From one column of B to the next: out, or 32 more where out is a multiple of 1024. Columns whole memory pages apart
+  /// compete for the same places in a cache, which slows down a forward pass of few tokens.
   Index up_stride() const { return up_stride_; }
-  Index down_size() const { return down_size_; }  ///< numbers of A and the gate in the flat buffer
-  Index up_size() const { return up_size_; }      ///< numbers of B there, the padding between its columns included
+  Index down_size() const { return down_size_; }                   ///< numbers of A and the gate in the flat buffer
+  Index up_size() const { return up_size_; }                       ///< numbers of B there, with the padding
   Index parameter_count() const { return down_size_ + up_size_; }  ///< numbers in the flat buffer
   [[deprecated("use saved_rows()")]] Index kept_rows() const { return saved_rows_; }
   bool gated() const { return gate.learned(); }  ///< whether there is a learned gate
@@ -87,12 +86,11 @@ struct AdapterShape {
  private:
   /// Settings that are not checked yet may wrap around here; checked_shape() then refuses them.
   void store_sizes() {
+    using Size = std::size_t;
     const auto product = [](Index a, Index b) {
-      return static_cast<Index>(static_cast<std::size_t>(a) * static_cast<std::size_t>(b));
+      return static_cast<Index>(static_cast<Size>(a) * static_cast<Size>(b));
     };
-    const auto sum = [](Index a, Index b) {
-      return static_cast<Index>(static_cast<std::size_t>(a) + static_cast<std::size_t>(b));
-    };
+    const auto sum = [](Index a, Index b) { return static_cast<Index>(static_cast<Size>(a) + static_cast<Size>(b)); };
     down_rows_ = sum(a_rows, gate_rows);
     up_rows_ = product(up_heads, rank);
     saved_rows_ = sum(a_rows, gate.saved_rows());

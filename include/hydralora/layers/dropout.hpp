@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// The products over the down stack [A; G], forward and backward, with dropout between x and A, but not the gate.
+// The products with [A; G], forward and backward, with dropout between x and A. The gate sees x without dropout.
 #pragma once
 
 #include <algorithm>
@@ -17,15 +16,14 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Inverted dropout (Srivastava et al. 2014). The mask is a function of the position, so backward() draws it again.
+/// Inverted dropout (Srivastava et al. 2014). The mask is a function of position and is drawn again in backward().
 struct Dropout {
   double probability = 0;         ///< that a feature of a token is dropped
   CounterRandom random{0};        ///< of the layer's seed
   std::uint64_t step = 0;         ///< of training
   std::uint64_t first_token = 0;  ///< number of the first token
 
-  /// Features that share one Philox block.
-  static constexpr Index share = 8;
+  static constexpr Index share = 8;  ///< features of one Philox block
 
   /// x(j, t) becomes 0 with probability p (exact to 2^-32), otherwise x(j, t) / (1 − p).
   /// @param first_feature  j of the view's first row, a multiple of `share`.
@@ -61,8 +59,7 @@ inline bool same_masks(const Dropout& a, const Dropout& b) {
   return a.probability == b.probability && (a.probability == 0 || a.random == b.random);
 }
 
-/// P = [A x̃; G x] for every token, where x̃ is x with dropout.
-///
+/// P = [A x̃; G x] for every token, x̃ being x with dropout. Without dropout it is one product.
 /// @param down    [A; G], (rows × features), read. A is its first a_rows rows.
 /// @param p       (rows × tokens), OVERWRITTEN.
 template <class Scalar>
@@ -80,8 +77,7 @@ void shrink(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, Const
 }
 
 /// dDown += dP Xᵀ. With the mask m of dropout:  dA += dH (m∘X)ᵀ  and  dG += dL Xᵀ.
-///
-/// @param x              (features × tokens), read. May be a part of the features.
+/// @param x              (features × tokens), read. It may be some of the features.
 /// @param dp             [dH; dL], (rows × tokens), read.
 /// @param ddown          (rows × features), ADDED to.
 /// @param first_feature  number of the first row of x and of the first feature of ddown.
@@ -101,8 +97,7 @@ void shrink_gradient(Index a_rows, const Dropout& dropout, ConstTokens<Scalar> x
 }
 
 /// dX += downᵀ dP. With the mask m of dropout:  dX += m ∘ (Aᵀ dH) + Gᵀ dL.
-///
-/// @param dx             (features × tokens), ADDED to. May be a part of the features.
+/// @param dx             (features × tokens), ADDED to. It may be some of the features.
 /// @param first_feature  number of the first row of dx and of the first feature of down.
 template <class Scalar>
 void shrink_backward(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, ConstTokens<Scalar> dp,

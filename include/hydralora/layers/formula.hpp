@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The formula of every adapter and its gradients, from top to bottom. Layers differ in F3 only, their middle.
 //
 //   forward                                   backward: Rn reverses Fn, Gn is the gradient of the matrices in Fn
@@ -29,7 +28,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// One pass over a batch: what forward() saves for backward(), and the settings that both need.
+/// What forward() saves for backward(), and the settings that both need.
 template <class View>
 struct Pass {
   View saved;               ///< (saved_rows() × tokens): h, then what the gate saves

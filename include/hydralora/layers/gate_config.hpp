@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// The settings of a gate. Their implementation is in gate.hpp.
+// The settings of a gate. What they do is in gate.hpp.
 #pragma once
 
 #include <ostream>
@@ -34,10 +33,10 @@ enum class GateSelection {
 
 /// Which tokens are pooled before the softmax.
 enum class GateGranularity {
-  token,    ///< none
-  segment,  ///< all tokens of a segment, which get the same ω: for classifiers and encoders. In a language model ω
-            ///< would depend on later tokens
-  causal    ///< the segment's tokens up to this one
+  token,  ///< none
+  segment,  ///< all tokens of a segment get the same ω. A token sees its future: right for classifiers and encoders, a
+            ///< leak in a language model
+  causal  ///< the segment's tokens up to this one
 };
 
 /// Prints GateInput::rms_projection.
@@ -70,11 +69,9 @@ struct GateConfig {
   double top_p = 1;                 ///< for GateSelection::top_p, in (0, 1]; 1 is the dense gate
   bool keep_log_partition = false;  ///< save ln Σ exp(ℓ / temperature) per token, for the z-loss (train/balance.hpp)
 
-  bool reads_projection() const { return input != GateInput::x; }       ///< whether G is applied to A x
-  bool pools() const { return granularity != GateGranularity::token; }  ///< whether tokens are pooled
-  bool straight_through() const {
-    return selection == GateSelection::one_hot;
-  }  ///< whether gradients pass as if ω were π
+  bool reads_projection() const { return input != GateInput::x; }
+  bool pools() const { return granularity != GateGranularity::token; }
+  bool straight_through() const { return selection == GateSelection::one_hot; }
 
   friend bool operator==(const GateConfig& a, const GateConfig& b) {
     return a.input == b.input && a.selection == b.selection && a.granularity == b.granularity &&

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// The settings and the base of the middles of all layers with N weighted heads.
+// The settings and the middle that all layers of N heads share.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +9,6 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The matrix that the heads of a layer share.
 enum class Shared : std::uint8_t { nothing, A, B };
 
 /// The settings of a layer of N heads; checked by the layer.
@@ -27,21 +25,17 @@ struct HeadsConfig {
   GateConfig gate = {};                                                               ///< for Routing::learned
 };
 
-/// The base of the middles of these layers.
 template <Shared shared>
 struct HeadsMiddle : MiddleDefaults {
-  using Config = HeadsConfig<shared>;                    ///< the layer's settings
-  static constexpr bool shares_A = shared == Shared::A;  ///< the layer has one A
-  static constexpr bool shares_B = shared == Shared::B;  ///< the layer has one B
-  static constexpr bool linear = true;                   ///< ΔW = s Σ_i ω_i B_i A_i
+  using Config = HeadsConfig<shared>;
+  static constexpr bool shares_A = shared == Shared::A, shares_B = shared == Shared::B, linear = true;
 
-  /// @throws std::invalid_argument  on an invalid gate.
   static void check(const char* layer, const Config& c) {
     detail::check_gate(layer, c.gate, c.routing, c.heads, c.dropout);
   }
 
  protected:
-  /// @param weights  per token: heads, or 0 without weights.
+  /// @param weights  numbers per token: heads, or 0 without weights.
   static AdapterShape heads_shape(const char* layer, const Config& c, Index weights) {
     return {layer, c, shares_A, shares_B, Gate(weights, c.routing, c.gate)};
   }

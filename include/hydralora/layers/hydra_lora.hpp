@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// HydraLoRA: one A for what the tasks share, N heads B_i for what sets them apart, and a router that mixes the heads
-// anew for every token.
+// HydraLoRA: one A for what the tasks share, N heads B_i for their differences, and a router that mixes the heads per token.
 #pragma once
 
 #include "hydralora/kernels/head_mix.hpp"
@@ -10,14 +8,13 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The settings of a HydraLoRA. Its routing is Routing::learned by default.
+/// Its routing is Routing::learned by default.
 using HydraLoRAConfig = HeadsConfig<Shared::A>;
 
 /// HydraLoRA's middle: u_i = ω_i h.
 struct HydraLoRAMiddle : HeadsMiddle<Shared::A> {
+  using Standard = HydraLoRAMiddle;
   static constexpr bool shares_h = true;  ///< tokens with the same ω can use Σ_i ω_i B_i
-
-  using Standard = HydraLoRAMiddle;  ///< adapter directories can hold this layer
   static AdapterShape shape(const Config& c) { return heads_shape("HydraLoRA", c, c.heads); }
   template <class S>
   void mix(const MiddleInput<S>& in, Tokens<S> u) const {
@@ -38,18 +35,15 @@ struct HydraLoRAMiddle : HeadsMiddle<Shared::A> {
 ///           dω_i = ⟨V_i, h⟩     dh = Σ_i ω_i V_i     dℓ = ω ∘ (dω − ⟨ω, dω⟩)
 ///           [dA; dG] += [dH; dL] Xᵀ                  dX += [A; G]ᵀ [dH; dL]
 ///
-/// Line by line: formula.hpp. Saved for backward: H and Ω, rank + heads numbers per token; backward computes U again.
-/// Parameters, forward() and backward() are documented in Adapter.
+/// Line by line: formula.hpp. Saved for backward: H and Ω, rank + heads numbers per token; backward computes U again. The
+/// members are documented in Adapter.
 template <class Scalar = float>
 class HydraLoRA : public Adapter<Scalar, HydraLoRAMiddle> {
  public:
   using Adapter<Scalar, HydraLoRAMiddle>::Adapter;
 };
 
-/// The former names.
-template <class Scalar>
-using HydraLoRATensors [[deprecated("use AdapterTensors<Scalar, HydraLoRAMiddle>")]] =
-    AdapterTensors<Scalar, HydraLoRAMiddle>;
+/// A former name.
 [[deprecated("use HydraLoRAMiddle::shape()")]] inline AdapterShape shape_of(const HydraLoRAConfig& c) {
   return HydraLoRAMiddle::shape(c);
 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// LoRA: a low-rank update of a frozen weight.
+// LoRA: one low-rank addition to a frozen weight.
 #pragma once
 
 #include "hydralora/layers/adapter.hpp"
@@ -20,10 +19,10 @@ struct LoRAConfig {
 
 /// LoRA's middle: u = h.
 struct LoRAMiddle : MiddleDefaults {
-  using Config = LoRAConfig;            ///< the layer's settings
+  using Config = LoRAConfig;
+  using Standard = LoRAMiddle;
   static constexpr bool linear = true;  ///< ΔW = s B A
 
-  using Standard = LoRAMiddle;  ///< adapter directories can hold this layer
   static AdapterShape shape(const Config& c) {
     AdapterShape s("LoRA", c);
     s.mixes = false;
@@ -41,17 +40,14 @@ struct LoRAMiddle : MiddleDefaults {
 /// forward   h = A x       y += s B h
 /// backward  V = s Bᵀ dY   dB += s dY Hᵀ   dA += V Xᵀ   dX += Aᵀ V
 ///
-/// Line by line: formula.hpp. Saved for backward: H, rank numbers per token. Parameters, forward() and backward() are
-/// documented in Adapter.
+/// Line by line: formula.hpp. Saved for backward: H, rank numbers per token. The members are documented in Adapter.
 template <class Scalar = float>
 class LoRA : public Adapter<Scalar, LoRAMiddle> {
  public:
   using Adapter<Scalar, LoRAMiddle>::Adapter;
 };
 
-/// The former names.
-template <class Scalar>
-using LoRATensors [[deprecated("use AdapterTensors<Scalar, LoRAMiddle>")]] = AdapterTensors<Scalar, LoRAMiddle>;
+/// A former name.
 [[deprecated("use LoRAMiddle::shape()")]] inline AdapterShape shape_of(const LoRAConfig& c) {
   return LoRAMiddle::shape(c);
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// A middle is the step of a layer between its two stacks: from h = A x and the weights ω of the heads to u, which B
-// then expands. Layers differ only in their middles. To add a layer, write a middle: docs/adding-a-layer.md.
+// A middle computes u, which B expands, from h = A x and the weights ω of the heads. It is all in which layers differ. A new
+// layer is a new middle: docs/adding-a-layer.md.
 #pragma once
 
 #include "hydralora/core/tokens.hpp"

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// SharedBLoRA: N routed down-projections A_i and one shared up-projection B, the opposite of HydraLoRA. Its paper calls
-// it ALoRA, a name that PEFT uses for activated LoRA (arXiv:2504.12397).
+// SharedBLoRA: N routed down-projections A_i that share one B. Its paper calls it ALoRA, which is the name of another method
+// in PEFT (activated LoRA, arXiv:2504.12397).
 #pragma once
 
 #include "hydralora/kernels/head_mix.hpp"
@@ -10,7 +9,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The settings of a SharedBLoRA. Its routing is Routing::learned by default; Routing::uniform is refused.
+/// Its routing is Routing::learned by default, and never Routing::uniform.
 using SharedBLoRAConfig = HeadsConfig<Shared::B>;
 
 /// SharedBLoRA's middle: u = Σ_i ω_i h_i.
@@ -38,21 +37,18 @@ struct SharedBLoRAMiddle : HeadsMiddle<Shared::B> {
 ///           dω_i = ⟨V, h_i⟩     dh_i = ω_i V      dℓ = ω ∘ (dω − ⟨ω, dω⟩)
 ///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ      dX += [A_1 … A_N; G]ᵀ [dH; dL]
 ///
-/// Line by line: formula.hpp. Saved for backward: heads · rank + heads numbers per token; backward computes U again.
-/// Parameters, forward() and backward() are documented in Adapter.
+/// Line by line: formula.hpp. Saved for backward: heads · rank + heads numbers per token; backward computes U again. The
+/// members are documented in Adapter.
 template <class Scalar = float>
 class SharedBLoRA : public Adapter<Scalar, SharedBLoRAMiddle> {
  public:
   using Adapter<Scalar, SharedBLoRAMiddle>::Adapter;
 };
 
-/// The former names.
+/// Former names.
 using ALoRAConfig [[deprecated("use SharedBLoRAConfig")]] = SharedBLoRAConfig;
 template <class Scalar = float>
 using ALoRA [[deprecated("use SharedBLoRA")]] = SharedBLoRA<Scalar>;
-template <class Scalar>
-using SharedBLoRATensors [[deprecated("use AdapterTensors<Scalar, SharedBLoRAMiddle>")]] =
-    AdapterTensors<Scalar, SharedBLoRAMiddle>;
 [[deprecated("use SharedBLoRAMiddle::shape()")]] inline AdapterShape shape_of(const SharedBLoRAConfig& c) {
   return SharedBLoRAMiddle::shape(c);
 }

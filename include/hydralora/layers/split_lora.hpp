@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// SplitLoRA: N independent low-rank pairs: summed, routed by a gate (LoRAMoE, MoLoRA), or weighted by the caller.
+// SplitLoRA: N independent low-rank pairs, summed, routed by a gate (LoRAMoE, MoLoRA), or weighted by the caller.
 #pragma once
 
 #include "hydralora/kernels/head_mix.hpp"
@@ -9,13 +8,12 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The settings of a SplitLoRA. By default its routing is Routing::uniform: this is one LoRA of rank heads · rank with
-/// the same scaling.
+/// Its routing is Routing::uniform by default: exactly one LoRA of rank heads · rank with the same scaling.
 using SplitLoRAConfig = HeadsConfig<Shared::nothing>;
 
 /// SplitLoRA's middle: u_i = ω_i h_i.
 struct SplitLoRAMiddle : HeadsMiddle<Shared::nothing> {
-  using Standard = SplitLoRAMiddle;  ///< adapter directories can hold this layer
+  using Standard = SplitLoRAMiddle;
   static AdapterShape shape(const Config& c) {
     const bool weighs = c.routing != Routing::uniform;
     AdapterShape s = heads_shape("SplitLoRA", c, weighs ? c.heads : 0);
@@ -40,18 +38,15 @@ struct SplitLoRAMiddle : HeadsMiddle<Shared::nothing> {
 ///           learned: dℓ = ω ∘ (dω − ⟨ω, dω⟩), or see GateConfig     given: CallOptions::weights_gradient += dω
 ///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ     dX += [A_1 … A_N; G]ᵀ [dH; dL]
 ///
-/// Line by line: formula.hpp. Saved for backward: heads · rank numbers per token, and the weights of the heads unless
-/// all are 1. Parameters, forward() and backward() are documented in Adapter.
+/// Line by line: formula.hpp. Saved for backward: heads · rank numbers per token, and ω where it is not all 1. The members
+/// are documented in Adapter.
 template <class Scalar = float>
 class SplitLoRA : public Adapter<Scalar, SplitLoRAMiddle> {
  public:
   using Adapter<Scalar, SplitLoRAMiddle>::Adapter;
 };
 
-/// The former names.
-template <class Scalar>
-using SplitLoRATensors [[deprecated("use AdapterTensors<Scalar, SplitLoRAMiddle>")]] =
-    AdapterTensors<Scalar, SplitLoRAMiddle>;
+/// A former name.
 [[deprecated("use SplitLoRAMiddle::shape()")]] inline AdapterShape shape_of(const SplitLoRAConfig& c) {
   return SplitLoRAMiddle::shape(c);
 }

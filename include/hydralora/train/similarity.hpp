@@ -1,6 +1,3 @@
 // SPDX-License-Identifier: MIT
-//
-// Moved to analysis/. To be removed in version 0.3.
-#pragma once
-
+#pragma once  // Moved to analysis/. To be removed in version 0.3.
 #include "hydralora/analysis/similarity.hpp"

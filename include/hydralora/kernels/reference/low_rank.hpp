@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// The three low-rank products in plain loops, for any scalar type. They are the reference of the tests and run without
-// xsimd. They are analytic in complex numbers, for complex-step derivatives.
+// kernels/low_rank.hpp in plain loops for any scalar type. The tests compare the vectorised kernels with them. Only sums of
+// products, so that they stay analytic in complex numbers.
 #pragma once
 
 #include "hydralora/core/tokens.hpp"

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// Softmax in plain loops for any scalar type. It is analytic in complex numbers, because the shift is real.
+// kernels/softmax.hpp in plain loops for any scalar type. Analytic in complex numbers, as the shift is a real number.
 #pragma once
 
 #include <cmath>
@@ -18,17 +17,16 @@ void softmax(Tokens<Scalar> weights) {
   using std::exp;
   using std::real;
   using Real = real_t<Scalar>;
+  constexpr Real minus_infinity = -std::numeric_limits<Real>::infinity();
   for (Index t = 0; t < weights.tokens(); ++t) {
-    Real largest = -std::numeric_limits<Real>::infinity();
+    Real largest = minus_infinity;
     for (Index i = 0; i < weights.features(); ++i) {
       if (real(weights(i, t)) > largest) largest = real(weights(i, t));
     }
     Scalar sum(0);
     for (Index i = 0; i < weights.features(); ++i) {
-      // All −Inf: equal weights, instead of the NaN of Inf − Inf.
-      const bool nothing_to_choose =
-          largest == -std::numeric_limits<Real>::infinity() && !std::isnan(real(weights(i, t)));
-      weights(i, t) = nothing_to_choose ? Scalar(1) : exp(weights(i, t) - Scalar(largest));
+      const bool equal = largest == minus_infinity && !std::isnan(real(weights(i, t)));  // where all are −Inf
+      weights(i, t) = equal ? Scalar(1) : exp(weights(i, t) - Scalar(largest));
       sum += weights(i, t);
     }
     for (Index i = 0; i < weights.features(); ++i) weights(i, t) /= sum;

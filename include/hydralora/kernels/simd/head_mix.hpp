@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
-//
-// Head mixing, vectorised along the rank. Ranks are small (4 … 64), often less than a register, and partial loads and
-// stores are slow. So whole registers are used unless they exceed the token's numbers: what they write beyond a head is
-// overwritten by the next head, and what they read there is masked out.
+// kernels/head_mix.hpp, vectorised along the rank. A rank (4 … 64) is often less than a register, and part of a register is
+// expensive to load and store. So whole registers are used wherever they stay within the token's numbers: what is written
+// beyond a head is overwritten by the next head, and what is read there is masked out.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +15,7 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Tokens per task: about 10^4 multiply-adds.
+/// Tokens that a thread mixes at a time: some 10^4 multiply-adds, which pay for starting it.
 inline constexpr Index mix_chunk = 64;
 
 namespace detail {
@@ -35,7 +34,6 @@ struct HeadCut {
 
 }  // namespace detail
 
-/// See kernels::mix_heads.
 template <class Arch, class Scalar>
 void mix_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar> u) {
   using B = Batch<Scalar, Arch>;
@@ -63,7 +61,6 @@ void mix_heads(ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Tokens<Scalar
   });
 }
 
-/// See kernels::mix_heads_backward.
 template <class Arch, class Scalar>
 void mix_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstTokens<Scalar> weights,
                         Tokens<Scalar> dweights, Tokens<Scalar> dh) {

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: MIT
+// kernels/low_rank.hpp on the register tile. A task of one thread owns a part of the result, so that no sum is split:
 //
-// The three low-rank products on the register tile.
-//
-// Each task writes its own part of the result, so that no two threads add to the same sum:
-//
-//   shrink      a few tokens                 the stack is packed once for all threads and read by every task
-//   expand      2 KiB of every token         packs its part of the stack into the L2 cache for all tokens
-//   accumulate  256 bytes of every token     copies blocks of tokens into the L1 cache for all rows of P
+//   shrink      some tokens                  reads the whole stack, packed once for all threads
+//   expand      2 KiB of every token         packs its piece of the stack into the L2 cache, then takes all tokens
+//   accumulate  256 bytes of every token     copies blocks of tokens into the L1 cache, then takes all rows of P
 #pragma once
 
 #include <algorithm>
@@ -23,32 +20,31 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Tokens per task in shrink(): many, because every task reads the whole stack, but few enough to use all threads. 32
-/// to 128 are equally fast.
+/// Tokens of a task in shrink(): many, as each task reads the whole stack, but enough tasks for all threads. 32 to 128 take
+/// the same time.
 inline constexpr Index shrink_tokens = 64;
-/// Bytes of a stack that fit into half the L2 cache. For such a stack, every tile takes all features at once, so X is
-/// read in long runs. A larger stack is read in blocks, and all tiles of a task use a block before the next.
+/// A stack of so many bytes stays in half the L2 cache: every tile then takes all features, and X is read in long runs. Of a
+/// larger stack all tiles of a task take one block after another.
 inline constexpr Index shrink_stack_bytes = 524288;
-/// Tokens that accumulate() sums at a time: with 256 bytes each, 32 KiB in the L1 cache. Results depend on it.
+/// Tokens of a partial sum in accumulate(): with 256 bytes of each, 32 KiB in the L1 cache. The result's bits depend on it.
 inline constexpr Index token_block = 128;
-/// Bytes of every token per task in expand(): long enough for the hardware to prefetch Y, and so much of a stack of 64
-/// rows (128 KiB) fits into the L2 cache. 512 bytes, which would fit into L1, are slower for few rows.
+/// Bytes of every token that a task owns in expand(): enough for the hardware to prefetch Y, and the piece of a stack of 64
+/// rows (128 KiB) stays in the L2 cache. 512 bytes are slower for few rows.
 inline constexpr Index expand_chunk_bytes = 2048;
-/// Bytes of every token per task in accumulate().
+/// Bytes of every token that a task owns in accumulate().
 inline constexpr Index accumulate_chunk_bytes = 256;
-/// Tokens that accumulate() prefetches. Columns with distances of a power of two share a few sets of the L2 cache,
-/// which hold about 64 of them; more would evict each other.
+/// Tokens that are prefetched. The L2 cache holds about 64 columns that lie a power of two apart; more evict each other.
 inline constexpr Index accumulate_fetched = 48;
-/// Tokens per task in expand(): enough to make the cost of packing negligible.
+/// Tokens for which expand() packs a piece of the stack once; packing costs little beside them.
 inline constexpr Index expand_tokens = 512;
-/// Up to so many tokens, expand() does not pack a stack with contiguous rows, because packing costs more than it saves.
+/// Up to so many tokens expand() reads a stack of contiguous rows in place: packing costs more than it saves.
 inline constexpr Index expand_in_place_tokens = 64;
-/// Bytes of every token per task in that case: four of the widest runs that a tile reads from a row.
+/// Bytes of every token that a task then owns: four of the longest runs that a tile reads.
 inline constexpr Index expand_in_place_bytes = 4096;
 
 namespace detail {
 
-/// f(first, count) for tiles of tokens (or rows), as equal as possible: 9 = 5 + 4.
+/// Calls f(first, count) for tiles of tokens (or rows) of nearly equal size: 9 = 5 + 4.
 template <class Function>
 void for_each_tile(Index count, Function&& f) {
   const Index tiles = ceil_div(count, tile_rows);
@@ -58,7 +54,7 @@ void for_each_tile(Index count, Function&& f) {
   }
 }
 
-/// P += the panel's first `used` rows times x, block by block, for one tile of `tokens` tokens.
+/// P += `used` rows of a panel times x, block by block, for one tile of tokens.
 template <class Arch, class Scalar>
 void shrink_tile(const Scalar* panel, Index step, const Scalar* x, Index x_stride, Index features, Index tokens,
                  Scalar* p, Index p_stride, Index used) {
@@ -73,7 +69,7 @@ void shrink_tile(const Scalar* panel, Index step, const Scalar* x, Index x_strid
   tile.b_step = 1;
   tile.b_copy = feature_block;
   tile.b_row = x_stride;
-  // Rows that do not fill their registers are summed in a buffer of whole registers and copied at the end.
+  // Rows that do not fill their registers are summed in a buffer of whole registers.
   Scalar aside[static_cast<std::size_t>(tile_rows * tile_width<Scalar, Arch>)];
   const bool in_place = used == whole;
   if (!in_place) {
@@ -104,7 +100,7 @@ void shrink_tile(const Scalar* panel, Index step, const Scalar* x, Index x_strid
 
 }  // namespace detail
 
-/// See kernels::shrink. Loads: rows of the stack at one feature. Broadcasts: that feature of a tile's tokens.
+/// Loads: rows of the stack at one feature. Broadcasts: that feature of a tile's tokens.
 template <class Arch, class Scalar>
 void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   constexpr Index width = tile_width<Scalar, Arch>;
@@ -115,7 +111,7 @@ void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   parallel_for(groups, 2 * x.tokens() * s.rows * s.features, [&](Index group) {
     const Index begin = x.tokens() * group / groups, tokens = x.tokens() * (group + 1) / groups - begin;
     for (Index t = begin; t < begin + tokens; ++t) std::fill(p.token(t), p.token(t) + s.rows, Scalar(0));
-    // Several tiles use a block of the stack while it is in the cache; a single tile takes all blocks at once.
+    // Several tiles share a block of the stack while it is in the cache.
     const Index span = tokens <= tile_rows || fits ? s.features : feature_block;
     for (Index j = 0; j < s.features; j += span) {
       const Index features = std::min(span, s.features - j);
@@ -130,13 +126,12 @@ void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
   });
 }
 
-/// How expand() divides its work.
+/// How expand() splits its work.
 template <class Arch, class Scalar>
 struct ExpandPlan {
   bool in_place;
   Index chunk, chunks, groups, tasks, work;
-  Index room;   ///< numbers of scratch memory per thread
-  Index rooms;  ///< for all threads
+  Index room, rooms;  ///< numbers of scratch memory for each thread, and for all
 
   ExpandPlan(ConstStack<Scalar> s, Index tokens) {
     constexpr Index width = tile_width<Scalar, Arch>, line = cache_line<Scalar>;
@@ -154,7 +149,7 @@ struct ExpandPlan {
   }
 };
 
-/// See kernels::expand. Loads: a panel of features of one row. Broadcasts: that row's number of a tile's tokens.
+/// Loads: a panel of features of one row. Broadcasts: that row's number of a tile's tokens.
 template <class Arch, class Scalar>
 void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
   using Shapes = Tiles<Arch, Scalar>;
@@ -163,13 +158,13 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
   const bool in_place = plan.in_place;
   const Index chunk = plan.chunk, chunks = plan.chunks, groups = plan.groups, room = plan.room;
 
-  // All scratch is taken before Y is written, so that Y is unchanged if memory runs out.
+  // Taken for all threads before the first writes to Y: if memory runs out, Y is unchanged.
   ScratchFrame scratch;
   Scalar* rooms = scratch.take<Scalar>(plan.rooms);
 
   parallel_for(plan.tasks, plan.work, [&](Index task, Index thread) {
     const Index begin = task % chunks * chunk, end = std::min(s.features, begin + chunk);
-    const Index full = begin + (end - begin) / width * width;  // a partial panel may follow
+    const Index full = begin + (end - begin) / width * width;  // end of the full panels
     const Index token = p.tokens() * (task / chunks) / groups;
     const Index tokens = p.tokens() * (task / chunks + 1) / groups - token;
 
@@ -205,7 +200,7 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
   });
 }
 
-/// See kernels::accumulate. Loads: a panel of one token's features. Broadcasts: a tile's rows of that token's P.
+/// Loads: a panel of one token's features. Broadcasts: a tile's rows of that token's P.
 template <class Arch, class Scalar>
 void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stack<Scalar> ds) {
   constexpr Index width = tile_width<Scalar, Arch>;
@@ -218,11 +213,11 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
   parallel_for(detail::ceil_div(ds.features, chunk), 2 * x.tokens() * ds.rows * ds.features, [&](Index task) {
     const Index begin = task * chunk, features = std::min(chunk, ds.features - begin);
     ScratchFrame scratch;
-    // [token][chunk]; the padding of a partial chunk only enters sums that are not used
+    // [token][chunk]; the rest of a chunk that is not full adds to sums that are not read
     const Index copied_tokens = std::min(token_block, x.tokens());
     Scalar* copied = scratch.take<Scalar>(copied_tokens * chunk);
     if (features < chunk) std::fill(copied, copied + copied_tokens * chunk, Scalar(0));
-    // The task's part of dS with contiguous features: in place, or transposed and back.
+    // The task's piece of dS with its features side by side: itself, or a transposed copy.
     Stack<Scalar> sums{&ds(0, begin), ds.rows, features, ds.row_stride, ds.feature_stride};
     if (ds.feature_stride != 1) {
       sums = {scratch.take<Scalar>(ds.rows * chunk), ds.rows, features, chunk, 1};
@@ -237,8 +232,8 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
         copy<Arch>(x.token(block + t) + begin, copied + t * chunk, features);
       }
 
-      // The parts of tokens lie too far apart for the hardware prefetcher. So every call of the tile prefetches its
-      // share of the next block, or of the first block of the next features.
+      // Tokens lie too far apart for the hardware to prefetch them. Every call of the tile prefetches a part of the next
+      // block, or of the first block of the next features.
       const bool last = block + token_block >= x.tokens();
       const Index next_token = last ? 0 : block + token_block;
       const Index next_feature = last ? std::min(begin + chunk, ds.features - 1) : begin;

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Copies of a stack in the order in which the tile loads it.
 #pragma once
 
@@ -16,19 +15,18 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Features that shrink() sums at a time: a packed block (256 × 16 floats, 16 KiB) fits into half the L1 cache. The
-/// bits of the result depend on it.
+/// Features of a partial sum in shrink(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache. The
+/// result's bits depend on it.
 inline constexpr Index feature_block = 256;
 
-/// to[feature · step + row] = s(row, feature), for any strides. Writes nothing else.
+/// to[feature · step + row] = s(row, feature), and writes nothing else.
 template <class Arch, class Scalar>
 void rows_side_by_side(ConstStack<Scalar> s, Scalar* to, Index step) {
   if (s.row_stride == 1) {
     for (Index j = 0; j < s.features; ++j) copy<Arch>(&s(0, j), to + j * step, s.rows);
     return;
   }
-  // A row is read a cache line at a time: rows with distances of a power of two compete for the same sets of the L1
-  // cache, so a partly read line would have to be loaded again.
+  // Reads whole cache lines of a row: the L1 cache holds only a few rows that lie a power of two apart.
   constexpr Index side = transpose_side<Scalar>, line = cache_line<Scalar>;
   const Index square_rows = s.feature_stride == 1 ? s.rows / side * side : 0,
               square_features = s.features / side * side;
@@ -43,7 +41,7 @@ void rows_side_by_side(ConstStack<Scalar> s, Scalar* to, Index step) {
   }
 }
 
-/// The same with zeros from the last row to `step`. They only enter sums that are not used.
+/// The same with zeros from the last row to `step`. They enter only sums that are not read.
 template <class Arch, class Scalar>
 void pack_panel(ConstStack<Scalar> s, Scalar* to, Index step) {
   rows_side_by_side<Arch>(s, to, step);
@@ -55,7 +53,7 @@ namespace detail {
 
 constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
-/// Panels as the tile reads them: number (feature, row) is data[panel · panel_stride + feature · step + row].
+/// Panels as the tile reads them: number (feature, row) at data[panel · panel_stride + feature · step + row].
 template <class Scalar>
 struct Panels {
   const Scalar* data;
@@ -63,13 +61,12 @@ struct Panels {
   Index step;
 };
 
-/// The stack in panels of a tile's width along its rows. It is not copied if its memory already has this layout and few
-/// tokens would use the copy, or all of it is one panel.
+/// The stack in panels of a tile's width along its rows. In place where the rows lie so, or only one tile of tokens uses them.
 template <class Arch, class Scalar>
 Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
   constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
   const Index overhang = ceil_div(s.rows, lane_count) * lane_count - s.rows;
-  const bool whole_registers = s.row_stride == 1 && overhang <= s.slack;  // can be read at every feature
+  const bool whole_registers = s.row_stride == 1 && overhang <= s.slack;  // whether they may be read in place
   if (whole_registers && (tokens <= tile_rows || (overhang == 0 && s.rows <= width))) {
     return {s.data, width, s.feature_stride};
   }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// Softmax with the vector exponential. A token's bits do not depend on the batch: a lane's result depends on its own
-// number only, and a token's sums are taken in order.
+// kernels/softmax.hpp with the vector exponential. A lane depends on its number only, and a token's sums are taken one number
+// after another, so a token has the same bits in any batch.
 #pragma once
 
 #include <algorithm>
@@ -16,10 +15,10 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Tokens per task.
+/// Tokens that a thread takes at a time: enough exponentials to pay for starting it.
 inline constexpr Index softmax_chunk = 64;
 
-/// See kernels::softmax. The exponentials of a chunk are computed together, so that registers are full.
+/// The exponentials of a chunk of tokens are taken side by side, so that they fill registers with any number of heads.
 template <class Arch, class Scalar>
 void softmax(Tokens<Scalar> weights) {
   using B = Batch<Scalar, Arch>;
@@ -55,7 +54,7 @@ void softmax(Tokens<Scalar> weights) {
   });
 }
 
-/// See kernels::softmax_backward.
+/// The products are taken side by side, too.
 template <class Arch, class Scalar>
 void softmax_backward(ConstTokens<Scalar> weights, Tokens<Scalar> gradient) {
   using B = Batch<Scalar, Arch>;

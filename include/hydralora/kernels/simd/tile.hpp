@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-//
-// The micro-kernel: a small tile of outer products in registers. All three low-rank products use it and differ only in
-// what is broadcast and what is loaded (low_rank.hpp).
+// The micro-kernel of all three low-rank products: a small tile of outer products in registers. The products differ in what
+// is broadcast and what is loaded (low_rank.hpp).
 #pragma once
 
 #include <algorithm>
@@ -19,35 +18,31 @@ namespace simd {
 /// Registers per row of a tile: each broadcast number is used twice.
 inline constexpr Index tile_registers = 2;
 
-/// Rows of the tile (broadcast numbers). With 16 vector registers, 6 × 2 = 12 sums, 2 loaded and 1 broadcast register
-/// use 15; with 32 the tile is 8 × 2, because 8 divides the usual ranks and batches. Both have more than the 8
-/// independent sums that hide an FMA's latency of 4 cycles at two FMAs per cycle, and need 0.63 to 0.67 loads per FMA,
-/// of at most 1.
+/// Rows of the tile (broadcast numbers). Of 16 registers 6 × 2 = 12 sums, 2 loaded and 1 broadcast fill 15. Of 32 the tile
+/// takes 8 × 2, as 8 divides the usual ranks and batches. 8 independent chains hide an FMA's latency (4 cycles, two FMAs a
+/// cycle); both tiles have more, and load less than 0.7 numbers per FMA.
 inline constexpr Index tile_rows = HYDRALORA_VECTOR_REGISTERS == 32 ? 8 : 6;
 
 template <class Scalar, class Arch>
 inline constexpr Index tile_width = tile_registers* lanes<Scalar, Arch>;
 
-/// How many times a tile of few rows fits into the registers for sums. shrink() uses so many copies, each for a part of
-/// the sum, and expand() a tile so many times as wide. So even one token has the 8 independent sums that hide an FMA's
-/// latency; 16, if there are registers, also read longer runs of memory.
+/// How many times a tile of few rows fits into the registers for sums: as copies side by side, each for a part of the sum
+/// (shrink), or as a wider tile (expand). Even one token then has 8 chains, or twice as many, which read longer runs.
 constexpr Index tile_copies(Index rows, Index registers, Index sums) {
   return rows > 4 ? 1 : std::max<Index>(1, sums / (rows * registers));
 }
-/// Copies in shrink(). More than 8 registers of sums are not faster: the blocks of a feature-major stack lie so far
-/// apart that they compete for the same cache sets.
+/// Copies in shrink(). More than 8 registers of sums do not pay: distant blocks of the stack evict each other in the cache.
 constexpr Index copies_of(Index rows, Index registers) { return tile_copies(rows, registers, 8); }
 /// Registers of a row in expand().
 constexpr Index wide_of(Index rows) {
   return tile_registers * tile_copies(rows, tile_registers, HYDRALORA_VECTOR_REGISTERS / 2);
 }
 
-/// The arguments of the micro-kernel. With copy c, row i, and number j along the registers it computes
+/// One call of the micro-kernel. For copy c, row i, number j < used and l = 0 … length - 1, the copies one after another:
 ///
 ///   to[i · to_row + j] += factor · Σ_l  b[l · b_step + c · b_copy + i · b_row] · a[l · a_step + c · a_copy + j]
 ///
-/// for l = 0 … length - 1 and j < used, the copies one after another. It reads whole registers of `a`, even if fewer
-/// numbers are used; with several copies all are used.
+/// Whole registers of `a` are read, also where fewer numbers are used; with several copies all are used.
 template <class Scalar>
 struct TileArguments {
   Index length = 0;
@@ -59,12 +54,12 @@ struct TileArguments {
   Index to_row = 0;
   Index used = 0;
   Scalar factor = 1;
-  const Scalar* next_to = nullptr;  ///< `to` of a later call, to be prefetched
+  const Scalar* next_to = nullptr;  ///< `to` of a later call, to prefetch
 };
 
 namespace detail {
 
-/// The last step of add_outer_products() if a row's registers are not all used. One function for all shapes.
+/// The end of add_outer_products() where the last registers of a row are not all used. One function for all shapes.
 template <class Arch, class Scalar>
 void add_first(const TileArguments<Scalar>& tile, Index rows, Index registers, const Scalar* sums) {
   constexpr Index lane_count = lanes<Scalar, Arch>;
@@ -98,7 +93,7 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
   const Index a_step = tile.a_step, a_copy = tile.a_copy, b_step = tile.b_step, b_copy = tile.b_copy,
               b_row = tile.b_row;
   constexpr Index line = cache_line<Scalar>;
-  // Lines of the last rows may lie beyond the buffer, which prefetch allows. A test costs a tenth of a short tile.
+  // Lines beyond the buffer are harmless in a prefetch; a condition would cost a tenth of a short tile.
   for (Index i = 0; i < rows; ++i) {
     for (Index j = 0; j < registers * lane_count; j += line) prefetch_for_write(tile.next_to + i * tile.to_row + j);
   }
@@ -129,8 +124,8 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
 
 }  // namespace detail
 
-/// Each sum is a chain of fused multiply-adds from zero in the order of l, so its bits do not depend on the shape of
-/// the tile. Copies are added in order.
+/// Each sum is a chain of fused multiply-adds from zero in the order of l, so a number's bits depend on its factors only,
+/// not on the shape of the tile. Copies are added in their order.
 template <class Arch, class Scalar, Index rows, Index registers, Index copies>
 void add_outer_products(const TileArguments<Scalar>& tile) {
   detail::add_outer_products<Arch, registers, rows>(
@@ -138,7 +133,7 @@ void add_outer_products(const TileArguments<Scalar>& tile) {
       std::make_index_sequence<static_cast<std::size_t>(copies * rows * registers)>{});
 }
 
-/// The micro-kernel's functions for 1 … tile_rows rows (at [rows - 1]). Each shape is compiled once.
+/// The shapes of the micro-kernel, as functions for 1 … tile_rows rows (at [rows - 1]). Each shape is compiled once.
 template <class Arch, class Scalar, class Rows = std::make_index_sequence<static_cast<std::size_t>(tile_rows)>>
 struct Tiles;
 
@@ -146,14 +141,11 @@ template <class Arch, class Scalar, std::size_t... row>
 struct Tiles<Arch, Scalar, std::index_sequence<row...>> {
   using Function = void (*)(const TileArguments<Scalar>&);
 
-  /// One copy, `registers` wide.
   template <Index registers>
   static constexpr Function single[] = {&add_outer_products<Arch, Scalar, Index(row + 1), registers, 1>...};
-  /// copies_of() copies.
   template <Index registers>
   static constexpr Function copied[] = {
       &add_outer_products<Arch, Scalar, Index(row + 1), registers, copies_of(row + 1, registers)>...};
-  /// One copy, wide_of() registers wide.
   static constexpr Function wide[] = {&add_outer_products<Arch, Scalar, Index(row + 1), wide_of(row + 1), 1>...};
 };
 
