@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The tensors of a layer, and of its gradients: one flat buffer with two stacks of rows,
+//
+// The tensors of a layer or of its gradients: one flat buffer with two stacks of rows,
 //
 //   down  [A; gate]        projects a token
 //   up    [B_1 … B_N]      expands the result
@@ -35,7 +36,7 @@ using ConstMatrixMap =
 
 namespace detail {
 
-/// The random numbers of a layer's seed.
+/// The streams of a layer's seed: tensors and dropout draw independent numbers.
 enum class RandomStream : std::uint64_t { A, gate, dropout };
 
 inline CounterRandom layer_random(std::uint64_t seed, RandomStream stream) {
@@ -63,47 +64,61 @@ HYDRALORA_DECLARE_INSTANCES(HYDRALORA_ADAPTER_TENSORS_INSTANCES)
 
 }  // namespace detail
 
-/// The flat buffer of a layer or of its gradients, which belongs to the object or to the host. Copies of an object with the
-/// host's buffer share it. Layout:
+/// The flat buffer of a layer or of its gradients. Layout:
 ///
 ///   for every input feature:  its a_rows numbers of A, then its gate_rows numbers of the gate
 ///   then, if the gate reads A x, its heads × a_rows matrix, column-major
 ///   then B_1, …, B_N:         each out × rank in column-major order, columns up_stride() apart
 ///
-/// The numbers between the columns of B (AdapterShape::up_stride()) are zero in a new layer and in its gradients, so an
-/// optimiser leaves them zero. They never change a result.
+/// The padding between the columns of B (0 or 32 numbers: AdapterShape::up_stride()) is zero in a new layer and in its
+/// gradients, so the usual optimisers do not change it. It does not affect results.
+///
+/// The buffer belongs to the object, or to the host. Copies of an object with the host's buffer share it.
 template <class ScalarType, class MiddleType>
 class AdapterTensors {
  public:
-  using Scalar = ScalarType;
-  using Middle = MiddleType;
-  using Config = typename MiddleType::Config;
-
-  /// Map, where the arguments are none for a shared matrix, and else one head.
-  template <bool shared, class Map, class... Head>
-  using IfHead =
-      std::enable_if_t<sizeof...(Head) == (shared ? 0 : 1) && (std::is_convertible_v<Head, Index> && ...), Map>;
+  using Scalar = ScalarType;                   ///< of parameters and activations
+  using Middle = MiddleType;                   ///< what the layer computes between the stacks
+  using Config = typename MiddleType::Config;  ///< the layer's settings
 
   const Config& config() const { return config_; }
   const AdapterShape& shape() const { return shape_; }
 
-  /// A, (rank × in_features): A() of a layer whose heads share it, else A(head). A map into the flat buffer.
-  template <class... Head>
-  IfHead<Middle::shares_A, MatrixMap<Scalar>, Head...> A(Head... head) {
-    return A_map<MatrixMap<Scalar>>(data(), head...);
+  /// A, (rank × in_features), of a layer with one A. This and the following are maps of the flat buffer.
+  template <class M = Middle>
+  std::enable_if_t<M::shares_A, MatrixMap<Scalar>> A() {
+    return A_map<MatrixMap<Scalar>>(data(), 0);
   }
-  template <class... Head>
-  IfHead<Middle::shares_A, ConstMatrixMap<Scalar>, Head...> A(Head... head) const {
-    return A_map<ConstMatrixMap<Scalar>>(data(), head...);
+  template <class M = Middle>
+  std::enable_if_t<M::shares_A, ConstMatrixMap<Scalar>> A() const {
+    return A_map<ConstMatrixMap<Scalar>>(data(), 0);
   }
-  /// B, (out_features × rank): B() of a layer whose heads share it, else B(head).
-  template <class... Head>
-  IfHead<Middle::shares_B, MatrixMap<Scalar>, Head...> B(Head... head) {
-    return B_map<MatrixMap<Scalar>>(data(), head...);
+  /// A of a head, (rank × in_features), of a layer with an A per head.
+  template <class M = Middle>
+  std::enable_if_t<!M::shares_A, MatrixMap<Scalar>> A(Index head) {
+    return A_map<MatrixMap<Scalar>>(data(), head);
   }
-  template <class... Head>
-  IfHead<Middle::shares_B, ConstMatrixMap<Scalar>, Head...> B(Head... head) const {
-    return B_map<ConstMatrixMap<Scalar>>(data(), head...);
+  template <class M = Middle>
+  std::enable_if_t<!M::shares_A, ConstMatrixMap<Scalar>> A(Index head) const {
+    return A_map<ConstMatrixMap<Scalar>>(data(), head);
+  }
+  /// B, (out_features × rank), of a layer with one B.
+  template <class M = Middle>
+  std::enable_if_t<M::shares_B, MatrixMap<Scalar>> B() {
+    return B_map<MatrixMap<Scalar>>(data(), 0);
+  }
+  template <class M = Middle>
+  std::enable_if_t<M::shares_B, ConstMatrixMap<Scalar>> B() const {
+    return B_map<ConstMatrixMap<Scalar>>(data(), 0);
+  }
+  /// B of a head, (out_features × rank), of a layer with a B per head.
+  template <class M = Middle>
+  std::enable_if_t<!M::shares_B, MatrixMap<Scalar>> B(Index head) {
+    return B_map<MatrixMap<Scalar>>(data(), head);
+  }
+  template <class M = Middle>
+  std::enable_if_t<!M::shares_B, ConstMatrixMap<Scalar>> B(Index head) const {
+    return B_map<ConstMatrixMap<Scalar>>(data(), head);
   }
   /// G, (heads × in_features), or (heads × rows of A) if it reads A x. Without a learned gate (0 × in_features).
   MatrixMap<Scalar> gate() { return gate_map<MatrixMap<Scalar>>(data()); }
@@ -114,18 +129,19 @@ class AdapterTensors {
   ConstParameterMap<Scalar> parameters() const { return {data(), parameter_count()}; }
   Index parameter_count() const { return shape_.parameter_count(); }  ///< with padding
 
-  /// The parts of parameters() with A and the gate, and with B, which LoRA+ (arXiv:2402.12354) trains faster.
+  /// A and the gate.
   ParameterMap<Scalar> down_parameters() { return {data(), shape_.down_size()}; }
   ConstParameterMap<Scalar> down_parameters() const { return {data(), shape_.down_size()}; }
+  /// B. LoRA+ (arXiv:2402.12354) gives it a higher learning rate.
   ParameterMap<Scalar> up_parameters() { return {data() + shape_.down_size(), shape_.up_size()}; }
   ConstParameterMap<Scalar> up_parameters() const { return {data() + shape_.down_size(), shape_.up_size()}; }
 
-  /// The stacks as the kernels take them: [A; gate] and [B_1 … B_N]ᵀ.
-  Stack<Scalar> down_stack() { return down_stack_at(data()); }
+  /// The stacks for kernels/low_rank.hpp.
+  Stack<Scalar> down_stack() { return down_stack_at(data()); }  ///< [A; gate]
   ConstStack<Scalar> down_stack() const { return down_stack_at(data()); }
-  Stack<Scalar> up_stack() { return up_stack_at(data()); }
+  Stack<Scalar> up_stack() { return up_stack_at(data()); }  ///< [B_1 … B_N]ᵀ
   ConstStack<Scalar> up_stack() const { return up_stack_at(data()); }
-  /// The matrix of a gate that reads A x. No rows in other layers: a gate on x is part of the down stack.
+  /// The matrix of a gate that reads A x. No rows if the gate reads x: it is then in the down stack.
   Stack<Scalar> gate_stack() { return gate_stack_at(data()); }
   ConstStack<Scalar> gate_stack() const { return gate_stack_at(data()); }
 
@@ -143,9 +159,8 @@ class AdapterTensors {
   /// A and the gate kaiming-uniform, B = 0.
   void initialize_tensors(std::uint64_t seed) {
     for (Index row = 0; row < shape_.a_rows; row += shape_.rank) {
-      const Index head = row / shape_.rank;
-      detail::kaiming_uniform<Scalar>(A_map<MatrixMap<Scalar>>(data(), head),
-                                      detail::layer_random(seed, detail::RandomStream::A), head);
+      detail::kaiming_uniform<Scalar>(down_map<MatrixMap<Scalar>>(data(), row, shape_.rank),
+                                      detail::layer_random(seed, detail::RandomStream::A), row / shape_.rank);
     }
     detail::kaiming_uniform<Scalar>(gate(), detail::layer_random(seed, detail::RandomStream::gate));
     std::fill(up_parameters().data(), up_parameters().data() + up_parameters().size(), Scalar(0));
@@ -160,12 +175,11 @@ class AdapterTensors {
     return {from + first, rows, shape_.in, Eigen::OuterStride<>(shape_.down_rows())};
   }
   template <class Map, class Pointer>
-  Map A_map(Pointer from, Index head = 0) const {
-    expects_head(head);
-    return down_map<Map>(from, head * shape_.rank, shape_.rank);
+  Map A_map(Pointer from, Index head) const {
+    return expects_head(head), down_map<Map>(from, head * shape_.rank, shape_.rank);
   }
   template <class Map, class Pointer>
-  Map B_map(Pointer from, Index head = 0) const {
+  Map B_map(Pointer from, Index head) const {
     expects_head(head);
     return {from + shape_.down_size() + head * shape_.rank * shape_.up_stride(), shape_.out, shape_.rank,
             Eigen::OuterStride<>(shape_.up_stride())};
@@ -176,6 +190,7 @@ class AdapterTensors {
     return {from + shape_.down_rows() * shape_.in, shape_.heads, shape_.gate_columns,
             Eigen::OuterStride<>(shape_.heads)};
   }
+  // The slack of the first two is the rest of the buffer.
   template <class Number>
   Stack<Number> down_stack_at(Number* from) const {
     return {from, shape_.down_rows(), shape_.in, 1, shape_.down_rows(), shape_.gate_size() + shape_.up_size()};
