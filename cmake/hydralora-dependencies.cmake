@@ -16,7 +16,7 @@ if(hydralora_NOT_FOUND_MESSAGE OR TARGET hydralora::xsimd)
   return()
 endif()
 
-# The target is `xsimd` in a host's tree and in xsimd's own package, `xsimd::xsimd` in others; some installations are headers alone.
+# The target is `xsimd` in a host's tree and in xsimd's own package, `xsimd::xsimd` in others; some copies are headers.
 if(NOT TARGET xsimd::xsimd AND NOT TARGET xsimd)
   find_package(xsimd QUIET NO_MODULE)
 endif()

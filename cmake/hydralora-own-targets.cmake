@@ -8,7 +8,7 @@ add_library(hydralora_own INTERFACE)
 target_link_libraries(hydralora_own INTERFACE hydralora::hydralora)
 target_compile_options(hydralora_own INTERFACE -Wall -Wextra -Wconversion -Wshadow)
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
-  # g++ 12 sees uninitialised variables in its own AVX-512 intrinsics (GCC bug 105593) once Eigen's products are inlined.
+  # g++ 12 sees uninitialised variables in its AVX-512 intrinsics (GCC bug 105593) once Eigen's products are inlined.
   target_compile_options(hydralora_own INTERFACE -Wno-maybe-uninitialized -Wno-uninitialized)
 endif()
 if(HYDRALORA_OPENMP)

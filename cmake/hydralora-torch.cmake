@@ -1,4 +1,4 @@
-# hydralora_torch: libtorch where it is found. Its TorchConfig.cmake fails hard without gflags, glog and protobuf; the files suffice.
+# hydralora_torch: libtorch where it is found. Its own package file fails without gflags, glog and protobuf.
 include_guard(GLOBAL)
 find_path(HYDRALORA_TORCH_API torch/torch.h PATH_SUFFIXES torch/csrc/api/include)
 find_path(HYDRALORA_TORCH_INCLUDE ATen/ATen.h)

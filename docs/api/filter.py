@@ -15,8 +15,8 @@ TITLE = re.compile(r"(Source|Cost|Numerics|Memory|Errors) +(?=\S)")
 
 
 def escaped(text):
-    """Text without HTML: between backticks Doxygen does that itself."""
-    return "`".join(part if i % 2 else part.replace("<", r"\<") for i, part in enumerate(text.split("`")))
+    """Text without HTML and links by "#": between backticks Doxygen sees to that itself."""
+    return "`".join(part if i % 2 else re.sub("[<#]", r"\\\g<0>", part) for i, part in enumerate(text.split("`")))
 
 
 def comment(texts):

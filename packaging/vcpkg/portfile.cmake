@@ -1,4 +1,4 @@
-# UNTESTED: vcpkg could not be had where this was written. An overlay port (../README.md) that installs the clone it lies in.
+# UNTESTED: there was no vcpkg where this was written. An overlay port (../README.md) that installs this clone.
 cmake_path(SET SOURCE_PATH NORMALIZE "${CURRENT_PORT_DIR}/../..")
 set(VCPKG_BUILD_TYPE release)  # headers: the debug half would be the same
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Checks of the headers and the packages. usage: checks.py ACTION ARGUMENTS..., which are those of the functions below."""
+"""Checks of the headers and the packages. usage: checks.py FUNCTION ARGUMENTS..., of those below."""
 import ast
 import collections
 import json
@@ -13,7 +13,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 INCLUDE = ROOT / "include"
-LEVELS = ["core", "kernels", "layers", "train", "analysis", "io", "interop"]  # a header includes its own level and those before it
+# A header includes its own level and those before it.
+LEVELS = ["core", "kernels", "layers", "train", "analysis", "io", "interop"]
 failures = []
 
 
@@ -23,7 +24,7 @@ def expect(good, *message):
 
 
 def rules():
-    """Includes point down; #if and #pragma omp are in one place each; umbrella headers include the project's headers only."""
+    """Includes point down; #if and #pragma omp are in one place each; umbrellas include only headers of ours."""
     count = 0
     for path in INCLUDE.rglob("*.hpp"):
         name = str(path.relative_to(INCLUDE / "hydralora"))
@@ -53,7 +54,8 @@ def includes():
         name, text = str(path.relative_to(INCLUDE)), path.read_text()
         included[name] = re.findall('#include "(.*)"', text)
         code[name] = re.sub(r'//.*|"[^"\n]*"', "", text)
-        for type_name in re.findall(r"^(?:class|struct|enum class|using) ([A-Z]\w+)(?= *[:{=]| final)", code[name], re.M):
+        definition = r"^(?:class|struct|enum class|using) ([A-Z]\w+)(?= *[:{=]| final)"
+        for type_name in re.findall(definition, code[name], re.M):
             home.setdefault(type_name, set()).add(name)
     for name in code:
         reached, new = set(), [name]
@@ -61,17 +63,18 @@ def includes():
             reached |= set(new)
             new = [other for header in new for other in included.get(header, []) if other not in reached]
         for type_name in set(re.findall(r"(?<![.:\w])[A-Z]\w+", code[name])) & home.keys():
-            local = re.search(rf"(class|struct|using|typename|class\.\.\.) {type_name}\b", code[name])  # a parameter, or declared
-            expect(local or home[type_name] & reached, f"{name} uses {type_name} and does not include {' or '.join(home[type_name])}")
+            local = re.search(rf"(class|struct|using|typename|class\.\.\.) {type_name}\b", code[name])  # declared here
+            expect(local or home[type_name] & reached, f"{name} uses {type_name} without including {home[type_name]}")
     expect(len(home) >= 40, f"only {len(home)} types were found")
 
 
 def headers(scratch, compiler, *flags):
-    """Every header compiles in a file of its own, included twice. Those of interop/ need their hosts: tests/interop compiles them."""
+    """Every header compiles alone and twice. Those of interop/ need their hosts: tests/interop compiles them."""
     scratch = pathlib.Path(scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     command = [compiler, *flags, "-I", str(INCLUDE), "-fsyntax-only"]
-    found = subprocess.run([*command, "-x", "c++", "-"], input="#include <nlohmann/json_fwd.hpp>", text=True, stderr=subprocess.DEVNULL)
+    found = subprocess.run([*command, "-x", "c++", "-"], input="#include <nlohmann/json_fwd.hpp>", text=True,
+                           stderr=subprocess.DEVNULL)
     skipped = {"interop"} if found.returncode == 0 else {"interop", "io"}
     names = sorted(str(path.relative_to(INCLUDE)) for path in INCLUDE.rglob("*.hpp"))
     names = [name for name in names if name.split("/")[1] not in skipped]
@@ -82,8 +85,8 @@ def headers(scratch, compiler, *flags):
 
 
 def refused(compiler, *flags):
-    """compile_fail.cpp gives the compiler's messages that it says, each as often, and no other failed assertion. Versions of Eigen
-    and xsimd that are too old are refused without any build system."""
+    """compile_fail.cpp gives the compiler's messages that it says, each as often, and no other failed assertion. Versions
+    of Eigen and xsimd that are too old are refused without any build system."""
     here = ROOT / "tests" / "build"
     command = [compiler, *flags, str(here / "compile_fail.cpp")]
     output = subprocess.run([*command, "-fsyntax-only"], stderr=subprocess.PIPE, text=True).stderr
@@ -93,14 +96,15 @@ def refused(compiler, *flags):
         found = sum(message in line for line in assertions)
         expect(found == count, f"'{message}': {found} times, expected {count}")
     expect(len(assertions) == sum(expected.values()) >= 7, output)
-    output = subprocess.run([compiler, f"-I{here / 'old_versions'}", *flags, "-fsyntax-only", "-x", "c++", "-"], text=True,
-                            input="#include <hydralora/core/simd.hpp>", stderr=subprocess.PIPE).stderr
+    command = [compiler, f"-I{here / 'old_versions'}", *flags, "-fsyntax-only", "-x", "c++", "-"]
+    header = "#include <hydralora/core/simd.hpp>"
+    output = subprocess.run(command, input=header, stderr=subprocess.PIPE, text=True).stderr
     for message in "hydralora needs Eigen 3.4 or newer", "hydralora needs xsimd 8.1 or newer":
         expect(message in output, f"an old version is accepted: no '{message}'")
 
 
 def packaging(version):
-    """What can be said of the recipes in packaging/ without their tools: they parse, and the files and options they name exist."""
+    """The recipes in packaging/, without their tools: they parse, and the files and options that they name exist."""
     folder = ROOT / "packaging"
     manifest = json.loads((folder / "vcpkg" / "vcpkg.json").read_text())
     expect(manifest["version"] == version, f"vcpkg.json says {manifest['version']}, version.hpp {version}")
@@ -108,7 +112,8 @@ def packaging(version):
         ast.parse((folder / "conan" / recipe).read_text())
     for file, start, base in (("vcpkg/portfile.cmake", "${CURRENT_PORT_DIR}", folder / "vcpkg"),
                                  ("vcpkg/portfile.cmake", "${SOURCE_PATH}", ROOT),
-                                 ("conan/test_package/CMakeLists.txt", "add_executable(your_program ", folder / "conan" / "test_package")):
+                                 ("conan/test_package/CMakeLists.txt", "add_executable(your_program ",
+                                  folder / "conan" / "test_package")):
         paths = re.findall(re.escape(start) + r"(/?\.?[./\w]+)", (folder / file).read_text())
         expect(paths, f"{file} names no file after {start}")
         for path in paths:
@@ -139,8 +144,8 @@ MACROS = "#define XSIMD_VERSION_MAJOR {}\n#define XSIMD_VERSION_MINOR {}\n#defin
 
 
 def dependencies(installed, scratch):
-    """What find_package(hydralora) makes of the packages that a machine may have: each case finds the fake ones named in it and no
-    others. A host that can do without hydralora goes on in all of them."""
+    """What find_package(hydralora) makes of the packages that a machine may have: each case finds the fake ones named in
+    it and no others. A host that can do without hydralora goes on in all of them."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch = pathlib.Path(scratch)
 
@@ -156,9 +161,10 @@ def dependencies(installed, scratch):
 
     def case(expected, *packages, options=()):
         prefixes = ";".join([installed, *(str(scratch / folder) for folder in packages)])
-        done = subprocess.run(["cmake", "--fresh", "-S", scratch, "-B", scratch / "build", f"-DCMAKE_PREFIX_PATH={prefixes}", *options],
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        expect(done.returncode == 0 and expected in " ".join(done.stdout.split()), f"{packages}: no '{expected}' in\n{done.stdout}")
+        command = ["cmake", "--fresh", "-S", scratch, "-B", scratch / "build", *options, "-DCMAKE_PREFIX_PATH=" + prefixes]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        good = done.returncode == 0 and expected in " ".join(done.stdout.split())
+        expect(good, f"{packages}: no '{expected}' in\n{done.stdout}")
 
     write("CMakeLists.txt", HOST)
     for version in "5.0.0", "3.4.0", "3.3.9":
@@ -194,7 +200,7 @@ def compiles(compiler, *flags):
 
 
 def matrix(scratch, compiler, *flags):
-    """uses.cpp with several standards and policies; it runs without exceptions, and on libc++ where that is; every header alone."""
+    """uses.cpp with several standards and policies, run without exceptions and on libc++; every header alone."""
     arm = compiler.startswith("aarch64")
     for variant in [], ["-std=c++20"], ["-DHYDRALORA_NO_XSIMD"], ["-fno-exceptions", "-fno-rtti"]:
         compiles(compiler, *flags, *variant)
@@ -214,7 +220,8 @@ def matrix(scratch, compiler, *flags):
         built = subprocess.run([compiler, *flags, "-O1", "-DONE_UNIT", *variant, USES, "-o", "program"], cwd=scratch)
         done = subprocess.run([*emulator, "./program"], cwd=scratch, stdout=subprocess.PIPE, text=True)
         said = "on_failure: LoRA::forward: x is 7x3, expected 8x3 (in_features x tokens)\n" if len(variant) == 2 else ""
-        expect(built.returncode == done.returncode == 0 and done.stdout == said, f"{variant}: {done.returncode}, {done.stdout}")
+        good = built.returncode == done.returncode == 0 and done.stdout == said
+        expect(good, f"{variant}: {done.returncode}, {done.stdout}")
 
 
 actions = [rules, includes, headers, refused, packaging, dependencies, compiles, matrix]

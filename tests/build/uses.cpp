@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The library used by name, for every compiler and policy of the matrix in CMakeLists.txt: what an embedding host writes, with
-// nothing but plain Eigen arguments, and one training step of every layer.
+// The library used by name, for every compiler and policy of the matrix (checks.py): what an embedding host writes,
+// with nothing but plain Eigen arguments, and one training step of every layer.
 #include <hydralora/analysis.hpp>
 #include <hydralora/hydralora.hpp>
 #include <hydralora/layers/adapter_set.hpp>

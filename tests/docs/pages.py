@@ -48,7 +48,8 @@ def empty_folder(path):
 
 
 def run(*command, **options):
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          **options)
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}")
     return done.stdout
@@ -88,7 +89,7 @@ def excerpts():
     for page in PAGES:
         for _, number, text in blocks(page, "c++"):
             indented = [re.sub("^(?=.)", indent, text, flags=re.M) for indent in ("", "  ", "    ", "      ")]
-            expect(any("\n" + block in lines for block in indented), f"{page.name}:{number}: in no program of examples/\n{text}")
+            expect(any("\n" + block in lines for block in indented), f"{page.name}:{number}: in no program\n{text}")
             count += 1
     expect(count >= 12, f"only {count} excerpts were checked")
 
@@ -104,7 +105,8 @@ def programs(scratch, compiler, *flags):
         page_blocks = list(blocks(page, "cpp", "text"))
         for (language, number, code), after in zip(page_blocks, [*page_blocks[1:], ("", 0, "")]):
             if language == "cpp":
-                found.append((f"{page.stem}_{number}".replace("-", "_"), page, number, code, after[2] if after[0] == "text" else ""))
+                name = f"{page.stem}_{number}".replace("-", "_")
+                found.append((name, page, number, code, after[2] if after[0] == "text" else ""))
     for group in [[program] for program in found] if apart else [found]:
         includes, bodies, calls = set(), [], ""
         for name, page, number, code, _ in group:
@@ -135,7 +137,8 @@ def quickstart(scratch):
 def finetune(scratch, program):
     """The page's names for the data, and a program in the page's place that takes fewer steps."""
     scratch = empty_folder(scratch)
-    text = "".join(path.read_text(errors="replace") for path in sorted(pathlib.Path("/usr/share/common-licenses").iterdir()))[:60000]
+    texts = sorted(pathlib.Path("/usr/share/common-licenses").iterdir())
+    text = "".join(path.read_text(errors="replace") for path in texts)[:60000]
     place = scratch / "build" / "demo" / "examples" / "finetune_mlp" / "finetune_mlp"
     for folder in scratch / "contracts", scratch / "src", place.parent:
         folder.mkdir(parents=True)
@@ -143,8 +146,8 @@ def finetune(scratch, program):
     (scratch / "book.txt").write_text(text)
     for source in ROOT.glob("examples/finetune_mlp/*.cpp"):
         shutil.copy(source, scratch / "src")
-    place.write_text(f'#!/bin/sh\nexec "{program}" --steps 4 --pretraining-steps 4 --hidden 16 --batch 32 --evaluation-examples 64 '
-                     '--max-bytes 60000 "$@"\n')
+    place.write_text(f'#!/bin/sh\nexec "{program}" --steps 4 --pretraining-steps 4 --hidden 16 --batch 32 '
+                     '--evaluation-examples 64 --max-bytes 60000 "$@"\n')
     place.chmod(0o755)
     commands = "".join(text for _, _, text in blocks(DOCS / "finetune_mlp.md", "sh"))
     expect(commands.count("$program") >= 3, "finetune_mlp.md: its commands are not found")
@@ -159,8 +162,11 @@ int main() {
   std::cout << HYDRALORA_VERSION_MAJOR << '.' << HYDRALORA_VERSION_MINOR << '.' << HYDRALORA_VERSION_PATCH << '\\n';
 }
 """
-HOST = "cmake_minimum_required(VERSION 3.23)\nproject(your_program LANGUAGES CXX)\nadd_executable(your_program your_program.cpp)\n" \
-       "install(TARGETS your_program)\n"
+HOST = """cmake_minimum_required(VERSION 3.23)
+project(your_program LANGUAGES CXX)
+add_executable(your_program your_program.cpp)
+install(TARGETS your_program)
+"""
 PACKAGE_CHECKS = """
 get_target_property(options hydralora::hydralora INTERFACE_COMPILE_OPTIONS)
 if(options)
@@ -173,14 +179,14 @@ INSTALLED = ["LICENSE", "hydralora-config-version.cmake", "hydralora-config.cmak
 
 
 def consumers(scratch, version, *rest):
-    """Each block of building.md in a folder laid out as a user's. tests/build/your_program.cpp is built with find_package, and with
-    --fully in every way, else a short program."""
+    """Each block of building.md in a folder laid out as a user's. tests/build/your_program.cpp is built with find_package,
+    and with --fully in every way, else a short program."""
     fully = scratch == "--fully"
     if fully:
         scratch, version = version, *rest
     scratch = empty_folder(scratch)
     shown = list(blocks(DOCS / "building.md", "cmake", "meson", "sh"))
-    use = PAGES[0].read_text().partition("\n## Use it\n")[2]  # the README's other commands run this repository's own programs
+    use = PAGES[0].read_text().partition("\n## Use it\n")[2]  # the README's other commands run the demo and the tests
     use = re.findall(r"^```(?:cmake|meson|sh)\n(.*?)^```$", use, re.M | re.S)
     expect(len(shown) >= 6 and len(use) >= 3, f"only {len(shown)} and {len(use)} blocks were found")
     for block in use:
@@ -192,7 +198,8 @@ def consumers(scratch, version, *rest):
     run("sh", "-ec", install, cwd=scratch, env={**os.environ, "HOME": str(scratch)})
     moved = (scratch / ".local").rename(scratch / "moved")
     headers = {path.relative_to(moved) for path in moved.glob("include/**/*.hpp")}
-    expect(headers == {path.relative_to(ROOT) for path in ROOT.glob("include/**/*.hpp")}, "not all headers are installed")
+    all_headers = {path.relative_to(ROOT) for path in ROOT.glob("include/**/*.hpp")}
+    expect(headers == all_headers, "not all headers are installed")
     others = [path for path in moved.rglob("*") if path.is_file() and moved / "include" not in path.parents]
     expect(sorted(path.name for path in others) == INSTALLED, "installed beside the headers:", *others)
     for path in others:
@@ -203,8 +210,9 @@ def consumers(scratch, version, *rest):
     for language, number, text in shown:
         if text == install:
             continue
-        if (language == "meson" and not shutil.which("meson")) or ("pkg-config" in text and not shutil.which("pkg-config")):
-            print(f"building.md:{number} needs a tool that is not here:\n{text}")
+        tool = "meson" if language == "meson" else "pkg-config" if "pkg-config" in text else "cmake"
+        if not shutil.which(tool):
+            print(f"building.md:{number} needs {tool}, which is not here:\n{text}")
             continue
         from_copy = "find_package" in text or "pkg-config" in text or language == "meson"
         work = empty_folder(scratch / str(number))
