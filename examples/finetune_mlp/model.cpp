@@ -51,9 +51,8 @@ void Mlp::forward(const Batch& batch, Pass& p, Function&& apply) const {
   const Index tokens = batch.contexts.cols(), features = weights_.embedding.rows();
   p.x.resize(features * batch.contexts.rows(), tokens);
   for (Index t = 0; t < tokens; ++t) {
-    for (Index i = 0; i < batch.contexts.rows(); ++i) {
+    for (Index i = 0; i < batch.contexts.rows(); ++i)
       p.x.col(t).segment(i * features, features) = weights_.embedding.col(batch.contexts(i, t));
-    }
   }
   const auto layer = [&](std::size_t i, const Matrix& x, Matrix& y) {
     y.resize(weights_.bias[i].size(), tokens);
@@ -99,18 +98,16 @@ double Mlp::train(const Batch& batch, std::uint64_t step, Index divisor) {
   gradient_.embedding.setZero();
   const Index features = weights_.embedding.rows();
   for (Index t = 0; t < tokens; ++t) {
-    for (Index i = 0; i < batch.contexts.rows(); ++i) {
+    for (Index i = 0; i < batch.contexts.rows(); ++i)
       gradient_.embedding.col(batch.contexts(i, t)) += dx_.col(t).segment(i * features, features);
-    }
   }
   return loss;
 }
 
 std::vector<Group> Mlp::groups(double learning_rate) {
   std::vector<Group> all;
-  for (auto& layer : layers_) {
+  for (auto& layer : layers_)
     for (const Group& group : layer->groups(learning_rate)) all.push_back(group);
-  }
   if (!all_trained_) return all;
   const auto add = [&](auto& numbers, auto& gradient) {
     all.emplace_back(Group::Map(numbers.data(), numbers.size()), Group::Map(gradient.data(), gradient.size()),

@@ -34,8 +34,7 @@ double validation_bits(const Mlp& model, const Mixture& mixture, Index examples)
 }  // namespace
 
 std::vector<Method> methods(const Settings& settings, MixtureKind kind) {
-  // The best of 1e-3 · {1, 2, 4, 8, 16, 32} by validation loss, searched alike for all; docs/finetune_mlp.md has the
-  // table.
+  // The best of 1e-3 · {1, 2, 4, 8, 16, 32} by validation loss: the table is in docs/finetune_mlp.md.
   const double full_rate = kind == MixtureKind::tasks ? 4e-3 : 8e-3, lora_same_rank = 16e-3, all_others = 8e-3;
   const Method hydra{Method::Kind::hydra_lora, "HydraLoRA", settings.rank, settings.heads, all_others};
   const Index budget = trainable_parameters(hydra, settings);
@@ -73,13 +72,14 @@ void train(Mlp& model, const Mixture& mixture, const Settings& settings, Index s
 
     progress(result.name, step + 1, steps, settings.batch, loss,
              static_cast<double>((step + 1 - first) * settings.batch) / seconds);
-    result.since_point.loss += loss;
+    result.loss_since_point += loss;
     const bool last = step + 1 == steps;
     if (last || (step + 1) * settings.curve_points / steps != step * settings.curve_points / steps) {
       const double validation = validation_bits(model, mixture, settings.evaluation_examples / 4);
-      const auto count = static_cast<double>(step + 1 - result.since_point.start);
-      result.curve.push_back({step + 1, result.since_point.loss / count, validation});
-      result.since_point = {0, step + 1};
+      const auto count = static_cast<double>(step + 1 - result.last_point);
+      result.curve.push_back({step + 1, result.loss_since_point / count, validation});
+      result.loss_since_point = 0;
+      result.last_point = step + 1;
     }
     run.save(step + 1, last);
   }

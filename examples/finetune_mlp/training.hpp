@@ -39,8 +39,7 @@ struct Method {
   double learning_rate;
 };
 
-/// Full fine-tuning, LoRA at HydraLoRA's rank, LoRA and routed SplitLoRA at about HydraLoRA's parameter count,
-/// HydraLoRA.
+/// Full fine-tuning, LoRA at HydraLoRA's rank, LoRA and routed SplitLoRA of about HydraLoRA's size, HydraLoRA.
 std::vector<Method> methods(const Settings& settings, MixtureKind kind);
 
 struct CurvePoint {
@@ -61,10 +60,8 @@ struct Result {
   double learning_rate = 0;
   double milliseconds_per_step = 0;
   std::vector<CurvePoint> curve;
-  struct {
-    double loss;  ///< Σ since the last point of the curve, while it trains
-    Index start;
-  } since_point = {0, 0};
+  double loss_since_point = 0;        ///< while it trains: Σ since the last point of the curve …
+  Index last_point = 0;               ///< … and the step of that point
   std::vector<double> bits_per_byte;  ///< on the test positions of every part
   double mean = 0;
   double validation = 0;                          ///< at the end, mean over the parts
@@ -72,16 +69,14 @@ struct Result {
 };
 
 /// A training run whose gradients are no longer finite.
-class Diverged : public std::runtime_error {
- public:
+struct Diverged : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
 /// Called after every step: what is trained, step, steps, tokens per step, loss in bits per byte, tokens per second.
 using Progress = std::function<void(const std::string&, Index, Index, Index, double, double)>;
 
-/// AdamW with warm-up over 3 % of the steps, cosine to zero, gradients clipped to norm 1; then measure().
-/// @param result  its name is that of the run.
+/// AdamW, warm-up over 3 % of the steps, cosine to zero, gradients of norm 1 at most; then measure(). result has a name.
 void train(Mlp& model, const Mixture& mixture, const Settings& settings, Index steps, double learning_rate,
            const Progress& progress, Result& result);
 

@@ -164,14 +164,15 @@ std::string identity(const Corpus& corpus, MixtureKind kind, const Settings& set
 
 std::string state_text(const Result& result) {
   nlohmann::json state = {
-      {"loss", result.since_point.loss}, {"start", result.since_point.start}, {"curve", nlohmann::json::array()}};
+      {"loss", result.loss_since_point}, {"start", result.last_point}, {"curve", nlohmann::json::array()}};
   for (const CurvePoint& p : result.curve) state["curve"].push_back({p.step, p.training, p.validation});
   return state.dump();
 }
 
 void read_state(const std::string& text, Result& result) {
   const nlohmann::json state = nlohmann::json::parse(text);
-  result.since_point = {state.at("loss").get<double>(), state.at("start").get<Index>()};
+  result.loss_since_point = state.at("loss").get<double>();
+  result.last_point = state.at("start").get<Index>();
   result.curve.clear();
   for (const auto& p : state.at("curve")) {
     result.curve.push_back({p.at(0).get<Index>(), p.at(1).get<double>(), p.at(2).get<double>()});
