@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 
+#include <Eigen/SVD>
 #include <hydralora/analysis.hpp>
 #include <hydralora/hydralora.hpp>
 #include <hydralora/layers/stored_linear.hpp>
@@ -30,3 +31,11 @@
   keyword template struct support::TextbookGate<std::complex<double>>;
 
 HYDRALORA_TEST_INSTANCES(extern)
+
+// Eigen's decompositions cost more to compile than all the tests: once, in svd.cpp.
+#define HYDRALORA_TEST_DECOMPOSITIONS(keyword)                        \
+  keyword template class Eigen::HouseholderQR<Eigen::MatrixXd>;       \
+  keyword template class Eigen::ColPivHouseholderQR<Eigen::MatrixXd>; \
+  keyword template class Eigen::JacobiSVD<Eigen::MatrixXd>;           \
+  keyword template class Eigen::BDCSVD<Eigen::MatrixXd>;
+HYDRALORA_TEST_DECOMPOSITIONS(extern)
