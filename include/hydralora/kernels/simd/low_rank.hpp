@@ -82,15 +82,15 @@ void shrink_tile(const Scalar* panel, Index step, const Scalar* x, Index x_strid
   tile.to_row = in_place ? p_stride : whole;
   tile.used = whole;
   tile.next_to = tile.to;
-  const auto single = one ? Shapes::template single<1>[tokens - 1] : Shapes::template single<2>[tokens - 1];
-  const auto copied = one ? Shapes::template copied<1>[tokens - 1] : Shapes::template copied<2>[tokens - 1];
-  const Index copied_features = copies_of(tokens, one ? 1 : 2) * feature_block;
+  const auto& single = one ? Shapes::template single<1>[tokens - 1] : Shapes::template single<2>[tokens - 1];
+  const auto& copied = one ? Shapes::template copied<1>[tokens - 1] : Shapes::template copied<2>[tokens - 1];
+  const Index copied_features = copied.size * feature_block;
   for (Index j = 0; j < features;) {
     const bool copies = features - j >= copied_features;
     tile.length = std::min(feature_block, features - j);
     tile.a = panel + j * step;
     tile.b = x + j;
-    (copies ? copied : single)(tile);
+    (copies ? copied : single).add(tile);
     j += copies ? copied_features : feature_block;
   }
   if (!in_place) {
@@ -185,16 +185,18 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
       tile.to_row = y.stride();
       tile.factor = scale;
       const Index next = t + 2 * rows <= tokens ? rows * y.stride() : 0;
-      const Index wide_width = wide_of(rows) * lanes<Scalar, Arch>;
+      const auto& single = Shapes::template single<tile_registers>[rows - 1];
+      const auto& wide = Shapes::wide[rows - 1];
+      const Index wide_width = wide.size * lanes<Scalar, Arch>;
       for (Index first = begin; first < end;) {
-        const bool here = first < packed_from, wide = first + wide_width <= packed_from;
+        const bool here = first < packed_from, fits = first + wide_width <= packed_from;
         tile.a = here ? &s(0, first) : packed + (first - packed_from) * s.rows;
         tile.a_step = here ? s.row_stride : width;
         tile.to = y.token(token + t) + first;
         tile.next_to = tile.to + next;
         tile.used = end - first;
-        (wide ? Shapes::wide[rows - 1] : Shapes::template single<tile_registers>[rows - 1])(tile);
-        first += wide ? wide_width : width;
+        (fits ? wide : single).add(tile);
+        first += fits ? wide_width : width;
       }
     });
   });
@@ -257,7 +259,7 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
           tile.to_row = sums.row_stride;
           tile.used = features - first;
           tile.factor = scale;
-          Tiles<Arch, Scalar>::template single<tile_registers>[rows - 1](tile);
+          Tiles<Arch, Scalar>::template single<tile_registers>[rows - 1].add(tile);
         }
       });
     }

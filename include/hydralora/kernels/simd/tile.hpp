@@ -139,14 +139,19 @@ struct Tiles;
 
 template <class Arch, class Scalar, std::size_t... row>
 struct Tiles<Arch, Scalar, std::index_sequence<row...>> {
-  using Function = void (*)(const TileArguments<Scalar>&);
+  struct Shape {
+    void (*add)(const TileArguments<Scalar>&);
+    Index size;  ///< copies, or registers of a row
+  };
 
   template <Index registers>
-  static constexpr Function single[] = {&add_outer_products<Arch, Scalar, Index(row + 1), registers, 1>...};
+  static constexpr Shape single[] = {{&add_outer_products<Arch, Scalar, Index(row + 1), registers, 1>, registers}...};
   template <Index registers>
-  static constexpr Function copied[] = {
-      &add_outer_products<Arch, Scalar, Index(row + 1), registers, copies_of(row + 1, registers)>...};
-  static constexpr Function wide[] = {&add_outer_products<Arch, Scalar, Index(row + 1), wide_of(row + 1), 1>...};
+  static constexpr Shape copied[] = {
+      {&add_outer_products<Arch, Scalar, Index(row + 1), registers, copies_of(row + 1, registers)>,
+       copies_of(row + 1, registers)}...};
+  static constexpr Shape wide[] = {
+      {&add_outer_products<Arch, Scalar, Index(row + 1), wide_of(row + 1), 1>, wide_of(row + 1)}...};
 };
 
 }  // namespace simd
