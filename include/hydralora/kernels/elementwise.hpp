@@ -64,6 +64,10 @@ void scale(Tokens<Scalar> y, Scalar factor) {
 /// Y = Y / divisor.
 template <class Scalar>
 void divide(Tokens<Scalar> y, Scalar divisor) {
+  if constexpr (!simd::has_simd<Scalar>) {  // complex numbers: other roundings than Eigen's would change results
+    y.matrix() /= divisor;
+    return;
+  }
   for (Index t = 0; t < y.tokens(); ++t) {
     for (Index i = 0; i < y.features(); ++i) y(i, t) /= divisor;
   }
