@@ -68,13 +68,9 @@ void pool_rms(GateGranularity granularity, Segments segments, ConstTokens<Scalar
 template <class Scalar>
 void pool_rms_backward(GateGranularity granularity, Segments segments, ConstTokens<Scalar> h, ConstTokens<Scalar> z,
                        Tokens<Scalar> dz, Tokens<Scalar> dh) {
-  for (Index t = 0; t < z.tokens(); ++t) {
-    for (Index i = 0; i < z.features(); ++i) dz(i, t) /= z(i, t);
-  }
+  dz.matrix() = dz.matrix().cwiseQuotient(z.matrix());
   pool_mean_backward(granularity, segments, dz);
-  for (Index t = 0; t < z.tokens(); ++t) {
-    for (Index i = 0; i < z.features(); ++i) dh(i, t) += dz(i, t) * h(i, t);
-  }
+  dh.matrix() += dz.matrix().cwiseProduct(h.matrix());
 }
 
 /// ln Σ_i exp(ℓ_i) of every token.
