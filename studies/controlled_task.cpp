@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// A task whose components are known: tokens of K clusters, each of which wants its own low-rank change of W on a subspace
-// that all share,  x = μ_k + noise,  y = C_k S x.  Does HydraLoRA find the clusters, and what is it worth against one LoRA
-// with as many parameters? Prints docs/evidence/controlled_task.md.
+// A task whose components are known: tokens of K clusters, each of which wants its own low-rank change of W on a
+// subspace that all share,  x = μ_k + noise,  y = C_k S x.  Does HydraLoRA find the clusters, and what is it worth
+// against one LoRA with as many parameters? Prints docs/evidence/controlled_task.md.
 //
 //   controlled_task [seeds] [steps]
 #include <cmath>

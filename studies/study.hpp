@@ -22,8 +22,8 @@ struct StudyOptions {
 /// The methods of the study's first table.
 std::vector<Variant> study_methods(const Settings& settings, MixtureKind kind);
 
-/// Runs it all, one training per thread at a time, and returns the files it makes: study.md and the data of its plots. The
-/// results are the same bits on any number of threads.
+/// Runs it all, one training per thread at a time, and returns the files it makes: study.md and the data of its plots.
+/// The results are the same bits on any number of threads.
 /// @param progress  called after every training with how many are done, of how many. Not concurrently.
 std::vector<std::pair<std::string, std::string>> run_study(
     const StudyOptions& options, const std::function<void(std::size_t, std::size_t)>& progress);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Many trainings that differ in one thing or another: planned first, each once however many tables show it, then run side
-// by side, one to a thread, then read.
+// Many trainings that differ in one thing or another: planned first, each once however many tables show it, then run
+// side by side, one to a thread, then read.
 #pragma once
 
 #include <functional>

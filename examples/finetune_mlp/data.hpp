@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // What the model learns from: a mixture of parts, each a text and an instruction. For data of another kind this is the
-// file to change: the model is trained on a Batch, and the training loop asks a Mixture for batches and held-out examples.
+// file to change: the model is trained on a Batch, and training asks a Mixture for batches and held-out examples.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Fine-tunes a frozen byte-level language model on a mixture of tasks or domains, with full fine-tuning, LoRA, SplitLoRA
-// and HydraLoRA side by side. docs/finetune_mlp.md explains the options and the results.
+// Fine-tunes a frozen byte-level language model on a mixture of tasks or domains, with full fine-tuning, LoRA,
+// SplitLoRA and HydraLoRA side by side. docs/finetune_mlp.md explains the options and the results.
 #include <chrono>
 #include <iomanip>
 #include <iostream>

@@ -24,7 +24,7 @@ using Matrix = Eigen::MatrixXf;
 using Vector = Eigen::VectorXf;
 using Group = hydralora::ParameterGroup<float>;
 
-/// A layer of the model: y += W x and back. W is trained, or frozen with an adapter on it (support/layers.hpp). x comes from `batch`. Gradients are inside and ADDED to by backward().
+/// A layer, y += W x and back. W is trained, or frozen with an adapter (support/layers.hpp). backward() ADDS to gradients.
 class Linear {
  public:
   virtual ~Linear() = default;
@@ -63,7 +63,7 @@ class Mlp {
   /// @param all_trained  embeddings and biases are trained too.
   Mlp(Weights weights, Layers layers, bool all_trained);
 
-  /// The loss in nats, Σ over the batch / divisor. The gradients of all that is trained are overwritten with those of it.
+  /// The loss in nats, Σ over the batch / divisor. OVERWRITES the gradients of all that is trained.
   double train(const Batch& batch, std::uint64_t step, Index divisor);
   /// Mean loss in nats. `inputs`, where given, receives what each of the three layers saw.
   double loss(const Batch& batch, std::array<Matrix, 3>* inputs = nullptr) const;

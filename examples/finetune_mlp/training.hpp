@@ -76,7 +76,7 @@ struct Diverged : std::runtime_error {
 /// Called after every step: what is trained, step, steps, tokens per step, loss in bits per byte, tokens per second.
 using Progress = std::function<void(const std::string&, Index, Index, Index, double, double)>;
 
-/// AdamW, warm-up over 3 % of the steps, cosine to zero, gradients of norm 1 at most; then measure(). result has a name.
+/// AdamW, warm-up over 3 % of the steps, cosine to zero, gradients of norm 1 at most; then measure(). Names the result.
 void train(Mlp& model, const Mixture& mixture, const Settings& settings, Index steps, double learning_rate,
            const Progress& progress, Result& result);
 

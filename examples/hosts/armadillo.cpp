@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Armadillo, and with it mlpack, whose data are Armadillo matrices with points in columns. Everything is column-major there,
-// activations and weights alike: a point is a token, and nothing has to be turned around.
+// Armadillo, and with it mlpack, whose data are Armadillo matrices with points in columns. Everything is column-major
+// there, activations and weights alike: a point is a token, and nothing has to be turned around.
 #include <armadillo>
 #include <cstdio>
 #include <hydralora/hydralora.hpp>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// dlib: an adapter as a computational layer of a network, around the fc layer of a network that has been trained. Tensors are
-// row-major [samples, k], so a sample is a token. The weights of fc are row-major [inputs, outputs]: the bytes of Eigen's
-// W (outputs × inputs).
+// dlib: an adapter as a computational layer of a network, around the fc layer of a network that has been trained.
+// Tensors are row-major [samples, k], so a sample is a token. The weights of fc are row-major [inputs, outputs]: the
+// bytes of Eigen's W (outputs × inputs).
 #include <dlib/dnn.h>
 
 #include <cstdio>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Eigen: columns of a default (column-major) matrix are tokens and go in as they are, and so do blocks of them. A row-major
-// matrix with a token in each row has the same bytes: it goes in as its transpose.
+// Eigen: columns of a default (column-major) matrix are tokens and go in as they are, and so do blocks of them. A
+// row-major matrix with a token in each row has the same bytes: it goes in as its transpose.
 #include <cmath>
 #include <cstdio>
 #include <hydralora/hydralora.hpp>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// libtorch, on plain tensors without autograd: a C++ server, or a trainer that writes its own backward pass. A contiguous
-// [tokens, features] tensor is a batch of tokens as it lies. Weights are row-major there, [out, in], and column-major in an
-// adapter: torch looks at the adapter's through strides, and copies into them with copy_().
+// libtorch, on plain tensors without autograd: a C++ server, or a trainer that writes its own backward pass. A
+// contiguous [tokens, features] tensor is a batch of tokens as it lies. Weights are row-major there, [out, in], and
+// column-major in an adapter: torch looks at the adapter's through strides, and copies into them with copy_().
 #include <ATen/ATen.h>
 
 #include <cstdio>
@@ -11,7 +11,8 @@
 
 using hydralora::Index;
 
-/// Rows of a tensor on the CPU as tokens, on its memory: all, or a slice of rows or columns. What would need a copy is refused.
+/// Rows of a tensor on the CPU as tokens, on its memory: all, or a slice of rows or columns. What would need a copy is
+/// refused.
 hydralora::Tokens<float> tokens(const at::Tensor& t) {
   TORCH_CHECK(t.device().is_cpu() && t.dim() == 2 && t.stride(1) == 1,
               "not rows of contiguous features on the CPU: .contiguous()");

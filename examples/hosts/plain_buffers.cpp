@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// A host of plain C arrays with threads of its own, as ggml has them: activations are float[tokens][features], a row may lie in
-// a wider one, weights are float[out][in], and every kernel is called as slice i of n. The parameters are in the host's arena.
+// A host of plain C arrays with threads of its own, as ggml has them: activations are float[tokens][features], a row
+// may lie in a wider one, weights are float[out][in], and every kernel is called as slice i of n. The parameters are in
+// the host's arena.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

@@ -34,8 +34,8 @@ void print_texts(std::ostream& out, const Corpus& corpus);
 /// predicted, and the elbow.
 Index heads_from_data(const std::vector<Part>& parts, std::uint64_t seed, std::ostream& out);
 
-/// Held-out bits per byte: a row a method, a column a part. Then, of the methods that route, the mean weight of every head
-/// per part and layer, and the normalised entropy of the gate.
+/// Held-out bits per byte: a row a method, a column a part. Then, of the methods that route, the mean weight of every
+/// head per part and layer, and the normalised entropy of the gate.
 void print_results(std::ostream& out, const Mixture& mixture, const std::vector<Result>& results);
 
 /// method, step, training and validation bits per byte. Depends on the seed only, not on time or threads.

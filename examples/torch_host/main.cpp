@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// A model written in libtorch, frozen, with a HydraLoRA on each of its layers: trained by torch's own autograd and Adam, the
-// adapters' forward and backward passes and their parameters' memory are hydralora's.
+// A model written in libtorch, frozen, with a HydraLoRA on each of its layers: trained by torch's own autograd and
+// Adam, the adapters' forward and backward passes and their parameters' memory are hydralora's.
 #include <hydralora/hydralora.hpp>
 #include <hydralora/interop/torch.hpp>
 #include <iostream>

@@ -344,7 +344,8 @@ TEST_CASE("DBSCAN: published labels, shapes that k-means cannot find, borders an
   CHECK(two.labels == std::vector<Index>{0, 0, 0, 0, 1, 1, 1});
   CHECK(dbscan(line, 0.5, 2).labels == std::vector<Index>(7, -1));
   CHECK(dbscan(line, 0.5, 1).clusters == 7);
-  // Two pairs-of-three with one sample in the middle that is near both but no core: it joins the first and bridges nothing.
+  // Two pairs-of-three with one sample in the middle that is near both but no core: it joins the first and bridges
+  // nothing.
   Eigen::MatrixXd bridged(1, 9);
   bridged << 0, 0.1, 0.2, 0.3, 1.2, 2.1, 2.2, 2.3, 2.4;
   const DbscanResult apart = dbscan(bridged, 0.95, 4);

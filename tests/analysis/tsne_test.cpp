@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// t-SNE: its neighbourhoods have the perplexity asked for, its gradient is that of its divergence, and clusters stay apart.
+// t-SNE: its neighbourhoods have the perplexity asked for, its gradient is that of its divergence, and clusters stay
+// apart.
 #include "hydralora/analysis/tsne.hpp"
 
 #include <doctest/doctest.h>

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
-// Saving that is interrupted: at every system call it makes, in the middle of writes, by errors and by kill -9. The file is
-// then the old one or the new one, whole.
+// Saving that is interrupted: at every system call it makes, in the middle of writes, by errors and by kill -9. The
+// file is then the old one or the new one, whole.
 //
-// The calls are made to fail by this program's own open(), write(), fchmod(), fsync(), rename() and close(), which the linker
-// prefers to the C library's.
+// The calls are made to fail by this program's own open(), write(), fchmod(), fsync(), rename() and close(), which the
+// linker prefers to the C library's.
 #include <dlfcn.h>
 #include <doctest/doctest.h>
 #include <fcntl.h>
@@ -247,8 +247,8 @@ TEST_CASE("atomic save: every call that fails is reported, the old file stays an
       CHECK(files_in(folder.path()) == 1);
       if (message == "nothing thrown") {
         CHECK(after_rename);
-        // The last call closes the folder, all is written by then; a folder that may not be read is not opened; rights that
-        // cannot be set are fewer than they were.
+        // The last call closes the folder, all is written by then; a folder that may not be read is not opened; rights
+        // that cannot be set are fewer than they were.
         CHECK((calls == at + 1 || at == 2 || (at == 0 && error == EACCES)));
       } else {
         ++failures;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Adapters that Python wrote (tests/golden/make_adapters.py): loaded, run against what PyTorch computed, and saved again.
+// Adapters that Python wrote (tests/golden/make_adapters.py): loaded, run against what PyTorch computed, and saved
+// again.
 #include <doctest/doctest.h>
 
 #include "hydralora/io/peft.hpp"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What a hostile file can make a reader allocate: 2 × file + 32 × header + 1 MiB at most; and what happens where a file asks
-// for more than there is. Every operator new of this program is counted.
+// What a hostile file can make a reader allocate: 2 × file + 32 × header + 1 MiB at most; and what happens where a file
+// asks for more than there is. Every operator new of this program is counted.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 #include <malloc.h>

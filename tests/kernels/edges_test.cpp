@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// The edges of the kernels' blocks. Numbers are small integers, so that every order of summation gives the same sum and a
-// result is right or wrong; whatever a kernel has no business with is NaN, so that a number read by mistake shows; and
-// buffers end with their last number, so that AddressSanitizer sees what is read beyond.
+// The edges of the kernels' blocks. Numbers are small integers, so that every order of summation gives the same sum and
+// a result is right or wrong; whatever a kernel has no business with is NaN, so that a number read by mistake shows;
+// and buffers end with their last number, so that AddressSanitizer sees what is read beyond.
 #include <doctest/doctest.h>
 
 #include <cstring>
@@ -37,8 +37,8 @@ Matrix<Scalar> integers(Index rows, Index cols, std::uint64_t seed) {
   return m;
 }
 
-/// A matrix whose column j lies at `offset` + j · `stride` of a buffer that is guarded elsewhere and ends `slack` numbers after
-/// the last column.
+/// A matrix whose column j lies at `offset` + j · `stride` of a buffer that is guarded elsewhere and ends `slack`
+/// numbers after the last column.
 template <class Scalar>
 class Guarded {
  public:

@@ -132,8 +132,8 @@ TEST_CASE("warm passes of every gate allocate nothing") {
 
 namespace {
 
-/// Forward passes, each in a thread that has no scratch memory yet (and whose OpenMP workers have none), with the first,
-/// the second, … and all later allocations failing, until one comes through.
+/// Forward passes, each in a thread that has no scratch memory yet (and whose OpenMP workers have none), with the
+/// first, the second, … and all later allocations failing, until one comes through.
 template <class Layer>
 long failures_until_done(const Layer& layer, Index tokens, int threads, const std::vector<Index>& segments = {}) {
   const Matrix<float> x = random_matrix<float>(layer.config().in_features, tokens, 1);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The dense base, and an adapter on it. Expected products are Eigen's coefficient by coefficient: this file is compiled a
-// second time with EIGEN_USE_BLAS, and a library is not compared with itself.
+// The dense base, and an adapter on it. Expected products are Eigen's coefficient by coefficient: this file is compiled
+// a second time with EIGEN_USE_BLAS, and a library is not compared with itself.
 #include <doctest/doctest.h>
 
 #include "support/layers.hpp"

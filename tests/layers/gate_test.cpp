@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Every gate, input, granularity and balance loss: values and gradients against the textbook by complex step, and the laws.
+// Every gate, input, granularity and balance loss: values and gradients against the textbook by complex step, and the
+// laws.
 #include <doctest/doctest.h>
 
 #include <complex>

@@ -168,8 +168,8 @@ TEST_CASE("adjoint: where the layer is linear, <J v, u> = <v, J^T u>") {
 
 TEST_CASE_TEMPLATE("a token's y and dx are the same bits alone and in any batch, and all bits the same on any threads",
                    Scalar, float, double) {
-  // Sizes around the kernels' blocks (256 features, 48 and 128 tokens), and enough work (parallel_work_minimum) for every loop but head mixing to go
-  // parallel in one of them.
+  // Sizes around the kernels' blocks (256 features, 48 and 128 tokens), and enough work (parallel_work_minimum) for
+  // every loop but head mixing to go parallel in one of them.
   for (const LayerShape& s :
        {LayerShape{64, 48, 8, 4, 1700}, LayerShape{600, 35, 5, 3, 203}, LayerShape{33, 700, 16, 2, 131}}) {
     for (const Kind kind : all_kinds) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Gates and balance losses as the papers write them, for any scalar type, in loops. Where heads are chosen, the choice is
-// made by the real parts: the derivative of a choice is 0.
+// Gates and balance losses as the papers write them, for any scalar type, in loops. Where heads are chosen, the choice
+// is made by the real parts: the derivative of a choice is 0.
 #pragma once
 
 #include <algorithm>

@@ -60,8 +60,8 @@ inline void assign_samples(const Eigen::MatrixXd& points, const Eigen::MatrixXd&
   });
 }
 
-/// Gives every empty cluster the sample farthest from its centroid (ties to the lower sample). With fewer distinct points
-/// than clusters a cluster may stay empty.
+/// Gives every empty cluster the sample farthest from its centroid (ties to the lower sample). With fewer distinct
+/// points than clusters a cluster may stay empty.
 inline void fill_empty_clusters(std::vector<Index>& labels, Eigen::VectorXd& distances, std::vector<Index>& counts) {
   for (std::size_t k = 0; k < counts.size(); ++k) {
     if (counts[k] > 0) continue;
@@ -103,8 +103,8 @@ inline KMeansResult lloyd(const Eigen::MatrixXd& points, Eigen::MatrixXd centroi
   return result;
 }
 
-/// k-means++: the first centroid is drawn uniformly from the samples, each further one with probability in proportion to the
-/// squared distance to the nearest centroid so far.
+/// k-means++: the first centroid is drawn uniformly from the samples, each further one with probability in proportion
+/// to the squared distance to the nearest centroid so far.
 inline Eigen::MatrixXd seed_centroids(const Eigen::MatrixXd& points, Index clusters, const CounterRandom& random) {
   const Index samples = points.cols();
   Eigen::MatrixXd centroids(points.rows(), clusters);

@@ -13,7 +13,8 @@ inline namespace HYDRALORA_BUILD {
 
 /// Statistics of routing weights ω over many tokens. The weights of a token should be ≥ 0 with sum 1.
 ///
-///   normalized_entropy  1 = every token gets every head alike: the router does nothing. Near 0 = each token has one head.
+///   normalized_entropy  1 = every token gets every head alike: the router does nothing. Near 0 = each token has one
+///   head.
 ///   usage               1/N each is balanced. One head near 1 = collapse; a head near 0 is dead.
 ///   top1_share          the same by the largest weight, which is noise where the entropy is near 1.
 ///
@@ -65,7 +66,8 @@ class RouterStats {
   /// The share of tokens whose largest weight is that of the head; of equal ones the lower counts. 0 without tokens.
   Eigen::VectorXd top1_share() const { return top1_counts_ / token_divisor(); }
 
-  /// Mean over tokens of  -Σ_i ω_i ln ω_i / ln N, in [0, 1] for weights that sum to 1. 0 before the first token and for N = 1.
+  /// Mean over tokens of  -Σ_i ω_i ln ω_i / ln N, in [0, 1] for weights that sum to 1. 0 before the first token and for
+  /// N = 1.
   double normalized_entropy() const {
     if (heads() == 1) return 0;
     return entropy_sum_ / (token_divisor() * std::log(static_cast<double>(heads())));
@@ -82,8 +84,8 @@ class RouterStats {
 
 /// Cosines between the up-projections of a layer's heads:  C_ij = ⟨B_i, B_j⟩ / (‖B_i‖ ‖B_j‖), the B flattened.
 ///
-/// Near 1 = the heads are alike; near 0 = they write different directions; near -1 = one undoes the other. The cosine with an
-/// all-zero head is 0, also on the diagonal, which otherwise is exactly 1.
+/// Near 1 = the heads are alike; near 0 = they write different directions; near -1 = one undoes the other. The cosine
+/// with an all-zero head is 0, also on the diagonal, which otherwise is exactly 1.
 ///
 /// @param layer  has config().heads and B(head), an Eigen expression; all heads of one shape.
 /// @return  (heads × heads), symmetric, within [-1, 1].

@@ -56,7 +56,8 @@ double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<In
   return values.sum() / sizes.sum();
 }
 
-/// The silhouette of k-means for k = 1 … max_clusters clusters at result[k - 1], 0 for one cluster. Arguments as for sse_curve().
+/// The silhouette of k-means for k = 1 … max_clusters clusters at result[k - 1], 0 for one cluster. Arguments as for
+/// sse_curve().
 template <class Derived>
 std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, Index max_clusters,
                                      KMeansConfig config = {}) {
@@ -68,8 +69,8 @@ std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, I
   return values;
 }
 
-/// How alike two labellings of the same samples are: 1 = the same clusters, about 0 = as by chance. For a router: the true
-/// components against the head with the largest weight.
+/// How alike two labellings of the same samples are: 1 = the same clusters, about 0 = as by chance. For a router: the
+/// true components against the head with the largest weight.
 ///
 /// Source   Hubert and Arabie 1985, "Comparing partitions": the adjusted Rand index.
 /// @param a, b  one label per sample, 0 … 9999.

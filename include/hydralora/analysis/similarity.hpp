@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// How alike adapters are: the A and the B of two layers, of two runs, of the heads of one layer; and a plane to draw many.
-// With the same seed every A starts as the same matrix (arXiv:2509.25414), so compare runs with different seeds too.
-// Not part of hydralora/analysis.hpp, as Eigen's SVD compiles slowly.
+// How alike adapters are: the A and the B of two layers, of two runs, of the heads of one layer; and a plane to draw
+// many. With the same seed every A starts as the same matrix (arXiv:2509.25414), so compare runs with different seeds
+// too. Not part of hydralora/analysis.hpp, as Eigen's SVD compiles slowly.
 #pragma once
 
 #include <Eigen/QR>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Exact t-SNE: a picture of some hundred points that shows neighbours. Distances between groups mean little, and another seed
-// gives another picture: see principal_components() (similarity.hpp) first.
+// Exact t-SNE: a picture of some hundred points that shows neighbours. Distances between groups mean little, and
+// another seed gives another picture: see principal_components() (similarity.hpp) first.
 #pragma once
 
 #include <algorithm>

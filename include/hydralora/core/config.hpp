@@ -115,9 +115,9 @@ Compile this file without it."
 #define HYDRALORA_JOIN_(a, b, c, d, e) a##_##b##_##c##_##d##_##e
 #define HYDRALORA_JOIN(a, b, c, d, e) HYDRALORA_JOIN_(a, b, c, d, e)
 
-/// The inline namespace that holds everything. Users never write it. It gives functions that are compiled for SSE2 in one
-/// file and for AVX2 in another (or with and without OpenMP, xsimd, assertions, exceptions) different symbols; otherwise
-/// the order of linking would decide which of the two both files run.
+/// The inline namespace that holds everything. Users never write it. It gives functions that are compiled for SSE2 in
+/// one file and for AVX2 in another (or with and without OpenMP, xsimd, assertions, exceptions) different symbols;
+/// otherwise the order of linking would decide which of the two both files run.
 #define HYDRALORA_BUILD                                                                              \
   HYDRALORA_JOIN(HYDRALORA_ISA_TAG, HYDRALORA_SIMD_TAG, HYDRALORA_THREADS_TAG, HYDRALORA_ASSERT_TAG, \
                  HYDRALORA_ERRORS_TAG)

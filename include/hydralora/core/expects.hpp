@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Checks of arguments. A failed check throws std::invalid_argument with the actual and the expected value in its message,
-// before anything has been written. Compiled without exceptions, it calls hydralora::on_failure().
+// Checks of arguments. A failed check throws std::invalid_argument with the actual and the expected value in its
+// message, before anything has been written. Compiled without exceptions, it calls hydralora::on_failure().
 #pragma once
 
 #include <cmath>
@@ -15,8 +15,8 @@
 namespace hydralora {
 
 #if !HYDRALORA_HAS_EXCEPTIONS
-/// Called with -fno-exceptions where a check fails. The program must define it, once, and it must not return. Memory that
-/// runs out is up to the program's operator new.
+/// Called with -fno-exceptions where a check fails. The program must define it, once, and it must not return. Memory
+/// that runs out is up to the program's operator new.
 [[noreturn]] void on_failure(const char* message);
 #endif
 

@@ -16,9 +16,9 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// While it lives, this library and Eigen use no other thread than the one that constructed it: for a host that has its own
-/// threads (see layers/sliced.hpp) or wants none. It sets OpenMP's number of threads to 1 for this thread, also for the
-/// host's own parallel regions. Without OpenMP it does nothing.
+/// While it lives, this library and Eigen use no other thread than the one that constructed it: for a host that has its
+/// own threads (see layers/sliced.hpp) or wants none. It sets OpenMP's number of threads to 1 for this thread, also for
+/// the host's own parallel regions. Without OpenMP it does nothing.
 class SerialScope {
  public:
 #if HYDRALORA_HAS_OPENMP
@@ -37,7 +37,8 @@ class SerialScope {
 #endif
 };
 
-/// Loops of fewer flop stay on the calling thread: starting the others costs 5 to 10 µs, in which a core does 10^6 flop.
+/// Loops of fewer flop stay on the calling thread: starting the others costs 5 to 10 µs, in which a core does 10^6
+/// flop.
 inline constexpr Index parallel_work_minimum = 1000000;
 
 namespace detail {
@@ -64,13 +65,13 @@ inline Index parallel_threads(Index count, Index work) {
   return 1;
 }
 
-/// Calls f(i) once for every i in [0, count). On several threads where OpenMP is on, more than one is available, the caller
-/// is not in a parallel region, and `work` (an estimate of all flop) is worth it. An f of two arguments also gets the number
-/// of its thread, 0 … parallel_threads(count, work) − 1.
+/// Calls f(i) once for every i in [0, count). On several threads where OpenMP is on, more than one is available, the
+/// caller is not in a parallel region, and `work` (an estimate of all flop) is worth it. An f of two arguments also
+/// gets the number of its thread, 0 … parallel_threads(count, work) − 1.
 ///
-/// For reproducible bits f(i) writes only what belongs to i, and its results depend on i only. Workers run in the caller's
-/// floating-point mode. The exception of the lowest i that threw reaches the caller; later i may or may not have been
-/// called. Allocates nothing.
+/// For reproducible bits f(i) writes only what belongs to i, and its results depend on i only. Workers run in the
+/// caller's floating-point mode. The exception of the lowest i that threw reaches the caller; later i may or may not
+/// have been called. Allocates nothing.
 template <class Function>
 void parallel_for(Index count, Index work, Function&& f) {
 #if HYDRALORA_HAS_OPENMP
@@ -121,9 +122,9 @@ void parallel_chunks(Index size, Index chunk, Index work, Function&& f) {
   parallel_for((size + chunk - 1) / chunk, work, [&](Index i) { f(i * chunk, std::min(chunk, size - i * chunk)); });
 }
 
-/// Calls f(begin, count) for slices of [0, size) of at most `slice` each, in parallel. For products that Eigen computes:
-/// outside a parallel region it splits them by the number of threads, and the bits depend on that. There are at least two
-/// slices, so that they always run inside a region, and their bounds depend on the size only.
+/// Calls f(begin, count) for slices of [0, size) of at most `slice` each, in parallel. For products that Eigen
+/// computes: outside a parallel region it splits them by the number of threads, and the bits depend on that. There are
+/// at least two slices, so that they always run inside a region, and their bounds depend on the size only.
 template <class Function>
 void parallel_slices(Index size, Index slice, Function&& f) {
   const Index slices = std::max<Index>(size > 1 ? 2 : 1, (size + slice - 1) / slice);

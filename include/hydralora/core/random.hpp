@@ -31,8 +31,8 @@ constexpr std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) {
   }
 }
 
-// For the normal distribution. Only operations that IEEE 754 rounds correctly, and no product inside a sum but in std::fma,
-// so that no compiler rounds differently by fusing the two.
+// For the normal distribution. Only operations that IEEE 754 rounds correctly, and no product inside a sum but in
+// std::fma, so that no compiler rounds differently by fusing the two.
 
 /// log(x) for a normal x > 0, to 2 ulp. x = m·2^e with m in [√½, √2); log m = 2 artanh((m-1)/(m+1)) as a series.
 inline double portable_log(double x) {
@@ -83,8 +83,8 @@ inline std::array<std::uint64_t, 4> philox4x64(std::array<std::uint64_t, 4> coun
   return counter;
 }
 
-/// Random numbers of a (seed, stream), indexed by up to three coordinates (i, j, k). Different seeds, streams or coordinates
-/// give independent numbers. All members are const and thread-safe.
+/// Random numbers of a (seed, stream), indexed by up to three coordinates (i, j, k). Different seeds, streams or
+/// coordinates give independent numbers. All members are const and thread-safe.
 class CounterRandom {
  public:
   explicit CounterRandom(std::uint64_t seed, std::uint64_t stream = 0) : key_{seed, stream} {}

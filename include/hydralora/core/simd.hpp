@@ -67,8 +67,8 @@ inline constexpr Index lanes = static_cast<Index>(Batch<Scalar, Arch>::size);
 
 namespace detail {
 
-/// Copies `half` … 2 · half numbers as two pieces that may overlap, fewer by the next smaller `half`. A piece is a single
-/// move; a call of the C library costs more than all of them.
+/// Copies `half` … 2 · half numbers as two pieces that may overlap, fewer by the next smaller `half`. A piece is a
+/// single move; a call of the C library costs more than all of them.
 template <Index half, class Scalar>
 void copy_few(const Scalar* from, Scalar* to, Index count) {
   if constexpr (half > 0) {

@@ -4,7 +4,8 @@
 //   Eigen::MatrixXf x(features, tokens)            Eigen's default, column-major
 //   float x[tokens][features]                      the same bytes in torch, ggml, ONNX Runtime, dlib, plain C
 //
-// A view never copies. A row-major matrix, an expression that is not in memory, or another scalar type does not compile.
+// A view never copies. A row-major matrix, an expression that is not in memory, or another scalar type does not
+// compile.
 #pragma once
 
 #include <cstdint>
@@ -128,8 +129,8 @@ class ConstTokens {
   Index stride_ = 0;
 };
 
-/// Writable view with the members of ConstTokens, to which it converts. Accepts lvalue matrices and writable temporaries
-/// such as `y.leftCols(3)`. A temporary matrix, whose result would be lost, does not compile.
+/// Writable view with the members of ConstTokens, to which it converts. Accepts lvalue matrices and writable
+/// temporaries such as `y.leftCols(3)`. A temporary matrix, whose result would be lost, does not compile.
 template <class Scalar>
 class Tokens {
  public:

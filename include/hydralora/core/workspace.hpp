@@ -17,8 +17,8 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Blocks of memory in stack order. While frames are open it only adds blocks, so addresses stay valid. Once all are closed,
-/// several blocks become one that is large enough for all, so a repeated call allocates nothing.
+/// Blocks of memory in stack order. While frames are open it only adds blocks, so addresses stay valid. Once all are
+/// closed, several blocks become one that is large enough for all, so a repeated call allocates nothing.
 class Workspace {
  public:
   static constexpr std::size_t alignment = memory_alignment;
@@ -83,8 +83,9 @@ inline Workspace& thread_workspace() {
 
 }  // namespace detail
 
-/// Scratch memory for a scope, from the calling thread's buffer: uninitialised, 64-byte aligned, valid until the frame ends.
-/// Frames nest like scopes. Other threads may use the memory. @throws std::bad_alloc where the buffer cannot grow.
+/// Scratch memory for a scope, from the calling thread's buffer: uninitialised, 64-byte aligned, valid until the frame
+/// ends. Frames nest like scopes. Other threads may use the memory. @throws std::bad_alloc where the buffer cannot
+/// grow.
 class ScratchFrame {
  public:
   ScratchFrame() = default;

@@ -5,7 +5,8 @@
 //   an A per head (SplitLoRA)  h has N·r numbers      u_i = ω_i h_i
 //   shared B (SharedBLoRA)     h has N·r numbers      u = Σ_i ω_i h_i
 //
-// The number of rows of h decides between the first two. The third uses the kernels of the first with h and v exchanged.
+// The number of rows of h decides between the first two. The third uses the kernels of the first with h and v
+// exchanged.
 #pragma once
 
 #include <algorithm>
@@ -82,13 +83,13 @@ void sum_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstToken
   mix_heads<Scalar>(v, weights, dh);
 }
 
-/// B̄ = Σ_i ω_i B_i, for tokens that share one ω: y += s · B̄ h is then a product of rank r, 1/N of the work of expand().
-/// Source: HydraLoRA, arXiv:2404.19245, section 3.3 (inference).
+/// B̄ = Σ_i ω_i B_i, for tokens that share one ω: y += s · B̄ h is then a product of rank r, 1/N of the work of
+/// expand(). Source: HydraLoRA, arXiv:2404.19245, section 3.3 (inference).
 /// @param s         [B_1 … B_N], (N·r × features), read.
 /// @param weights   ω, (N × 1), read.
 /// @param combined  B̄, (r × features), features side by side (feature_stride 1), OVERWRITTEN. Must overlap neither.
-/// Cost             2 · N · r · features flop, as much as expand() of one token. It pays from three tokens on with two heads,
-///                  from two tokens with more heads.
+/// Cost             2 · N · r · features flop, as much as expand() of one token. It pays from three tokens on with two
+///                  heads, from two tokens with more heads.
 template <class Scalar>
 void combine_heads(ConstStack<Scalar> s, ConstTokens<Scalar> weights, Stack<Scalar> combined) {
   const Index heads = weights.features(), rank = combined.rows;
@@ -103,8 +104,8 @@ void combine_heads(ConstStack<Scalar> s, ConstTokens<Scalar> weights, Stack<Scal
   });
 }
 
-/// Y += scale · [B_1 … B_N] U with u_i = ω_i h, where all tokens of a segment have the same ω: by B̄ = Σ_i ω_i B_i, if the
-/// segment is long enough.
+/// Y += scale · [B_1 … B_N] U with u_i = ω_i h, where all tokens of a segment have the same ω: by B̄ = Σ_i ω_i B_i, if
+/// the segment is long enough.
 /// @param up        [B_1 … B_N], (N·r × features), read.
 /// @param h         (r × tokens), read.
 /// @param weights   ω, (N × tokens), read. B̄ uses the weights of the segment's first token.

@@ -8,7 +8,8 @@
 // With xsimd, float and double use the vectorised kernels of simd/, otherwise any scalar type uses the plain loops of
 // reference/. The caller checks the shapes; here are assertions only.
 //
-// Numerics  The bits of a token's result depend on that token only, not on the other tokens, its place in the batch or the
+// Numerics  The bits of a token's result depend on that token only, not on the other tokens, its place in the batch or
+//           the
 // number of threads. A sum over tokens does not depend on the number of threads.
 #pragma once
 

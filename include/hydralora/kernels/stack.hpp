@@ -8,8 +8,8 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// A view of `rows` vectors with `features` numbers each, [A; gate] or the transposed [B_1 … B_N]. Number (row, feature) lies
-/// at data[row · row_stride + feature · feature_stride]; one of the strides is usually 1.
+/// A view of `rows` vectors with `features` numbers each, [A; gate] or the transposed [B_1 … B_N]. Number (row,
+/// feature) lies at data[row · row_stride + feature · feature_stride]; one of the strides is usually 1.
 template <class Scalar>
 struct Stack {
   Scalar* data = nullptr;

@@ -48,8 +48,8 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
     initialize();
   }
 
-  /// Parameters in the host's memory, taken as they are; initialize() overwrites them. The memory must outlive the layer, and
-  /// copies of the layer share it. The seed serves initialize() and dropout.
+  /// Parameters in the host's memory, taken as they are; initialize() overwrites them. The memory must outlive the
+  /// layer, and copies of the layer share it. The seed serves initialize() and dropout.
   /// @throws std::invalid_argument  as above, or where the buffer's size is not parameter_count().
   Adapter(const Config& config, ParameterMap<Scalar> lent, std::uint64_t seed = 0)
       : Base(config, lent), middle_(make_middle(config)), seed_(seed) {}
@@ -108,9 +108,9 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
     if (dy.tokens() > 0) formula().backward(x, dy, cache.pass(), g, {}, options);
   }
 
-  /// backward() with A frozen, and with it a gate that reads x. B, a gate that reads A x, and dx get the same bits as from
-  /// backward(); the frozen gradients stay as they are. It needs no x, so the host need not store the layer's input.
-  /// Source: LoRA-FA, Zhang et al. 2023, arXiv:2308.03303.
+  /// backward() with A frozen, and with it a gate that reads x. B, a gate that reads A x, and dx get the same bits as
+  /// from backward(); the frozen gradients stay as they are. It needs no x, so the host need not store the layer's
+  /// input. Source: LoRA-FA, Zhang et al. 2023, arXiv:2308.03303.
   void backward_frozen_A(ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                          const CallOptions<Scalar>& options = {}) const {
     detail::check_backward<Scalar>(this->shape(), dropout(options), dy, cache, g.shape(), dx, options);

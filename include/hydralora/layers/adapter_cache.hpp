@@ -10,8 +10,8 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// What a forward pass saves for its backward pass: h = A x and the numbers of the gate. One object serves any layer and batch
-/// of its scalar type in turn. It grows and never shrinks.
+/// What a forward pass saves for its backward pass: h = A x and the numbers of the gate. One object serves any layer
+/// and batch of its scalar type in turn. It grows and never shrinks.
 template <class Scalar>
 class AdapterCache {
  public:

@@ -59,8 +59,8 @@ struct AdapterShape {
   Index up_rows() const { return up_rows_; }        ///< of the stack [B_1 … B_N]
   Index saved_rows() const { return saved_rows_; }  ///< numbers per token between forward and backward
   Index gate_size() const { return gate_size_; }    ///< numbers of the gate's own matrix, between the stacks
-  /// From one column of B to the next: out, or 32 more where out is a multiple of 1024. Columns whole memory pages apart
-  /// compete for the same places in a cache, which slows down a forward pass of few tokens.
+  /// From one column of B to the next: out, or 32 more where out is a multiple of 1024. Columns whole memory pages
+  /// apart compete for the same places in a cache, which slows down a forward pass of few tokens.
   Index up_stride() const { return up_stride_; }
   Index down_size() const { return down_size_; }                   ///< numbers of A and the gate in the flat buffer
   Index up_size() const { return up_size_; }                       ///< numbers of B there, with the padding

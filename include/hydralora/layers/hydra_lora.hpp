@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// HydraLoRA: one A for what the tasks share, N heads B_i for their differences, and a router that mixes the heads per token.
+// HydraLoRA: one A for what the tasks share, N heads B_i for their differences, and a router that mixes the heads per
+// token.
 #pragma once
 
 #include "hydralora/kernels/head_mix.hpp"
@@ -35,8 +36,8 @@ struct HydraLoRAMiddle : HeadsMiddle<Shared::A> {
 ///           dω_i = ⟨V_i, h⟩     dh = Σ_i ω_i V_i     dℓ = ω ∘ (dω − ⟨ω, dω⟩)
 ///           [dA; dG] += [dH; dL] Xᵀ                  dX += [A; G]ᵀ [dH; dL]
 ///
-/// Line by line: formula.hpp. Saved for backward: H and Ω, rank + heads numbers per token; backward computes U again. The
-/// members are documented in Adapter.
+/// Line by line: formula.hpp. Saved for backward: H and Ω, rank + heads numbers per token; backward computes U again.
+/// The members are documented in Adapter.
 template <class Scalar = float>
 class HydraLoRA : public Adapter<Scalar, HydraLoRAMiddle> {
  public:

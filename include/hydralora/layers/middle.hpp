@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A middle computes u, which B expands, from h = A x and the weights ω of the heads. It is all in which layers differ. A new
-// layer is a new middle: docs/adding-a-layer.md.
+// A middle computes u, which B expands, from h = A x and the weights ω of the heads. It is all in which layers differ.
+// A new layer is a new middle: docs/adding-a-layer.md.
 #pragma once
 
 #include "hydralora/core/tokens.hpp"

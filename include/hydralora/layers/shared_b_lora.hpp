@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// SharedBLoRA: N routed down-projections A_i that share one B. Its paper calls it ALoRA, which is the name of another method
-// in PEFT (activated LoRA, arXiv:2504.12397).
+// SharedBLoRA: N routed down-projections A_i that share one B. Its paper calls it ALoRA, which is the name of another
+// method in PEFT (activated LoRA, arXiv:2504.12397).
 #pragma once
 
 #include "hydralora/kernels/head_mix.hpp"
@@ -37,8 +37,8 @@ struct SharedBLoRAMiddle : HeadsMiddle<Shared::B> {
 ///           dω_i = ⟨V, h_i⟩     dh_i = ω_i V      dℓ = ω ∘ (dω − ⟨ω, dω⟩)
 ///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ      dX += [A_1 … A_N; G]ᵀ [dH; dL]
 ///
-/// Line by line: formula.hpp. Saved for backward: heads · rank + heads numbers per token; backward computes U again. The
-/// members are documented in Adapter.
+/// Line by line: formula.hpp. Saved for backward: heads · rank + heads numbers per token; backward computes U again.
+/// The members are documented in Adapter.
 template <class Scalar = float>
 class SharedBLoRA : public Adapter<Scalar, SharedBLoRAMiddle> {
  public:

@@ -38,8 +38,8 @@ struct SplitLoRAMiddle : HeadsMiddle<Shared::nothing> {
 ///           learned: dℓ = ω ∘ (dω − ⟨ω, dω⟩), or see GateConfig     given: CallOptions::weights_gradient += dω
 ///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ     dX += [A_1 … A_N; G]ᵀ [dH; dL]
 ///
-/// Line by line: formula.hpp. Saved for backward: heads · rank numbers per token, and ω where it is not all 1. The members
-/// are documented in Adapter.
+/// Line by line: formula.hpp. Saved for backward: heads · rank numbers per token, and ω where it is not all 1. The
+/// members are documented in Adapter.
 template <class Scalar = float>
 class SplitLoRA : public Adapter<Scalar, SplitLoRAMiddle> {
  public:

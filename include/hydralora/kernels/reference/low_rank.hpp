@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// kernels/low_rank.hpp in plain loops for any scalar type. The tests compare the vectorised kernels with them. Only sums of
-// products, so that they stay analytic in complex numbers.
+// kernels/low_rank.hpp in plain loops for any scalar type. The tests compare the vectorised kernels with them. Only
+// sums of products, so that they stay analytic in complex numbers.
 #pragma once
 
 #include "hydralora/core/tokens.hpp"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// kernels/head_mix.hpp, vectorised along the rank. A rank (4 … 64) is often less than a register, and part of a register is
-// expensive to load and store. So whole registers are used wherever they stay within the token's numbers: what is written
-// beyond a head is overwritten by the next head, and what is read there is masked out.
+// kernels/head_mix.hpp, vectorised along the rank. A rank (4 … 64) is often less than a register, and part of a
+// register is expensive to load and store. So whole registers are used wherever they stay within the token's numbers:
+// what is written beyond a head is overwritten by the next head, and what is read there is masked out.
 #pragma once
 
 #include <algorithm>

@@ -20,20 +20,22 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Tokens of a task in shrink(): many, as each task reads the whole stack, but enough tasks for all threads. 32 to 128 take
-/// the same time.
+/// Tokens of a task in shrink(): many, as each task reads the whole stack, but enough tasks for all threads. 32 to 128
+/// take the same time.
 inline constexpr Index shrink_tokens = 64;
-/// A stack of so many bytes stays in half the L2 cache: every tile then takes all features, and X is read in long runs. Of a
-/// larger stack all tiles of a task take one block after another.
+/// A stack of so many bytes stays in half the L2 cache: every tile then takes all features, and X is read in long runs.
+/// Of a larger stack all tiles of a task take one block after another.
 inline constexpr Index shrink_stack_bytes = 524288;
-/// Tokens of a partial sum in accumulate(): with 256 bytes of each, 32 KiB in the L1 cache. The result's bits depend on it.
+/// Tokens of a partial sum in accumulate(): with 256 bytes of each, 32 KiB in the L1 cache. The result's bits depend on
+/// it.
 inline constexpr Index token_block = 128;
-/// Bytes of every token that a task owns in expand(): enough for the hardware to prefetch Y, and the piece of a stack of 64
-/// rows (128 KiB) stays in the L2 cache. 512 bytes are slower for few rows.
+/// Bytes of every token that a task owns in expand(): enough for the hardware to prefetch Y, and the piece of a stack
+/// of 64 rows (128 KiB) stays in the L2 cache. 512 bytes are slower for few rows.
 inline constexpr Index expand_chunk_bytes = 2048;
 /// Bytes of every token that a task owns in accumulate().
 inline constexpr Index accumulate_chunk_bytes = 256;
-/// Tokens that are prefetched. The L2 cache holds about 64 columns that lie a power of two apart; more evict each other.
+/// Tokens that are prefetched. The L2 cache holds about 64 columns that lie a power of two apart; more evict each
+/// other.
 inline constexpr Index accumulate_fetched = 48;
 /// Tokens for which expand() packs a piece of the stack once; packing costs little beside them.
 inline constexpr Index expand_tokens = 512;
@@ -234,8 +236,8 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
         copy<Arch>(x.token(block + t) + begin, copied + t * chunk, features);
       }
 
-      // Tokens lie too far apart for the hardware to prefetch them. Every call of the tile prefetches a part of the next
-      // block, or of the first block of the next features.
+      // Tokens lie too far apart for the hardware to prefetch them. Every call of the tile prefetches a part of the
+      // next block, or of the first block of the next features.
       const bool last = block + token_block >= x.tokens();
       const Index next_token = last ? 0 : block + token_block;
       const Index next_feature = last ? std::min(begin + chunk, ds.features - 1) : begin;

@@ -15,8 +15,8 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Features of a partial sum in shrink(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache. The
-/// result's bits depend on it.
+/// Features of a partial sum in shrink(): a packed panel block (256 × 16 floats, 16 KiB) stays in half the L1 cache.
+/// The result's bits depend on it.
 inline constexpr Index feature_block = 256;
 
 /// to[feature · step + row] = s(row, feature), and writes nothing else.
@@ -61,7 +61,8 @@ struct Panels {
   Index step;
 };
 
-/// The stack in panels of a tile's width along its rows. In place where the rows lie so, or only one tile of tokens uses them.
+/// The stack in panels of a tile's width along its rows. In place where the rows lie so, or only one tile of tokens
+/// uses them.
 template <class Arch, class Scalar>
 Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
   constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// kernels/softmax.hpp with the vector exponential. A lane depends on its number only, and a token's sums are taken one number
-// after another, so a token has the same bits in any batch.
+// kernels/softmax.hpp with the vector exponential. A lane depends on its number only, and a token's sums are taken one
+// number after another, so a token has the same bits in any batch.
 #pragma once
 
 #include <algorithm>

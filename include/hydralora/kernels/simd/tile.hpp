@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The micro-kernel of all three low-rank products: a small tile of outer products in registers. The products differ in what
-// is broadcast and what is loaded (low_rank.hpp).
+// The micro-kernel of all three low-rank products: a small tile of outer products in registers. The products differ in
+// what is broadcast and what is loaded (low_rank.hpp).
 #pragma once
 
 #include <algorithm>
@@ -18,27 +18,30 @@ namespace simd {
 /// Registers per row of a tile: each broadcast number is used twice.
 inline constexpr Index tile_registers = 2;
 
-/// Rows of the tile (broadcast numbers). Of 16 registers 6 × 2 = 12 sums, 2 loaded and 1 broadcast fill 15. Of 32 the tile
-/// takes 8 × 2, as 8 divides the usual ranks and batches. 8 independent chains hide an FMA's latency (4 cycles, two FMAs a
-/// cycle); both tiles have more, and load less than 0.7 numbers per FMA.
+/// Rows of the tile (broadcast numbers). Of 16 registers 6 × 2 = 12 sums, 2 loaded and 1 broadcast fill 15. Of 32 the
+/// tile takes 8 × 2, as 8 divides the usual ranks and batches. 8 independent chains hide an FMA's latency (4 cycles,
+/// two FMAs a cycle); both tiles have more, and load less than 0.7 numbers per FMA.
 inline constexpr Index tile_rows = HYDRALORA_VECTOR_REGISTERS == 32 ? 8 : 6;
 
 template <class Scalar, class Arch>
 inline constexpr Index tile_width = tile_registers* lanes<Scalar, Arch>;
 
-/// How many times a tile of few rows fits into the registers for sums: as copies side by side, each for a part of the sum
-/// (shrink), or as a wider tile (expand). Even one token then has 8 chains, or twice as many, which read longer runs.
+/// How many times a tile of few rows fits into the registers for sums: as copies side by side, each for a part of the
+/// sum (shrink), or as a wider tile (expand). Even one token then has 8 chains, or twice as many, which read longer
+/// runs.
 constexpr Index tile_copies(Index rows, Index registers, Index sums) {
   return rows > 4 ? 1 : std::max<Index>(1, sums / (rows * registers));
 }
-/// Copies in shrink(). More than 8 registers of sums do not pay: distant blocks of the stack evict each other in the cache.
+/// Copies in shrink(). More than 8 registers of sums do not pay: distant blocks of the stack evict each other in the
+/// cache.
 constexpr Index copies_of(Index rows, Index registers) { return tile_copies(rows, registers, 8); }
 /// Registers of a row in expand().
 constexpr Index wide_of(Index rows) {
   return tile_registers * tile_copies(rows, tile_registers, HYDRALORA_VECTOR_REGISTERS / 2);
 }
 
-/// One call of the micro-kernel. For copy c, row i, number j < used and l = 0 … length - 1, the copies one after another:
+/// One call of the micro-kernel. For copy c, row i, number j < used and l = 0 … length - 1, the copies one after
+/// another:
 ///
 ///   to[i · to_row + j] += factor · Σ_l  b[l · b_step + c · b_copy + i · b_row] · a[l · a_step + c · a_copy + j]
 ///
@@ -124,8 +127,8 @@ void add_outer_products(const TileArguments<Scalar>& tile, std::index_sequence<l
 
 }  // namespace detail
 
-/// Each sum is a chain of fused multiply-adds from zero in the order of l, so a number's bits depend on its factors only,
-/// not on the shape of the tile. Copies are added in their order.
+/// Each sum is a chain of fused multiply-adds from zero in the order of l, so a number's bits depend on its factors
+/// only, not on the shape of the tile. Copies are added in their order.
 template <class Arch, class Scalar, Index rows, Index registers, Index copies>
 void add_outer_products(const TileArguments<Scalar>& tile) {
   detail::add_outer_products<Arch, registers, rows>(
