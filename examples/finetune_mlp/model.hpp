@@ -24,7 +24,7 @@ using Matrix = Eigen::MatrixXf;
 using Vector = Eigen::VectorXf;
 using Group = hydralora::ParameterGroup<float>;
 
-/// A layer, y += W x and back. W is trained, or frozen with an adapter (support/layers.hpp). backward() ADDS to gradients.
+/// A layer, y += W x and back. W is trained, or frozen with an adapter (support/layers.hpp). backward() ADDS.
 class Linear {
  public:
   virtual ~Linear() = default;

@@ -33,10 +33,10 @@ enum class GateSelection {
 
 /// Which tokens are pooled before the softmax.
 enum class GateGranularity {
-  token,  ///< none
+  token,    ///< none
   segment,  ///< all tokens of a segment get the same ω. A token sees its future: right for classifiers and encoders, a
             ///< leak in a language model
-  causal  ///< the segment's tokens up to this one
+  causal    ///< the segment's tokens up to this one
 };
 
 /// Prints GateInput::rms_projection.
