@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The doors against their reference twins in double: all small sizes, both layouts, strided and misaligned views,
+// The kernels against their reference twins in double: all small sizes, both layouts, strided and misaligned views,
 // scales from 1e-15 to 1e15.
 #include <doctest/doctest.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// DoRA against its formula in loops, by complex step with the norms held, and at the door.
+// DoRA against its formula in loops, by complex step with the norms held constant, and its checks.
 #include <doctest/doctest.h>
 
 #include <complex>

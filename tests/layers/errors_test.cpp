@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Every mistake at the door throws std::invalid_argument with both sides of the disagreement, and writes nothing.
+// Every mistake in an argument throws std::invalid_argument with both sides of the disagreement, and writes nothing.
 #include <doctest/doctest.h>
 
 #include <limits>
