@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Element by element. Eigen computes the same numbers, but each of its expressions takes a tenth of a second to
-// compile.
+// Element by element. Eigen computes the same, but each of its expressions takes a tenth of a second to compile.
 #pragma once
 
 #include <algorithm>

@@ -5,8 +5,7 @@
 //   an A per head (SplitLoRA)  h has N·r numbers      u_i = ω_i h_i
 //   shared B (SharedBLoRA)     h has N·r numbers      u = Σ_i ω_i h_i
 //
-// The number of rows of h decides between the first two. The third uses the kernels of the first with h and v
-// exchanged.
+// The rows of h decide between the first two. The third uses the kernels of the first with h and v exchanged.
 #pragma once
 
 #include <algorithm>

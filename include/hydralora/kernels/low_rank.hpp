@@ -9,8 +9,7 @@
 // reference/. The caller checks the shapes; here are assertions only.
 //
 // Numerics  The bits of a token's result depend on that token only, not on the other tokens, its place in the batch or
-//           the
-// number of threads. A sum over tokens does not depend on the number of threads.
+//           the number of threads. A sum over tokens does not depend on the number of threads.
 #pragma once
 
 #include <cassert>

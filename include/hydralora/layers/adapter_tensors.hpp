@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The tensors of a layer or of its gradients: one flat buffer with two stacks of rows,
 //
 //   down  [A; gate]        projects a token

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The gate (router): computes the weights ω of the heads for every token, and the gradients.
 //
 //   logits         ℓ = G x                       or G A x, or G applied to the root mean square of A x over a segment

@@ -39,7 +39,6 @@ enum class GateGranularity {
   causal    ///< the segment's tokens up to this one
 };
 
-/// Prints GateInput::rms_projection.
 inline std::ostream& operator<<(std::ostream& out, Routing r) {
   constexpr const char* names[] = {"uniform", "learned", "given"};
   return out << "Routing::" << names[static_cast<int>(r)];

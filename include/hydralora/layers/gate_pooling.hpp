@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Two steps of a gate: pooling over the tokens of a segment, and the selection of heads.
 #pragma once
 

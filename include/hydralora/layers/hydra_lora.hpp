@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// HydraLoRA: one A for what the tasks share, N heads B_i for their differences, and a router that mixes the heads per
-// token.
+// HydraLoRA: one A for what the tasks share, N heads B_i for their differences, a router that mixes the heads per token.
 #pragma once
 
 #include "hydralora/kernels/head_mix.hpp"

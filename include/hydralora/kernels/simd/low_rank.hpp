@@ -20,22 +20,19 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace simd {
 
-/// Tokens of a task in shrink(): many, as each task reads the whole stack, but enough tasks for all threads. 32 to 128
-/// take the same time.
+/// Tokens of a task in shrink(): each task reads the whole stack. 32 to 128 take the same time.
 inline constexpr Index shrink_tokens = 64;
 /// A stack of so many bytes stays in half the L2 cache: every tile then takes all features, and X is read in long runs.
 /// Of a larger stack all tiles of a task take one block after another.
 inline constexpr Index shrink_stack_bytes = 524288;
-/// Tokens of a partial sum in accumulate(): with 256 bytes of each, 32 KiB in the L1 cache. The result's bits depend on
-/// it.
+/// Tokens of a partial sum in accumulate(): 256 bytes of each fill 32 KiB of L1 cache. Results' bits depend on it.
 inline constexpr Index token_block = 128;
 /// Bytes of every token that a task owns in expand(): enough for the hardware to prefetch Y, and the piece of a stack
 /// of 64 rows (128 KiB) stays in the L2 cache. 512 bytes are slower for few rows.
 inline constexpr Index expand_chunk_bytes = 2048;
 /// Bytes of every token that a task owns in accumulate().
 inline constexpr Index accumulate_chunk_bytes = 256;
-/// Tokens that are prefetched. The L2 cache holds about 64 columns that lie a power of two apart; more evict each
-/// other.
+/// Tokens that are prefetched. About 64 columns that lie a power of two apart fit into the L2 cache.
 inline constexpr Index accumulate_fetched = 48;
 /// Tokens for which expand() packs a piece of the stack once; packing costs little beside them.
 inline constexpr Index expand_tokens = 512;

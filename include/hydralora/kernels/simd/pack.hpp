@@ -61,8 +61,7 @@ struct Panels {
   Index step;
 };
 
-/// The stack in panels of a tile's width along its rows. In place where the rows lie so, or only one tile of tokens
-/// uses them.
+/// The stack in panels of a tile's width along its rows. In place where rows lie so, or one tile of tokens uses them.
 template <class Arch, class Scalar>
 Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
   constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;

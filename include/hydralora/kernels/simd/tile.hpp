@@ -32,16 +32,14 @@ inline constexpr Index tile_width = tile_registers* lanes<Scalar, Arch>;
 constexpr Index tile_copies(Index rows, Index registers, Index sums) {
   return rows > 4 ? 1 : std::max<Index>(1, sums / (rows * registers));
 }
-/// Copies in shrink(). More than 8 registers of sums do not pay: distant blocks of the stack evict each other in the
-/// cache.
+/// Copies in shrink(). More than 8 registers of sums do not pay: distant blocks of the stack evict each other.
 constexpr Index copies_of(Index rows, Index registers) { return tile_copies(rows, registers, 8); }
 /// Registers of a row in expand().
 constexpr Index wide_of(Index rows) {
   return tile_registers * tile_copies(rows, tile_registers, HYDRALORA_VECTOR_REGISTERS / 2);
 }
 
-/// One call of the micro-kernel. For copy c, row i, number j < used and l = 0 … length - 1, the copies one after
-/// another:
+/// One call of the micro-kernel. For copy c, row i, number j < used and l = 0 … length - 1, copy after copy:
 ///
 ///   to[i · to_row + j] += factor · Σ_l  b[l · b_step + c · b_copy + i · b_row] · a[l · a_step + c · a_copy + j]
 ///
