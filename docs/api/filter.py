@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What Doxygen reads instead of a header (INPUT_FILTER). Line numbers stay, so warnings point into the header.
+"""The INPUT_FILTER of Doxygen: prints a changed header. Line numbers stay, so warnings point into the header.
 
-- Indented lines of a comment are verbatim, and so is what follows "forward" and "backward" in its column.
+- Indented lines of a comment are verbatim, and so are lines that start with "forward" or "backward" and two spaces.
 - Source, Cost, Numerics, Memory and Errors are titles.
 - The comment at the top of a header is the description of the file.
 - The names are without the inline namespace that carries the instruction set.
@@ -15,13 +15,13 @@ TITLE = re.compile(r"(Source|Cost|Numerics|Memory|Errors) +(?=\S)")
 
 
 def escaped(text):
-    """Text without HTML and links by "#": between backticks Doxygen sees to that itself."""
+    """Text without HTML and links by "#". Doxygen does this itself between backticks."""
     return "`".join(part if i % 2 else re.sub("[<#]", r"\\\g<0>", part) for i, part in enumerate(text.split("`")))
 
 
 def comment(texts):
     """The lines of one comment as /** … */, in which Doxygen shows verbatim lines as they are."""
-    verbatim = in_tag = False  # the indented lines after a tag go on with its text
+    verbatim = in_tag = False  # indented lines after a tag belong to its text
     for i, text in enumerate(texts):
         if not text.startswith("  "):
             in_tag = bool(re.match("@", text) or TITLE.match(text))
