@@ -142,7 +142,8 @@ struct ExpandPlan {
     tasks = chunks * groups;
     work = 2 * tokens * s.rows * s.features;
     // In place, only a partial last panel is packed: reading its whole registers would exceed the stack.
-    const Index most = in_place ? width : std::min(chunk, detail::ceil_div(s.features, width) * width);
+    const Index last = s.features % width == 0 ? 0 : width;
+    const Index most = in_place ? last : std::min(chunk, detail::ceil_div(s.features, width) * width);
     room = detail::ceil_div(s.rows * most, line) * line;
     rooms = parallel_threads(tasks, work) * room;
   }
@@ -159,7 +160,7 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
 
   // Taken for all threads before the first writes to Y: if memory runs out, Y is unchanged.
   ScratchFrame scratch;
-  Scalar* rooms = scratch.take<Scalar>(plan.rooms);
+  Scalar* rooms = plan.rooms == 0 ? nullptr : scratch.take<Scalar>(plan.rooms);
 
   parallel_for(plan.tasks, plan.work, [&](Index task, Index thread) {
     const Index begin = task % chunks * chunk, end = std::min(s.features, begin + chunk);
