@@ -5,6 +5,7 @@
 #include <hydralora/train/adamw.hpp>
 
 #include <algorithm>
+#include <optional>
 #include <type_traits>
 
 namespace bench {
@@ -45,34 +46,27 @@ class AdapterOf final : public Adapter {
   using Scalar = typename Layer::Scalar;
   using Values = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 
-  explicit AdapterOf(const std::shared_ptr<const Problem>& problem)
-      : problem_(problem),
-        layer_(layer_of<Layer>(*problem)),
+  explicit AdapterOf(const Problem& p)
+      : layer_(layer_of<Layer>(p)),
         gradients_(layer_.config()),
-        x_(view_or_copy(problem->x, x_copy_)),
-        dy_(view_or_copy(problem->dy, dy_copy_)),
-        y_(Values::Zero(problem->out, problem->tokens)),
-        dx_(Values::Zero(problem->in, problem->tokens)) {}
-  AdapterOf(const AdapterOf&) = delete;
-  AdapterOf& operator=(const AdapterOf&) = delete;
+        x_(p.x.cast<Scalar>()),
+        dy_(p.dy.cast<Scalar>()),
+        y_(Values::Zero(p.out, p.tokens)),
+        dx_(Values::Zero(p.in, p.tokens)) {}
 
   void forward() override { layer_.forward(x_, y_, cache_); }
   void backward() override { layer_.backward(x_, dy_, cache_, gradients_, dx_); }
   void training_step() override {
-    if constexpr (std::is_same_v<Scalar, float>) {
-      if (optimiser_ == nullptr) {
-        optimiser_.reset(new hydralora::AdamW<float>({{layer_.parameters(), gradients_.parameters(), 1e-4, 0.01}}));
-      }
-      gradients_.set_zero();
-      forward();
-      backward();
-      optimiser_->step();
-    }
+    if (!optimiser_) optimiser_.emplace(Groups{{layer_.parameters(), gradients_.parameters(), 1e-4, 0.01}});
+    gradients_.set_zero();
+    forward();
+    backward();
+    optimiser_->step();
   }
   Index parameters() const override { return layer_.parameter_count(); }
   Index saved_rows() const override { return layer_.shape().saved_rows(); }
 
-  Results results(bool backward_too) {
+  Results results(bool backward_too) override {
     forward();
     Results results;
     results.y = y_.template cast<double>();
@@ -90,42 +84,20 @@ class AdapterOf final : public Adapter {
   }
 
  private:
-  static hydralora::ConstTokens<Scalar> view_or_copy(const Matrix& from, [[maybe_unused]] Values& copy) {
-    if constexpr (std::is_same_v<Scalar, float>) {
-      return from;
-    } else {
-      copy = from.cast<Scalar>();
-      return copy;
-    }
-  }
+  using Groups = std::vector<hydralora::ParameterGroup<Scalar>>;
 
-  std::shared_ptr<const Problem> problem_;
-  Values x_copy_, dy_copy_;  // empty in float: the problem's own matrices are used
   Layer layer_;
   typename Layer::Cache cache_;
   typename Layer::Gradients gradients_;
-  hydralora::ConstTokens<Scalar> x_, dy_;
-  Values y_, dx_;
-  std::unique_ptr<hydralora::AdamW<float>> optimiser_;
+  Values x_, dy_, y_, dx_;
+  std::optional<hydralora::AdamW<Scalar>> optimiser_;
 };
 
-/// f(layer type) for a kind: f takes a null pointer to an AdapterOf it.
-template <class Scalar, class Function>
-auto with_layer(LayerKind kind, Function&& f) {
-  switch (kind) {
-    case LayerKind::lora:
-      return f(static_cast<AdapterOf<hydralora::LoRA<Scalar>>*>(nullptr));
-    case LayerKind::hydra_lora:
-      return f(static_cast<AdapterOf<hydralora::HydraLoRA<Scalar>>*>(nullptr));
-    default:
-      return f(static_cast<AdapterOf<hydralora::SplitLoRA<Scalar>>*>(nullptr));
-  }
-}
-
 template <class Scalar>
-Results results_of(LayerKind kind, const std::shared_ptr<const Problem>& problem, bool backward) {
-  return with_layer<Scalar>(
-      kind, [&](auto* type) { return std::remove_pointer_t<decltype(type)>(problem).results(backward); });
+std::unique_ptr<Adapter> make(LayerKind kind, const Problem& problem) {
+  if (kind == LayerKind::lora) return std::make_unique<AdapterOf<hydralora::LoRA<Scalar>>>(problem);
+  if (kind == LayerKind::hydra_lora) return std::make_unique<AdapterOf<hydralora::HydraLoRA<Scalar>>>(problem);
+  return std::make_unique<AdapterOf<hydralora::SplitLoRA<Scalar>>>(problem);
 }
 
 }  // namespace
@@ -140,17 +112,10 @@ double largest_error(const Results& got, const Results& expected) {
                    largest_error(got.down, expected.down), largest_error(got.up, expected.up)});
 }
 
-std::unique_ptr<Adapter> make_adapter(LayerKind kind, const std::shared_ptr<const Problem>& problem) {
-  return with_layer<float>(kind, [&](auto* type) -> std::unique_ptr<Adapter> {
-    return std::make_unique<std::remove_pointer_t<decltype(type)>>(problem);
-  });
-}
+std::unique_ptr<Adapter> make_adapter(LayerKind kind, const Problem& problem) { return make<float>(kind, problem); }
 
-Results results_in_float(LayerKind kind, const std::shared_ptr<const Problem>& problem, bool backward) {
-  return results_of<float>(kind, problem, backward);
-}
-Results results_in_double(LayerKind kind, const std::shared_ptr<const Problem>& problem, bool backward) {
-  return results_of<double>(kind, problem, backward);
+Results results_in_double(LayerKind kind, const Problem& problem, bool backward) {
+  return make<double>(kind, problem)->results(backward);
 }
 
 }  // namespace bench

@@ -21,11 +21,8 @@ struct Results {
 double largest_error(const Eigen::MatrixXd& got, const Eigen::MatrixXd& expected);
 double largest_error(const Results& got, const Results& expected);
 
-enum class LayerKind {
-  lora,
-  hydra_lora,
-  split_lora
-};  // SplitLoRA with a learned gate and the problem's A in every head
+/// SplitLoRA has a learned gate and the problem's A in every head.
+enum class LayerKind { lora, hydra_lora, split_lora };
 
 /// A layer in float with everything around it that a host holds.
 class Adapter {
@@ -38,11 +35,11 @@ class Adapter {
   virtual Index parameters() const = 0;
   /// Numbers per token between forward and backward.
   virtual Index saved_rows() const = 0;
+  /// One pass, of a new layer.
+  virtual Results results(bool backward) = 0;
 };
-std::unique_ptr<Adapter> make_adapter(LayerKind kind, const std::shared_ptr<const Problem>& problem);
+std::unique_ptr<Adapter> make_adapter(LayerKind kind, const Problem& problem);
 
-/// One pass of a new layer.
-Results results_in_float(LayerKind kind, const std::shared_ptr<const Problem>& problem, bool backward);
-Results results_in_double(LayerKind kind, const std::shared_ptr<const Problem>& problem, bool backward);
+Results results_in_double(LayerKind kind, const Problem& problem, bool backward);
 
 }  // namespace bench

@@ -11,7 +11,12 @@
 
 namespace {
 std::atomic<long> count{0};  // constant-initialised: malloc is called before any constructor
+
+void* counted(void* memory) {
+  count.fetch_add(1, std::memory_order_relaxed);
+  return memory;
 }
+}  // namespace
 
 // glibc's own names behind the ones that a program may replace.
 extern "C" {
@@ -22,22 +27,10 @@ void* __libc_realloc(void*, std::size_t);
 void* __libc_memalign(std::size_t, std::size_t);
 // NOLINTEND(bugprone-reserved-identifier)
 
-void* malloc(std::size_t bytes) {
-  count.fetch_add(1, std::memory_order_relaxed);
-  return __libc_malloc(bytes);
-}
-void* calloc(std::size_t number, std::size_t bytes) {
-  count.fetch_add(1, std::memory_order_relaxed);
-  return __libc_calloc(number, bytes);
-}
-void* realloc(void* old, std::size_t bytes) {
-  count.fetch_add(1, std::memory_order_relaxed);
-  return __libc_realloc(old, bytes);
-}
-void* memalign(std::size_t alignment, std::size_t bytes) {
-  count.fetch_add(1, std::memory_order_relaxed);
-  return __libc_memalign(alignment, bytes);
-}
+void* malloc(std::size_t bytes) { return counted(__libc_malloc(bytes)); }
+void* calloc(std::size_t number, std::size_t bytes) { return counted(__libc_calloc(number, bytes)); }
+void* realloc(void* old, std::size_t bytes) { return counted(__libc_realloc(old, bytes)); }
+void* memalign(std::size_t alignment, std::size_t bytes) { return counted(__libc_memalign(alignment, bytes)); }
 void* aligned_alloc(std::size_t alignment, std::size_t bytes) { return memalign(alignment, bytes); }
 int posix_memalign(void** result, std::size_t alignment, std::size_t bytes) {
   *result = memalign(alignment, bytes);

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 namespace bench {
@@ -39,8 +40,8 @@ class EnergyMeter {
   using Reading = std::vector<std::uint64_t>;
   Reading read() const {
     Reading reading;
-    for (const Package& package : packages_) {
-      const auto value = first<std::uint64_t>(package.counter);
+    for (const auto& [counter, range] : packages_) {
+      const auto value = first<std::uint64_t>(counter);
       if (!value) return {};
       reading.push_back(*value);
     }
@@ -53,18 +54,13 @@ class EnergyMeter {
     double sum = 0;
     for (std::size_t i = 0; i < packages_.size(); ++i) {
       // The counter runs from 0 to its range, which it still shows, and starts again.
-      const std::uint64_t turn = after[i] < before[i] ? packages_[i].range + 1 : 0;
+      const std::uint64_t turn = after[i] < before[i] ? packages_[i].second + 1 : 0;
       sum += 1e-6 * static_cast<double>(after[i] + turn - before[i]);
     }
     return sum;
   }
 
  private:
-  struct Package {
-    std::filesystem::path counter;
-    std::uint64_t range;
-  };
-
   /// The first word or number of a file.
   template <class Value>
   static std::optional<Value> first(const std::filesystem::path& file) {
@@ -73,7 +69,7 @@ class EnergyMeter {
     return stream >> value ? std::optional<Value>(value) : std::nullopt;
   }
 
-  std::vector<Package> packages_;
+  std::vector<std::pair<std::filesystem::path, std::uint64_t>> packages_;  // counter and range
   std::string why_not_;
 };
 

@@ -2,16 +2,24 @@
 #include "harness.hpp"
 
 #include <benchmark/benchmark.h>
+#include <hydralora/core/simd.hpp>
+#include <hydralora/version.hpp>
 
 #include <algorithm>
 #include <chrono>
+#include <iostream>
 #include <optional>
 #include <set>
 
-#include "machine.hpp"
+#include "peers.hpp"
 
 namespace bench {
 namespace {
+
+const EnergyMeter& energy_meter() {
+  static const EnergyMeter meter;
+  return meter;
+}
 
 /// Seconds that no implementation can beat by much; see percent_of_roofline.
 double roofline_seconds(const Work& work, double peak, int threads) {
@@ -65,6 +73,37 @@ benchmark::internal::Benchmark* register_one(const std::string& name,
   return benchmark::RegisterBenchmark(name.c_str(), body)->UseRealTime()->Unit(benchmark::kMicrosecond)->MinTime(0.02);
 }
 
+std::string cpu_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+std::string version(int major, int minor, int patch) {
+  return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(patch);
+}
+
+void describe_this_program() {
+  const auto say = benchmark::AddCustomContext;
+  say("cpu", cpu_name());
+  say("compiler", BENCH_COMPILER);  // these two come from bench/CMakeLists.txt
+  say("flags", BENCH_FLAGS " " BENCH_OPENMP);
+  say("instruction_set", hydralora::simd::DefaultArch::name());
+  say("library:hydralora", version(HYDRALORA_VERSION_MAJOR, HYDRALORA_VERSION_MINOR, HYDRALORA_VERSION_PATCH));
+  say("library:Eigen", version(EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION));
+  say("library:xsimd", version(XSIMD_VERSION_MAJOR, XSIMD_VERSION_MINOR, XSIMD_VERSION_PATCH));
+  say("library:Google Benchmark", BENCH_BENCHMARK_VERSION);
+  for (const PeerKind& peer : peers()) {
+    say((peer.missing.empty() ? "peer:" : "absent:") + peer.name, peer.missing.empty() ? peer.version : peer.missing);
+    if (!peer.missing.empty()) std::cerr << peer.name << ": not measured (" << peer.missing << ")\n";
+  }
+  const EnergyMeter& meter = energy_meter();
+  say("energy", meter.available() ? "joules of the processor packages" : "not available (" + meter.why_not() + ")");
+  if (!meter.available()) std::cerr << "energy: not available (" << meter.why_not() << ")\n";
+}
+
 }  // namespace
 
 Work Work::then(const Work& next) const {
@@ -105,9 +144,19 @@ void register_ceilings() {
   }
 }
 
-const EnergyMeter& energy_meter() {
-  static const EnergyMeter meter;
-  return meter;
+int run_benchmarks(int argc, char** argv) {
+  keep_freed_memory();
+  benchmark::SetBenchmarkFilter("^select/");
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 0;
+  describe_this_program();
+  register_ceilings();
+  register_kernels();
+  register_layers();
+  register_peers();
+  const std::size_t count = benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return static_cast<int>(count);
 }
 
 }  // namespace bench

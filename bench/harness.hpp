@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 //
-// What every benchmark shares: its name, its counters, and that it runs with a given number of threads.
+// What every benchmark shares: its name, its counters, that it runs with a given number of threads, and the ceilings of
+// this machine beside it.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "energy.hpp"
 
@@ -32,8 +35,8 @@ struct Candidate {
 };
 
 /// Registers `name/threads:n`. `make` is called for every run, so that only what runs holds memory; the error is
-/// computed once, outside of what is timed. A name that is registered already is left alone: the sets select/, sweep/
-/// and full/ overlap, and each is registered without what the ones before have (problem.hpp).
+/// computed once, outside of what is timed. A name that is registered already is left alone: sweep/ comes without what
+/// select/ has (problem.hpp).
 ///
 /// Counters
 ///   GFLOP/s               useful flop, Work::flop, per time
@@ -57,8 +60,31 @@ void register_kernels();
 void register_layers();
 void register_peers();
 
-/// The machine's energy counters.
-const EnergyMeter& energy_meter();
+// machine.cpp: measured on the spot. The machine has quiet and busy states, and a ceiling from another minute says
+// little about the time next to it.
+
+using Bytes = std::ptrdiff_t;
+
+/// One and two, or one where there is no second.
+std::vector<int> thread_counts();
+
+/// For everything that runs from here on: our loops, Eigen's, and those of libraries that follow OpenMP.
+void set_threads(int threads);
+
+/// Fused multiply-adds in registers, 10^9 flop/s of so many threads together; takes about 2 ms. Where the instruction
+/// set has none (SSE2) a multiplication and an addition.
+double fma_peak(int threads);
+
+/// Bytes that count as one level of memory: what a sum over (read) or an addition to (update: read and written) a
+/// buffer of that size moves, in 10^9 bytes/s, both directions counted. Some milliseconds.
+double read_bandwidth(Bytes bytes, int threads);
+double update_bandwidth(Bytes bytes, int threads);
+
+/// Bytes of the largest cache, and of a buffer that is surely in memory behind it.
+Bytes last_level_cache();
+Bytes beyond_caches();
+
+// allocations.cpp
 
 /// Calls of malloc and its relatives so far, by anybody in this process: operator new, Eigen and other libraries all
 /// end there. Negative where they cannot be counted (not glibc, or AddressSanitizer).

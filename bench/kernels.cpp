@@ -7,13 +7,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <initializer_list>
 #include <type_traits>
 #include <utility>
 
 #include "adapters.hpp"
 #include "harness.hpp"
-#include "machine.hpp"
 
 namespace bench {
 namespace {
@@ -63,12 +61,14 @@ template <class O>
 using ScalarOf = typename std::decay_t<O>::Scalar;
 
 /// A matrix as the kernels take it; a gradient is written, everything else is const.
-template <class M, class S = std::conditional_t<std::is_const_v<M>, const typename M::Scalar, typename M::Scalar>>
-hydralora::Stack<S> down_stack(M& m) {
+template <class M>
+using StackOf = hydralora::Stack<std::remove_pointer_t<decltype(std::declval<M&>().data())>>;
+template <class M>
+StackOf<M> down_stack(M& m) {
   return {m.data(), m.rows(), m.cols(), 1, m.rows()};
 }
-template <class M, class S = std::conditional_t<std::is_const_v<M>, const typename M::Scalar, typename M::Scalar>>
-hydralora::Stack<S> up_stack(M& m) {
+template <class M>
+StackOf<M> up_stack(M& m) {
   return {m.data(), m.cols(), m.rows(), m.rows(), 1};
 }
 
@@ -82,15 +82,17 @@ Work product(const Matrix& a, const Matrix& b, const Matrix& result) {
   return {2 * volume, read, updated, read + updated};
 }
 
+struct Sizes {
+  double bytes, largest;
+};
+template <class... M>
+Sizes of(const M&... m) {
+  return {(bytes(m) + ...), static_cast<double>(std::max({m.size()...}))};
+}
+
 /// `flop` per number of the largest operand, the one with a number for every token, head and rank.
-Work elementwise(double flop, std::initializer_list<const Matrix*> read, std::initializer_list<const Matrix*> written) {
-  Work work;
-  Index largest = 0;
-  for (const Matrix* m : read) work.bytes_read += bytes(*m), largest = std::max(largest, m->size());
-  for (const Matrix* m : written) work.bytes_updated += bytes(*m), largest = std::max(largest, m->size());
-  work.flop = flop * static_cast<double>(largest);
-  work.working_set = work.bytes_read + work.bytes_updated;
-  return work;
+Work elementwise(double flop, Sizes read, Sizes written) {
+  return {flop * std::max(read.largest, written.largest), read.bytes, written.bytes, read.bytes + written.bytes};
 }
 
 /// B̄ = Σ_i ω_i B_i
@@ -153,7 +155,8 @@ std::vector<Kernel> all_kernels() {
           [](auto& o) { reference::accumulate<ScalarOf<decltype(o)>>(o.v, o.dy, 2, up_stack(o.dup)); }),
       // The two softmaxes work in place: they start from a copy, or they would run on other numbers each time.
       kernel(
-          "softmax", &F::in_place, &D::in_place, [](const F& o) { return elementwise(0, {&o.logits}, {&o.in_place}); },
+          "softmax", &F::in_place, &D::in_place,
+          [](const F& o) { return elementwise(0, of(o.logits), of(o.in_place)); },
           [](F& o) { simd::softmax<float>(o.in_place = o.logits); },
           [](F& o) {
             o.in_place = (o.logits.rowwise() - o.logits.colwise().maxCoeff()).array().exp();
@@ -162,9 +165,7 @@ std::vector<Kernel> all_kernels() {
           [](auto& o) { reference::softmax<ScalarOf<decltype(o)>>(o.in_place = o.logits); }),
       kernel(
           "softmax_backward", &F::in_place, &D::in_place,
-          [](const F& o) {
-            return elementwise(0, {&o.logits, &o.weights}, {&o.in_place});
-          },
+          [](const F& o) { return elementwise(0, of(o.logits, o.weights), of(o.in_place)); },
           [](F& o) { simd::softmax_backward<float>(o.weights, o.in_place = o.logits); },
           [](F& o) {
             o.in_place = o.logits;
@@ -173,10 +174,7 @@ std::vector<Kernel> all_kernels() {
           },
           [](auto& o) { reference::softmax_backward<ScalarOf<decltype(o)>>(o.weights, o.in_place = o.logits); }),
       kernel(
-          "mix_heads", &F::u, &D::u,
-          [](const F& o) {
-            return elementwise(1, {&o.h, &o.weights}, {&o.u});
-          },
+          "mix_heads", &F::u, &D::u, [](const F& o) { return elementwise(1, of(o.h, o.weights), of(o.u)); },
           [](F& o) { simd::mix_heads<float>(o.h, o.weights, o.u); },
           [](F& o) {
             const Index rank = o.h.rows();
@@ -188,9 +186,7 @@ std::vector<Kernel> all_kernels() {
       // The reduction over the heads: dω_i = ⟨v_i, h⟩, dh = Σ_i ω_i v_i.
       kernel(
           "mix_heads_backward", &F::dh, &D::dh,
-          [](const F& o) {
-            return elementwise(4, {&o.v, &o.h, &o.weights}, {&o.in_place, &o.dh});
-          },
+          [](const F& o) { return elementwise(4, of(o.v, o.h, o.weights), of(o.in_place, o.dh)); },
           [](F& o) { simd::mix_heads_backward<float>(o.v, o.h, o.weights, o.in_place, o.dh); },
           [](F& o) {
             const Index rank = o.h.rows();
@@ -264,7 +260,6 @@ void register_kernels() {
   add_kernels("select", few, 1, true);  // the plain loops would take a tenth of a second each at the centre
   for (const int threads : thread_counts()) {
     for (const Shape& s : one_at_a_time()) add_kernels("sweep", s, threads, true);
-    for (const Shape& s : all_combinations()) add_kernels("full", s, threads, true);
   }
 }
 

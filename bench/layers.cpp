@@ -11,7 +11,6 @@
 
 #include "adapters.hpp"
 #include "harness.hpp"
-#include "machine.hpp"
 #include "peers.hpp"
 
 namespace bench {
@@ -40,7 +39,7 @@ Work work_of(Pass pass, const Shape& s, double parameters) {
 bool double_is_quick(const Work& work) { return work.flop < 2e10; }
 
 Candidate our_candidate(LayerKind kind, const Shape& s, Pass pass) {
-  const std::shared_ptr<Adapter> adapter = make_adapter(kind, problem(s));
+  const std::shared_ptr<Adapter> adapter = make_adapter(kind, *problem(s));
   Candidate result;
   result.parameters = static_cast<double>(adapter->parameters());
   result.work = work_of(pass, s, result.parameters);
@@ -52,7 +51,8 @@ Candidate our_candidate(LayerKind kind, const Shape& s, Pass pass) {
   };
   if (pass != Pass::training_step && double_is_quick(result.work)) {  // a step's are the gradients' errors again
     result.error = [kind, s, backward = pass == Pass::forward_backward] {
-      return largest_error(results_in_float(kind, problem(s), backward), results_in_double(kind, problem(s), backward));
+      return largest_error(make_adapter(kind, *problem(s))->results(backward),
+                           results_in_double(kind, *problem(s), backward));
     };
   }
   return result;
@@ -124,7 +124,7 @@ Candidate their_candidate(const std::shared_ptr<Host>& host, LayerKind layer, Pa
   candidate.call = [=] { host->pass(*y, *dx, backward); };
   if (double_is_quick(candidate.work)) {
     candidate.error = [=] {
-      return largest_error(host->results(backward), results_in_double(layer, host->numbers, backward));
+      return largest_error(host->results(backward), results_in_double(layer, *host->numbers, backward));
     };
   }
   return candidate;
@@ -157,37 +157,29 @@ void register_layers() {
     add_layers("select", s, Pass::forward, 1, false);
     add_layers("select", s, Pass::forward_backward, 1, false);
   }
-  for (const char* set : {"sweep", "full"}) {
-    for (const Shape& s : set == std::string("full") ? all_combinations() : one_at_a_time()) {
-      for (const int threads : thread_counts()) {
-        for (const Pass pass : passes) add_layers(set, s, pass, threads);
-      }
+  for (const int threads : thread_counts()) {
+    for (const Pass pass : passes) {
+      for (const Shape& s : one_at_a_time()) add_layers("sweep", s, pass, threads);
     }
   }
 }
 
 void register_peers() {
-  const std::vector<Shape> one_thread{{2048, 4096, 4096, 8, 8},
-                                      {2048, 4096, 4096, 8, 3},
-                                      {512, 1024, 1024, 8, 8},
-                                      {512, 4096, 4096, 8, 0},
-                                      {512, 4096, 4096, 64, 0}};
-  const std::vector<Shape> both{{512, 4096, 4096, 8, 8},
-                                {512, 4096, 4096, 8, 3},
-                                {512, 4096, 4096, 16, 8},
-                                {512, 4096, 4096, 64, 4},
-                                {2048, 4096, 4096, 8, 0}};
+  constexpr Index d = 4096;
+  const Shape one_thread[] = {
+      {2048, d, d, 8, 8}, {2048, d, d, 8, 3}, {512, 1024, 1024, 8, 8}, {512, d, d, 8, 0}, {512, d, d, 64, 0}};
+  const Shape both[] = {
+      {512, d, d, 8, 8}, {512, d, d, 8, 3}, {512, d, d, 16, 8}, {512, d, d, 64, 4}, {2048, d, d, 8, 0}};
   for (const int threads : thread_counts()) {
     for (const Pass pass : {Pass::forward, Pass::forward_backward}) {
       for (const Shape& s : both) add_peers("select", s, pass, threads);
       for (const Shape& s : one_thread) add_peers(threads == 1 ? "select" : "sweep", s, pass, threads);
       for (const Index tokens : {1, 2, 4, 8, 16}) {
         const bool selected = pass == Pass::forward && threads == 1;
-        add_peers(selected ? "select" : "sweep", {tokens, 4096, 4096, 8, 8}, pass, threads);
-        add_peers("sweep", {tokens, 4096, 4096, 8, 3}, pass, threads);
+        add_peers(selected ? "select" : "sweep", {tokens, d, d, 8, 8}, pass, threads);
+        add_peers("sweep", {tokens, d, d, 8, 3}, pass, threads);
       }
       for (const Shape& s : one_at_a_time()) add_peers("sweep", s, pass, threads);
-      for (const Shape& s : all_combinations()) add_peers("full", s, pass, threads);
     }
   }
 }

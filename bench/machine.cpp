@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "machine.hpp"
+#include "harness.hpp"
 
 #include <Eigen/Core>
 #include <hydralora/core/parallel.hpp>
@@ -39,6 +39,13 @@ void unrolled(std::index_sequence<i...>, Function&& f) {
   (f(i), ...);
 }
 
+template <std::size_t count>
+float total(const std::array<Batch, count>& sums) {
+  Batch all = sums[0];
+  for (std::size_t i = 1; i < count; ++i) all += sums[i];
+  return hydralora::simd::ordered_sum<hydralora::simd::DefaultArch>(all);
+}
+
 /// Twelve chains: two multiply-add units with a latency of four or five cycles need eight to ten, and twelve and their
 /// two factors fit the 16 registers of AVX2. Every chain starts elsewhere and tends to 1, so that none can be merged
 /// with another or dropped, and none becomes infinite or denormal. Out of line, so that its loop is easy to find.
@@ -50,9 +57,7 @@ constexpr std::size_t chains = 12;
   for (Index step = 0; step < steps; ++step) {
     unrolled(std::make_index_sequence<chains>(), [&](std::size_t i) { sums[i] = xsimd::fma(sums[i], factor, addend); });
   }
-  Batch total = sums[0];
-  for (std::size_t i = 1; i < chains; ++i) total += sums[i];
-  return hydralora::simd::ordered_sum<hydralora::simd::DefaultArch>(total);
+  return total(sums);
 }
 
 /// The fourth of eight times: one lost to the scheduler does not count, a slow minute does.
@@ -72,16 +77,6 @@ double median_seconds(Function&& f) {
 /// What the loops below have computed, so that they have to.
 volatile float sink;
 
-/// A thread's part of [0, count), in whole cache lines.
-struct Range {
-  Index begin, end;
-};
-Range part(Index count, Index thread, int threads) {
-  constexpr Index line = 16;
-  const Index lines = count / line;
-  return {lines * thread / threads * line, lines * (thread + 1) / threads * line};
-}
-
 [[gnu::noinline]] float read(const float* from, Index count) {
   constexpr Index step = 8 * lanes;  // eight loads in flight beside the hardware's prefetching
   std::array<Batch, 8> sums;
@@ -90,9 +85,7 @@ Range part(Index count, Index thread, int threads) {
     unrolled(std::make_index_sequence<8>(),
              [&](std::size_t k) { sums[k] += Batch::load_unaligned(from + i + static_cast<Index>(k) * lanes); });
   }
-  Batch total = sums[0];
-  for (std::size_t k = 1; k < 8; ++k) total += sums[k];
-  return hydralora::simd::ordered_sum<hydralora::simd::DefaultArch>(total);
+  return total(sums);
 }
 
 [[gnu::noinline]] void update(float* data, Index count) {
@@ -101,20 +94,18 @@ Range part(Index count, Index thread, int threads) {
     (Batch::load_unaligned(data + i) + addend).store_unaligned(data + i);
 }
 
-float* buffer(Index count) {
+/// 10^9 bytes/s of a pass over a buffer, which moves every byte so many times: two passes to fill the caches (a last
+/// level that holds what the others evict needs both), then the mean of some, about a millisecond where it is small.
+double bandwidth(Bytes bytes, int threads, int times, void (*pass)(float*, Index)) {
+  const Index count = std::max<Index>(bytes / static_cast<Index>(sizeof(float)), 1024);
+  constexpr Index line = 16;
+  const Index lines = count / line;
   static std::vector<float> memory;
   if (memory.size() < static_cast<std::size_t>(count)) memory.assign(static_cast<std::size_t>(count), 0.0F);
-  return memory.data();
-}
-
-/// Seconds for `pass(begin, count)` over the whole buffer: two passes to fill the caches (a last level that holds what
-/// the others evict needs both), then the mean of some, about a millisecond where the buffer is small.
-template <class Function>
-double pass_seconds(Index count, int threads, Function&& pass) {
   const auto whole = [&](Index passes) {
-    on_threads(threads, [&](Index thread) {
-      const Range range = part(count, thread, threads);
-      for (Index p = 0; p < passes; ++p) pass(range.begin, range.end - range.begin);
+    on_threads(threads, [&](Index thread) {  // its part, in whole cache lines
+      const Index begin = lines * thread / threads, end = lines * (thread + 1) / threads;
+      for (Index p = 0; p < passes; ++p) pass(memory.data() + begin * line, (end - begin) * line);
     });
   };
   whole(2);
@@ -122,10 +113,9 @@ double pass_seconds(Index count, int threads, Function&& pass) {
   const Index passes = std::max<Index>(2, millisecond_of_floats / count);
   const double begin = seconds_now();
   whole(passes);
-  return (seconds_now() - begin) / static_cast<double>(passes);
+  const double seconds = (seconds_now() - begin) / static_cast<double>(passes);
+  return 1e-9 * times * static_cast<double>(count) * sizeof(float) / seconds;
 }
-
-Index floats(Bytes bytes) { return std::max<Index>(bytes / static_cast<Index>(sizeof(float)), 1024); }
 
 }  // namespace
 
@@ -156,19 +146,10 @@ double fma_peak(int threads) {
 }
 
 double read_bandwidth(Bytes bytes, int threads) {
-  const Index count = floats(bytes);
-  const float* data = buffer(count);
-  const double seconds =
-      pass_seconds(count, threads, [&](Index begin, Index size) { sink = read(data + begin, size); });
-  return 1e-9 * static_cast<double>(count) * sizeof(float) / seconds;
+  return bandwidth(bytes, threads, 1, [](float* data, Index count) { sink = read(data, count); });
 }
 
-double update_bandwidth(Bytes bytes, int threads) {
-  const Index count = floats(bytes);
-  float* data = buffer(count);
-  const double seconds = pass_seconds(count, threads, [&](Index begin, Index size) { update(data + begin, size); });
-  return 2e-9 * static_cast<double>(count) * sizeof(float) / seconds;
-}
+double update_bandwidth(Bytes bytes, int threads) { return bandwidth(bytes, threads, 2, update); }
 
 Bytes last_level_cache() {
   Bytes largest = Index{1} << 20;

@@ -1,16 +1,12 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """From Google Benchmark's JSON to the committed results, the page and the numbers behind its plots.
 
-    page.py compact <google-benchmark.json> <compile-times.json> <compact.json>
-    page.py render <compact.json> <page.md> [<folder for plot data>]
-
-A benchmark's name is <set>/<group>/<candidate>/<pass>/<sizes>/threads:<n>.
+A benchmark's name is <set>/<group>/<candidate>/<pass>/<sizes>/threads:<n>. tests/page_test.py --update writes the page
+of the committed results anew.
 """
 import json
 import os
 import re
-import sys
 
 # ------------------------------------------------------------------------------------------------ compact results
 NOT_PUBLISHED = {"date", "host_name", "executable", "load_avg", "library_build_type", "mhz_per_cpu"}
@@ -53,14 +49,12 @@ def dump(results):
 # ------------------------------------------------------------------------------------------------ numbers as text
 def spread_of(values):
     """(first quartile, median, third quartile)"""
-    values = sorted(values)
-
-    def quantile(share):
-        at = share * (len(values) - 1)
-        below = int(at)
-        above = min(below + 1, len(values) - 1)
-        return values[below] + (at - below) * (values[above] - values[below])
-    return quantile(0.25), quantile(0.5), quantile(0.75)
+    values, quartiles = sorted(values), []
+    for share in 0.25, 0.5, 0.75:
+        below, rest = divmod(share * (len(values) - 1), 1)
+        low, high = values[int(below)], values[min(int(below) + 1, len(values) - 1)]
+        quartiles.append(low + rest * (high - low))
+    return tuple(quartiles)
 
 
 def ratio(a, b):
@@ -126,24 +120,18 @@ class Results:
     def leave_out_disturbed(self):
         """Repetitions right before which the multiply-add peak was less than half of the best with as many threads."""
         best, self.repetitions, self.disturbed = {}, 0, 0
-        for run in self.runs:
-            for peak in run.counters.get("peak", []):
-                best[run.threads] = max(best.get(run.threads, 0), peak)
-        for run in self.runs:
-            peaks = run.counters.get("peak")
-            if peaks is None:
-                continue
-            count = len(run.microseconds)
+        with_peak = [run for run in self.runs if "peak" in run.counters]
+        for run in with_peak:
+            best[run.threads] = max([best.get(run.threads, 0), *run.counters["peak"]])
+        for run in with_peak:
+            count, peaks = len(run.microseconds), run.counters["peak"]
             self.repetitions += count
             if len(peaks) != count:  # always the same
                 continue
-            good = [peak >= best[run.threads] / 2 for peak in peaks]
-
-            def undisturbed(values):
-                return [v for v, g in zip(values, good) if g] if len(values) == count else values
-            run.microseconds = undisturbed(run.microseconds)
-            run.counters = {k: undisturbed(v) for k, v in run.counters.items()}
-            self.disturbed += count - sum(good)
+            good = [i for i, peak in enumerate(peaks) if peak >= best[run.threads] / 2]
+            run.microseconds = [run.microseconds[i] for i in good]
+            run.counters = {k: [v[i] for i in good] if len(v) == count else v for k, v in run.counters.items()}
+            self.disturbed += count - len(good)
         self.runs = [run for run in self.runs if run.microseconds]
 
     def find(self, group, candidate, work, sizes, threads):
@@ -168,50 +156,49 @@ MAIN, THREE_HEADS = "T:512/d:4096/r:8/N:8", "T:512/d:4096/r:8/N:3"
 
 def goals():
     """What this project set out to reach: text, floor, aim, a counter or `over <candidate>` of a pass and a size."""
+    passes = ("forward", FORWARD), ("forward and backward", BOTH)
     yield "forward, T=512 d=4096 r=8 N=8, % of peak", 65, 85, "percent_of_peak", FORWARD, MAIN
     yield "forward and backward, same, % of peak", 62, 80, "percent_of_peak", BOTH, MAIN
     yield "forward, N=3, % of peak", 50, 70, "percent_of_peak", FORWARD, THREE_HEADS
     yield "forward, N=3, against the best composition", 1.25, 1.5, "over best", FORWARD, THREE_HEADS
     for heads, floor, aim, size in ("N=8", 9, 12, MAIN), ("N=3", 6, 9, THREE_HEADS):
-        for words, work in ("forward", FORWARD), ("forward and backward", BOTH):
+        for words, work in passes:
             yield f"{words}, {heads}, against the released formulation", floor, aim, "over torch_released", work, size
     yield "forward, against smart torch", 1.3, 1.8, "over torch_smart", FORWARD, MAIN
     yield "forward and backward, against smart torch", 1.4, 2, "over torch_smart", BOTH, MAIN
-    yield "forward, against Eigen", 1.2, 1.6, "over eigen", FORWARD, MAIN
-    yield "forward and backward, against Eigen", 1.2, 1.6, "over eigen", BOTH, MAIN
+    for words, work in passes:
+        yield f"{words}, against Eigen", 1.2, 1.6, "over eigen", work, MAIN
     for words, floor, aim, size in (("r·N = 64", 1, 1.2, MAIN), ("r=16 N=8", 0.95, 1.1, "T:512/d:4096/r:16/N:8"),
                                     ("r=64 N=4", 0.95, 1.1, "T:512/d:4096/r:64/N:4")):
         yield f"forward and backward, {words}, against the best composition", floor, aim, "over best", BOTH, size
-    yield ("LoRA forward, T=2048 d=4096 r=8, % of roofline", 65, 90, "percent_of_roofline", "LoRA_forward",
-           "T:2048/d:4096/r:8/N:0")
-    yield "one token, d=4096 r=8 N=8, % of roofline", 70, 90, "percent_of_roofline", FORWARD, "T:1/d:4096/r:8/N:8"
+    roofline, no_heads = "percent_of_roofline", "T:2048/d:4096/r:8/N:0"
+    yield "LoRA forward, T=2048 d=4096 r=8, % of roofline", 65, 90, roofline, "LoRA_forward", no_heads
+    yield "one token, d=4096 r=8 N=8, % of roofline", 70, 90, roofline, FORWARD, "T:1/d:4096/r:8/N:8"
     for tokens in 2, 4, 8, 16:
         # One measurement for both goals: a few tokens read the weights where they lie, so there is nothing to pack.
         what, size = f"{tokens} tokens, against the best composition, weights", f"T:{tokens}/d:4096/r:8/N:8"
         yield f"{what} ready", 1.5, 2.5, "over best", FORWARD, size
         yield f"{what} changed every call", 1.1, 1.6, "over best", FORWARD, size
-    for words, work in ("forward", FORWARD), ("forward and backward", BOTH):
+    for words, work in passes:
         yield f"{words}, two threads over one, as a share of the peak's", 0.9, 0.97, "two over one", work, MAIN
 
 
 def measured(results, measure, work, size, threads):
     run = results.find("peers", "ours", work, size, threads)
     if measure == "two over one":
-        one = results.find("peers", "ours", work, size, 1)
-        both_there = threads == 2 and run and one
-        return ratio(run.counters["percent_of_peak"], one.counters["percent_of_peak"]) if both_there else None
+        one = results.find("peers", "ours", work, size, 1) if threads == 2 else None
+        return run and one and ratio(run.counters["percent_of_peak"], one.counters["percent_of_peak"])
     if measure.startswith("over "):
         return results.slower(run, measure[5:])
-    return run.counter(measure) if run else None
+    return run and run.counter(measure)
 
 
 def goal_table(results):
     def verdict(spread, floor, aim):
         if spread is None:
             return "–"
-        median = spread[1]
-        return text(spread) + (", aim reached" if median >= aim else
-                               ", floor reached" if median >= floor else ", **below the floor**")
+        reached = ", aim reached" if spread[1] >= aim else ", floor reached" if spread[1] >= floor else None
+        return text(spread) + (reached or ", **below the floor**")
     page = header(["goal", "floor", "aim", "one thread", "two threads"])
     for what, floor, aim, *how in goals():
         page += row([what, number(floor), number(aim)] +
@@ -227,24 +214,20 @@ def goal_table(results):
 
 # ------------------------------------------------------------------------------------------------ the page
 def machine(context):
-    def as_text(value):
-        return value if isinstance(value, str) else json.dumps(value)
-    rows = [("processor", "cpu"), ("cores", "num_cpus"), ("caches", "caches"), ("instruction set", "instruction_set"),
-            ("compiler", "compiler"), ("flags", "flags"), ("commit", "commit")]
     page = "| | |\n|---|---|\n"
-    for label, key in rows:
-        if key == "caches" and key in context:
-            page += row([label, ", ".join(f"L{c['level']} {number(c['size'] / 1024)} KiB" for c in context[key]
-                                          if c["type"] != "Instruction")])
-        elif key in context:
-            page += row([label, as_text(context[key])])
-    kinds = [("library:", "{}", "{}"), ("peer:", "peer {}", "{}"), ("absent:", "peer {}", "not measured: {}")]
-    for group in kinds[:1], kinds[1:]:
-        for key, value in context.items():
-            for prefix, label, words in group:
-                if key.startswith(prefix):
-                    name = key[len(prefix):]
-                    page += row([label.format(name if prefix == "library:" else spaced(name)), words.format(value)])
+    for label, key in (("processor", "cpu"), ("cores", "num_cpus"), ("caches", "caches"),
+                       ("instruction set", "instruction_set"), ("compiler", "compiler"), ("flags", "flags"),
+                       ("commit", "commit")):
+        value = context.get(key)
+        if key == "caches" and value is not None:
+            value = ", ".join(f"L{c['level']} {number(c['size'] / 1024)} KiB" for c in value
+                              if c["type"] != "Instruction")
+        page += row([label, value]) if value is not None else ""
+    named = [(*key.split(":", 1), value) for key, value in context.items() if ":" in key]
+    page += "".join(row([name, value]) for kind, name, value in named if kind == "library")
+    for kind, name, value in named:
+        if kind != "library":
+            page += row([f"peer {spaced(name)}", value if kind == "peer" else f"not measured: {value}"])
     return page + (row(["energy", context["energy"]]) if "energy" in context else "")
 
 
@@ -280,15 +263,11 @@ def errors(results):
 
 
 def losses(results):
-    found, comparisons = [], 0
-    for group, ours in ("kernels", "simd"), ("peers", "ours"):
-        for run in results.of(group, ours):
-            for candidate in results.others(group, ours):
-                slower = results.slower(run, candidate)
-                comparisons += slower is not None
-                if slower and slower[1] < 1:
-                    found.append((slower, run, candidate))
-    page = (f"Every candidate that was faster than ours on the same work: {len(found)} of {comparisons} comparisons, "
+    compared = [(slower, run, candidate) for group, ours in (("kernels", "simd"), ("peers", "ours"))
+                for run in results.of(group, ours) for candidate in results.others(group, ours)
+                if (slower := results.slower(run, candidate))]
+    found = [loss for loss in compared if loss[0][1] < 1]
+    page = (f"Every candidate that was faster than ours on the same work: {len(found)} of {len(compared)} comparisons, "
             "the worst first.\n\n")
     if found:
         page += header(["work", "size", "threads", "faster candidate", "its time over ours"])
@@ -364,9 +343,7 @@ here is not a loss in the sense above.
 Every kernel by itself against the same in Eigen and against the plain loops it is tested with. "down" is the stack \
 [A; gate], "up" is [B_1 … B_N].
 
-{comparison(results, "kernels", "simd", ["percent_of_peak", "percent_of_roofline", "error"])}"""
-    if "files" in results.compile_times:
-        page += f"""
+{comparison(results, "kernels", "simd", ["percent_of_peak", "percent_of_roofline", "error"])}
 ## Compile time
 
 The program with one HydraLoRA forward and backward pass, for which the budget is 6 s and 400 MB; an empty file with \
@@ -403,15 +380,14 @@ def plot_data(results):
     def bar(ours, candidate):
         slower = results.slower(ours, candidate)
         return "\t" + (number(slower[1]) if slower else "nan")
-    layers, peers = results.others("layers", "HydraLoRA"), results.others("peers", "ours")
-    layer_bars = "\t".join(["pass", "HydraLoRA"] + layers) + "\n"
+    layers = results.others("layers", "HydraLoRA")
+    layer_bars, peer_bars = "\t".join(["pass", "HydraLoRA"] + layers) + "\n", "peer\tforward\tforward_backward\n"
     for work in "forward", "forward_backward", "training_step":
         ours = results.find("layers", "HydraLoRA", work, MAIN, 1)
         if ours:
             layer_bars += f"{work}\t1" + "".join(bar(ours, layer) for layer in layers) + "\n"
-    peer_bars = "peer\tforward\tforward_backward\n"
-    for peer in peers:
-        pair = [results.find("peers", "ours", work, MAIN, 1) for work in (FORWARD, BOTH)]
+    pair = [results.find("peers", "ours", work, MAIN, 1) for work in (FORWARD, BOTH)]
+    for peer in results.others("peers", "ours"):
         peer_bars += peer + "".join(bar(ours, peer) for ours in pair) + "\n"
     return {"tokens": against("T"), "heads": against("N"), "layers": layer_bars, "peers": peer_bars,
             "ceilings": "%g\t%g\t%g\n" % (ceiling("fma", "GFLOP/s"), ceiling("memory_read", "GB/s"),
@@ -437,13 +413,3 @@ def write_page(compact_json, page, plots=None):
         os.makedirs(plots, exist_ok=True)
         for name, content in plot_data(results).items():
             write(os.path.join(plots, name + ".tsv"), content)
-
-
-if __name__ == "__main__":
-    command, *paths = sys.argv[1:] or [""]
-    if command == "compact" and len(paths) == 3:
-        write(paths[2], dump(compact(read(paths[0]), read(paths[1]))))
-    elif command == "render" and len(paths) in (2, 3):
-        write_page(*paths)
-    else:
-        sys.exit(__doc__)

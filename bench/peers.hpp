@@ -30,9 +30,6 @@ struct PeerKind {
 
 const std::vector<PeerKind>& peers();
 
-/// An adapter out of GEMM products, each by the fastest of these libraries (composed.cpp).
-std::unique_ptr<Peer> make_composed(const Problem& problem, const std::vector<ProductLibrary>& libraries);
-
 /// What the module with the two peers in PyTorch exports, under the names below. It is loaded when first asked for:
 /// libtorch brings a BLAS that must not answer for the others, and 200 MB that no other benchmark should carry.
 enum class TorchStyle { released, smart };

@@ -3,20 +3,14 @@ set terminal svg size 760,460 dynamic background "white" font "sans-serif,14"
 set border 3
 set tics nomirror
 set grid ytics lc rgb "#dddddd"
-set linetype 1 lc rgb "#d62728" lw 2
-set linetype 2 lc rgb "#1f77b4" lw 2
-set linetype 3 lc rgb "#2ca02c" lw 2
-set linetype 4 lc rgb "#9467bd" lw 2
-set linetype 5 lc rgb "#8c564b" lw 2
+do for [i=1:5] {set linetype i lc rgb word("#d62728 #1f77b4 #2ca02c #9467bd #8c564b", i) lw 2}
 
 set output out.'roofline.svg'
 set logscale xy
 set key bottom right
 set xlabel "flop per byte"
 set ylabel "GFLOP/s, one thread"
-stats data.'/ceilings.tsv' using 1 nooutput name "peak"
-stats data.'/ceilings.tsv' using 2 nooutput name "memory"
-stats data.'/ceilings.tsv' using 3 nooutput name "cache"
+do for [i=1:3] {stats data.'/ceilings.tsv' using i nooutput name word("peak memory cache", i)}
 least(a, b) = a < b ? a : b
 set xrange [0.1:100]
 plot least(peak_max, x * memory_max) with lines lc rgb "#555555" dashtype 2 title "memory read", \
@@ -24,18 +18,17 @@ plot least(peak_max, x * memory_max) with lines lc rgb "#555555" dashtype 2 titl
      data.'/roofline.tsv' index 0 using 1:2 with points lt 1 pt 7 ps 0.6 title columnheader(1), \
      data.'/roofline.tsv' index 1 using 1:2 with points lt 2 pt 6 ps 0.6 title columnheader(1)
 
-set output out.'tokens.svg'
 set key top left
 set xrange [*:*]
-set xlabel "tokens"
 set ylabel "forward and backward, ms, one thread"
-plot for [i=0:2] data.'/tokens.tsv' index i using 1:2 with linespoints lt i+1 pt 7 ps 0.6 title columnheader(1) noenhanced
-
-set output out.'heads.svg'
-unset logscale
-set yrange [0:*]
-set xlabel "heads of the HydraLoRA"
-plot for [i=0:2] data.'/heads.tsv' index i using 1:2 with linespoints lt i+1 pt 7 ps 0.6 title columnheader(1) noenhanced
+do for [axis in "tokens heads"] {
+  set output out.axis.'.svg'
+  set xlabel (axis eq "tokens" ? "tokens" : "heads of the HydraLoRA")
+  plot for [i=0:2] data.'/'.axis.'.tsv' index i using 1:2 with linespoints lt i+1 pt 7 ps 0.6 \
+    title columnheader(1) noenhanced
+  unset logscale
+  set yrange [0:*]
+}
 
 set style data histogram
 set style histogram clustered gap 1

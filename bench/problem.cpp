@@ -3,16 +3,11 @@
 
 #include <cmath>
 #include <cstdint>
-#include <iterator>
-#include <list>
+#include <map>
 #include <random>
-#include <utility>
 
 namespace bench {
 namespace {
-
-const std::vector<Index> all_tokens{1, 4, 16, 128, 512, 2048}, all_ranks{4, 8, 16, 64}, all_heads{1, 3, 4, 8, 16};
-const std::vector<std::pair<Index, Index>> all_features{{256, 256}, {1024, 1024}, {4096, 4096}, {4096, 11008}};
 
 /// Uniform numbers with this standard deviation. std::uniform_real_distribution differs between libraries; the bits of
 /// mt19937 do not.
@@ -47,46 +42,26 @@ std::string Shape::text() const {
   return "T:" + std::to_string(tokens) + "/d:" + size + "/r:" + std::to_string(rank) + "/N:" + std::to_string(heads);
 }
 
-bool Shape::operator==(const Shape& o) const {
-  return tokens == o.tokens && in == o.in && out == o.out && rank == o.rank && heads == o.heads;
-}
-
 std::vector<Shape> one_at_a_time() {
+  const auto [t, d, out_d, r, n] = centre;
   std::vector<Shape> shapes;
-  for (const Index tokens : all_tokens) shapes.push_back({tokens, centre.in, centre.out, centre.rank, centre.heads});
-  for (const auto& [in, out] : all_features) shapes.push_back({centre.tokens, in, out, centre.rank, centre.heads});
-  for (const Index rank : all_ranks) shapes.push_back({centre.tokens, centre.in, centre.out, rank, centre.heads});
-  for (const Index heads : all_heads) shapes.push_back({centre.tokens, centre.in, centre.out, centre.rank, heads});
-  return shapes;
-}
-
-std::vector<Shape> all_combinations() {
-  std::vector<Shape> shapes;
-  for (const Index tokens : all_tokens) {
-    for (const auto& [in, out] : all_features) {
-      for (const Index rank : all_ranks) {
-        for (const Index heads : all_heads) shapes.push_back({tokens, in, out, rank, heads});
-      }
-    }
-  }
+  for (const Index tokens : {1, 4, 16, 128, 512, 2048}) shapes.push_back({tokens, d, out_d, r, n});
+  for (const Index size : {256, 1024, 4096}) shapes.push_back({t, size, size, r, n});
+  shapes.push_back({t, 4096, 11008, r, n});
+  for (const Index rank : {4, 8, 16, 64}) shapes.push_back({t, d, out_d, rank, n});
+  for (const Index heads : {1, 3, 4, 8, 16}) shapes.push_back({t, d, out_d, r, heads});
   return shapes;
 }
 
 std::shared_ptr<const Problem> problem(const Shape& shape) {
-  static std::list<std::shared_ptr<const Problem>> cache;  // the last asked for first
-  for (auto entry = cache.begin(); entry != cache.end(); ++entry) {
-    if (!(**entry == shape)) continue;
-    cache.splice(cache.begin(), cache, entry);
-    return cache.front();
-  }
+  static std::map<std::string, std::shared_ptr<const Problem>> cache;
   constexpr Index most = Index{2} << 30;
   Index total = 0;
-  for (auto entry = cache.begin(); entry != cache.end();) {
-    total += bytes(**entry);
-    entry = total > most ? cache.erase(entry) : std::next(entry);
-  }
-  cache.push_front(std::make_shared<Problem>(make(shape)));
-  return cache.front();
+  for (const auto& [sizes, known] : cache) total += bytes(*known);
+  if (total > most) cache.clear();
+  auto& found = cache[shape.text()];
+  if (found == nullptr) found = std::make_shared<Problem>(make(shape));
+  return found;
 }
 
 }  // namespace bench

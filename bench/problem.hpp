@@ -4,7 +4,6 @@
 //
 //   select/  what the preset runs in some minutes
 //   sweep/   one size at a time around the centre, the rest of it: --benchmark_filter='^(select|sweep)/'
-//   full/    every combination of all sizes: hours
 #pragma once
 
 #include <Eigen/Core>
@@ -25,13 +24,11 @@ struct Shape {
   Index blocks() const { return routed() ? heads : 1; }  ///< how many B there are
   /// As in names: T:512/d:4096/r:8/N:8, and d:4096x11008 where in and out differ.
   std::string text() const;
-  bool operator==(const Shape& other) const;
 };
 
 inline constexpr Shape centre{512, 4096, 4096, 8, 8};
 /// The centre with one size changed, for every size.
 std::vector<Shape> one_at_a_time();
-std::vector<Shape> all_combinations();
 
 /// One adapter and one batch.
 struct Problem : Shape {
@@ -40,8 +37,8 @@ struct Problem : Shape {
   Matrix x, dy;       // in × tokens, out × tokens
 };
 
-/// Cached; seeded values of magnitudes that make y and dx O(1). The cache forgets problems once 2 GB in total have been
-/// asked for after them, so that a sweep does not fill the memory.
+/// Cached; seeded values of magnitudes that make y and dx O(1). The cache forgets all once it holds more than 2 GB, so
+/// that a sweep does not fill the memory.
 std::shared_ptr<const Problem> problem(const Shape& shape);
 
 }  // namespace bench

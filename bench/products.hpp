@@ -35,17 +35,36 @@ struct StackShape {
   Size features, rows;
 };
 
-/// All matrices are column-major without padding: x, y features × tokens, p rows × tokens.
+enum class Op : char { none = 'N', transpose = 'T' };
+
+/// One library's product of matrices, and the three that an adapter is made of. All matrices are column-major without
+/// padding: x, y features × tokens, p rows × tokens.
 class Products {
  public:
   virtual ~Products() = default;
   /// p = scale · S x
-  virtual void shrink(StackShape shape, const float* s, const float* x, Size tokens, float scale, float* p) const = 0;
+  void shrink(StackShape shape, const float* s, const float* x, Size tokens, float scale, float* p) const {
+    const Op op = shape.layout == Layout::tall ? Op::transpose : Op::none;
+    multiply(op, Op::none, shape.rows, tokens, shape.features, scale, s, x, 0, p);
+  }
   /// y += scale · Sᵀ p
-  virtual void expand(StackShape shape, const float* s, const float* p, Size tokens, float scale, float* y) const = 0;
+  void expand(StackShape shape, const float* s, const float* p, Size tokens, float scale, float* y) const {
+    const Op op = shape.layout == Layout::tall ? Op::none : Op::transpose;
+    multiply(op, Op::none, shape.features, tokens, shape.rows, scale, s, p, 1, y);
+  }
   /// dS = scale · p xᵀ, or += where `add`
-  virtual void accumulate(StackShape shape, const float* p, const float* x, Size tokens, float scale, bool add,
-                          float* ds) const = 0;
+  void accumulate(StackShape shape, const float* p, const float* x, Size tokens, float scale, bool add,
+                  float* ds) const {
+    const float beta = add ? 1.0F : 0.0F;
+    if (shape.layout == Layout::tall) {
+      multiply(Op::none, Op::transpose, shape.features, shape.rows, tokens, scale, x, p, beta, ds);
+    } else {
+      multiply(Op::none, Op::transpose, shape.rows, shape.features, tokens, scale, p, x, beta, ds);
+    }
+  }
+  /// C (m × n) = scale · op(A) op(B) + beta · C, where op(A) has k columns; beta is 0 or 1.
+  virtual void multiply(Op a_op, Op b_op, Size m, Size n, Size k, float scale, const float* a, const float* b,
+                        float beta, float* c) const = 0;
   /// Before a run of products: the library takes over the number of threads that OpenMP has now.
   virtual void follow_threads() const {}
 };

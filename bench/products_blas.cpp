@@ -14,24 +14,16 @@
 namespace bench {
 namespace {
 
-enum class Op : char { none = 'N', transpose = 'T' };
-
-/// One opened library and the two calls made of it, as Fortran's sgemm and sgemv have them (column-major).
-class Library {
+/// An opened library. What is made of it are Fortran's sgemm and sgemv (column-major).
+class Library : public Products {
  public:
   explicit Library(const char* path) : handle_(dlopen(path, RTLD_NOW | RTLD_LOCAL)) {
     if (handle_ == nullptr) throw std::runtime_error(dlerror());
     set_threads_ = find<void (*)(int)>("omp_set_num_threads");  // of the OpenMP runtime that the library itself uses
-  }
-  virtual ~Library() = default;  // never closed: their threads and tables live as long as the program
+  }  // never closed: their threads and tables live as long as the program
+  void follow_threads() const override { set_threads_(threads_now()); }
 
-  virtual void gemm(Op a_op, Op b_op, Size m, Size n, Size k, float alpha, const float* a, Size lda, const float* b,
-                    Size ldb, float beta, float* c, Size ldc) const = 0;
-  virtual void gemv(Op /*op*/, Size /*m*/, Size /*n*/, float /*alpha*/, const float* /*a*/, const float* /*x*/,
-                    float /*beta*/, float* /*y*/) const {}
-
-  virtual void set_threads(int threads) const { set_threads_(threads); }
-  virtual void refuse_foreign_threads() const {}
+  std::string version;
 
  protected:
   template <class Function>
@@ -51,13 +43,16 @@ class Cblas : public Library {
   explicit Cblas(const char* path)
       : Library(path), gemm_(find<decltype(gemm_)>("cblas_sgemm")), gemv_(find<decltype(gemv_)>("cblas_sgemv")) {}
 
-  void gemm(Op a_op, Op b_op, Size m, Size n, Size k, float alpha, const float* a, Size lda, const float* b, Size ldb,
-            float beta, float* c, Size ldc) const override {
-    gemm_(column_major, code(a_op), code(b_op), narrow(m), narrow(n), narrow(k), alpha, a, narrow(lda), b, narrow(ldb),
-          beta, c, narrow(ldc));
+  void multiply(Op a_op, Op b_op, Size m, Size n, Size k, float scale, const float* a, const float* b, float beta,
+                float* c) const override {
+    const Size lda = a_op == Op::none ? m : k, ldb = b_op == Op::none ? k : n;
+    gemm_(column_major, code(a_op), code(b_op), narrow(m), narrow(n), narrow(k), scale, a, narrow(lda), b, narrow(ldb),
+          beta, c, narrow(m));
   }
-  void gemv(Op op, Size m, Size n, float alpha, const float* a, const float* x, float beta, float* y) const override {
-    gemv_(column_major, code(op), narrow(m), narrow(n), alpha, a, narrow(m), x, 1, beta, y, 1);
+  /// y = scale · op(A) x + beta · y, with A of rows × columns.
+  void multiply_vector(Op op, Size rows, Size columns, float scale, const float* a, const float* x, float beta,
+                       float* y) const {
+    gemv_(column_major, code(op), narrow(rows), narrow(columns), scale, a, narrow(rows), x, 1, beta, y, 1);
   }
 
  private:
@@ -69,14 +64,28 @@ class Cblas : public Library {
   void (*gemv_)(int, int, int, int, float, const float*, int, const float*, int, float, float*, int);
 };
 
-class OpenBlas final : public Cblas {
+/// For one token, by sgemv. A product of depth one still is an sgemm.
+class CblasVectors final : public Products {
  public:
-  using Cblas::Cblas;
-  std::string version() const { return find<char* (*)()>("openblas_get_config")(); }
-  void refuse_foreign_threads() const override {
+  explicit CblasVectors(const Cblas& library) : library_(library) {}
+  void follow_threads() const override { library_.follow_threads(); }
+  void multiply(Op a_op, Op b_op, Size m, Size n, Size k, float scale, const float* a, const float* b, float beta,
+                float* c) const override {
+    if (b_op == Op::transpose) return library_.multiply(a_op, b_op, m, n, k, scale, a, b, beta, c);
+    library_.multiply_vector(a_op, a_op == Op::none ? m : k, a_op == Op::none ? k : m, scale, a, b, beta, c);
+  }
+
+ private:
+  const Cblas& library_;
+};
+
+struct OpenBlas final : Cblas {
+  explicit OpenBlas(const char* path) : Cblas(path) {
     constexpr int openmp = 2;
-    if (find<int (*)()>("openblas_get_parallel")() == openmp) return;
-    throw std::runtime_error("found, but not its OpenMP variant: threads of its own would fight ours");
+    if (find<int (*)()>("openblas_get_parallel")() != openmp) {
+      throw std::runtime_error("found, but not its OpenMP variant: threads of its own would fight ours");
+    }
+    version = find<char* (*)()>("openblas_get_config")();
   }
 };
 
@@ -85,13 +94,11 @@ class Blis final : public Cblas {
   explicit Blis(const char* path) : Cblas(path) {
     find<void (*)()>("bli_init")();  // asked for its kernels before this, 0.9 aborts
     set_own_threads_ = find<decltype(set_own_threads_)>("bli_thread_set_num_threads");
-  }
-  std::string version() const {
     const int kernels = find<int (*)()>("bli_arch_query_id")();
-    return std::string(find<const char* (*)()>("bli_info_get_version_str")()) + ", kernels " +
-           find<const char* (*)(int)>("bli_arch_string")(kernels);
+    version = std::string(find<const char* (*)()>("bli_info_get_version_str")()) + ", kernels " +
+              find<const char* (*)(int)>("bli_arch_string")(kernels);
   }
-  void set_threads(int threads) const override { set_own_threads_(threads); }
+  void follow_threads() const override { set_own_threads_(threads_now()); }
 
  private:
   void (*set_own_threads_)(Size);
@@ -99,67 +106,27 @@ class Blis final : public Cblas {
 
 class OneDnn final : public Library {
  public:
-  explicit OneDnn(const char* path) : Library(path), gemm_(find<decltype(gemm_)>("dnnl_sgemm")) {}
-
-  void gemm(Op a_op, Op b_op, Size m, Size n, Size k, float alpha, const float* a, Size lda, const float* b, Size ldb,
-            float beta, float* c, Size ldc) const override {
-    // It is row-major, Cᵀ = Bᵀ Aᵀ here.
-    gemm_(static_cast<char>(b_op), static_cast<char>(a_op), n, m, k, alpha, b, ldb, a, lda, beta, c, ldc);
-  }
-  std::string version() const {
+  explicit OneDnn(const char* path) : Library(path), gemm_(find<decltype(gemm_)>("dnnl_sgemm")) {
     struct Version {
       int major, minor, patch;
     };
     const auto& v = *find<const Version* (*)()>("dnnl_version")();
     const int isa = find<int (*)()>("dnnl_get_effective_cpu_isa")();
     constexpr int avx2 = 0x7, avx512 = 0x20;  // bits of dnnl_cpu_isa_t
-    return std::to_string(v.major) + '.' + std::to_string(v.minor) + '.' + std::to_string(v.patch) + ", sgemm on " +
-           ((isa & avx512) != 0    ? "AVX-512"
-            : (isa & avx2) == avx2 ? "AVX2"
-                                   : "less than AVX2");
+    version = std::to_string(v.major) + '.' + std::to_string(v.minor) + '.' + std::to_string(v.patch) + ", sgemm on " +
+              ((isa & avx512) != 0    ? "AVX-512"
+               : (isa & avx2) == avx2 ? "AVX2"
+                                      : "less than AVX2");
+  }
+  void multiply(Op a_op, Op b_op, Size m, Size n, Size k, float scale, const float* a, const float* b, float beta,
+                float* c) const override {
+    const Size lda = a_op == Op::none ? m : k, ldb = b_op == Op::none ? k : n;
+    // It is row-major, Cᵀ = Bᵀ Aᵀ here.
+    gemm_(static_cast<char>(b_op), static_cast<char>(a_op), n, m, k, scale, b, ldb, a, lda, beta, c, m);
   }
 
  private:
   int (*gemm_)(char, char, Size, Size, Size, float, const float*, Size, const float*, Size, float, float*, Size);
-};
-
-/// The products as calls of gemm, or of gemv where `vectors` (for one token; accumulate then still is a gemm of depth
-/// one).
-class BlasProducts final : public Products {
- public:
-  BlasProducts(const Library& library, bool vectors) : library_(library), vectors_(vectors) {}
-
-  void shrink(StackShape shape, const float* s, const float* x, Size tokens, float scale, float* p) const override {
-    apply(shape, /*up=*/false, s, x, tokens, scale, 0, p);
-  }
-  void expand(StackShape shape, const float* s, const float* p, Size tokens, float scale, float* y) const override {
-    apply(shape, /*up=*/true, s, p, tokens, scale, 1, y);
-  }
-  void accumulate(StackShape shape, const float* p, const float* x, Size tokens, float scale, bool add,
-                  float* ds) const override {
-    const bool tall = shape.layout == Layout::tall;
-    const Size m = tall ? shape.features : shape.rows, n = tall ? shape.rows : shape.features;
-    library_.gemm(Op::none, Op::transpose, m, n, tokens, scale, tall ? x : p, m, tall ? p : x, n, add ? 1.0F : 0.0F, ds,
-                  m);
-  }
-  void follow_threads() const override { library_.set_threads(threads_now()); }
-
- private:
-  void apply(StackShape shape, bool up, const float* s, const float* from, Size tokens, float scale, float beta,
-             float* to) const {
-    const bool tall = shape.layout == Layout::tall;
-    const Op op = tall == up ? Op::none : Op::transpose;
-    const Size m = up ? shape.features : shape.rows, k = up ? shape.rows : shape.features;
-    const Size lds = tall ? shape.features : shape.rows;
-    if (vectors_) {
-      library_.gemv(op, lds, tall ? shape.rows : shape.features, scale, s, from, beta, to);
-    } else {
-      library_.gemm(op, Op::none, m, tokens, k, scale, s, lds, from, k, beta, to, m);
-    }
-  }
-
-  const Library& library_;
-  bool vectors_;
 };
 
 /// Peers run at their best: kernels forced by the environment are forgotten, and a library of 2022 is told what to run
@@ -188,12 +155,10 @@ ProductLibrary open(const char* name, const char* path, const char* package, con
   try {
     if (*path == '\0') throw std::runtime_error("not found at configure time");
     static const Kind opened(path);
-    opened.refuse_foreign_threads();
-    library.version = opened.version() + kernels;
-    static const BlasProducts matrices(opened, false);
-    library.gemm = &matrices;
+    library.version = opened.version + kernels;
+    library.gemm = &opened;
     if constexpr (std::is_base_of_v<Cblas, Kind>) {
-      static const BlasProducts vectors(opened, true);
+      static const CblasVectors vectors(opened);
       library.gemv = &vectors;
     }
   } catch (const std::exception& error) {

@@ -20,37 +20,16 @@ using Map = Eigen::Map<Eigen::MatrixXf>;
 using ConstMap = Eigen::Map<const Eigen::MatrixXf>;
 
 class EigenProducts final : public Products {
-  void shrink(StackShape shape, const float* s, const float* x, Size tokens, float scale, float* p) const override {
-    Map to(p, shape.rows, tokens);
-    const ConstMap from(x, shape.features, tokens);
-    if (shape.layout == Layout::tall) {
-      to.noalias() = scale * (ConstMap(s, shape.features, shape.rows).transpose() * from);
+  void multiply(Op a_op, Op b_op, Size m, Size n, Size k, float scale, const float* a, const float* b, float beta,
+                float* c) const override {
+    Map to(c, m, n);
+    if (beta == 0) to.setZero();
+    if (a_op == Op::transpose) {
+      to.noalias() += scale * (ConstMap(a, k, m).transpose() * ConstMap(b, k, n));
+    } else if (b_op == Op::transpose) {
+      to.noalias() += scale * (ConstMap(a, m, k) * ConstMap(b, n, k).transpose());
     } else {
-      to.noalias() = scale * (ConstMap(s, shape.rows, shape.features) * from);
-    }
-  }
-
-  void expand(StackShape shape, const float* s, const float* p, Size tokens, float scale, float* y) const override {
-    Map to(y, shape.features, tokens);
-    const ConstMap from(p, shape.rows, tokens);
-    if (shape.layout == Layout::tall) {
-      to.noalias() += scale * (ConstMap(s, shape.features, shape.rows) * from);
-    } else {
-      to.noalias() += scale * (ConstMap(s, shape.rows, shape.features).transpose() * from);
-    }
-  }
-
-  void accumulate(StackShape shape, const float* p, const float* x, Size tokens, float scale, bool add,
-                  float* ds) const override {
-    const ConstMap rows(p, shape.rows, tokens), features(x, shape.features, tokens);
-    if (shape.layout == Layout::tall) {
-      Map to(ds, shape.features, shape.rows);
-      if (!add) to.setZero();
-      to.noalias() += scale * (features * rows.transpose());
-    } else {
-      Map to(ds, shape.rows, shape.features);
-      if (!add) to.setZero();
-      to.noalias() += scale * (rows * features.transpose());
+      to.noalias() += scale * (ConstMap(a, m, k) * ConstMap(b, k, n));
     }
   }
 };

@@ -20,13 +20,10 @@ FLAGS = ["-std=c++17", "-O2"]
 
 def commit():
     def git(*arguments):
-        return subprocess.run(["git", "-C", SOURCE, *arguments], capture_output=True, text=True)
-    head = git("rev-parse", "--short=12", "HEAD")
-    if head.returncode != 0:
-        return "unknown"
+        return subprocess.run(["git", "-C", SOURCE, *arguments], capture_output=True, text=True).stdout.strip()
     # What this program itself writes does not make the benchmarked code different.
-    changes = git("status", "--porcelain", "--", ".", ":(exclude)docs/benchmarks*").stdout
-    return head.stdout.strip() + (" with local changes" if changes else "")
+    changes = git("status", "--porcelain", "--", ".", ":(exclude)docs/benchmarks*")
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + (" with local changes" if changes else "")
 
 
 def cost(command, target):
@@ -48,9 +45,7 @@ def compile_times(compiler, include_folders, folder):
     headers = sorted(INCLUDE.rglob("*.hpp"))
     if result.exists() and result.stat().st_mtime > max(path.stat().st_mtime for path in headers + [program]):
         return page.read(result)
-    command = [compiler, *FLAGS, f"-I{INCLUDE}"]
-    for include in include_folders:
-        command += ["-isystem", include]
+    command = [compiler, *FLAGS, f"-I{INCLUDE}", *(f"-isystem{include}" for include in include_folders)]
     files = [{"name": "one HydraLoRA forward and backward", **cost(command + [program], folder / "object.o")}]
     for header in ["Eigen/Core"] + [path.relative_to(INCLUDE).as_posix() for path in headers]:
         (folder / "header.cpp").write_text(f"#include <{header}>\n")

@@ -30,12 +30,9 @@ Matrix before(Index rows, Index cols) { return Matrix::Constant(rows, cols, 0.25
 MatrixXd added(const MatrixXd& result) { return result.array() + 0.25; }
 
 void check_products(const Products& products, Layout layout, Index features, Index rows, Index tokens) {
-  CAPTURE(features);
-  CAPTURE(rows);
-  CAPTURE(tokens);
   const StackShape shape{layout, features, rows};
   const bool tall = layout == Layout::tall;
-  CAPTURE(tall);
+  INFO(features, " features, ", rows, " rows, ", tokens, " tokens, ", tall ? "tall" : "wide");
   const Matrix s = Matrix::Random(rows, features), x = Matrix::Random(features, tokens);
   const Matrix p = Matrix::Random(rows, tokens), stored = tall ? Matrix(s.transpose()) : s;
   const MatrixXd sd = s.cast<double>(), xd = x.cast<double>(), pd = p.cast<double>();
@@ -82,7 +79,7 @@ TEST_CASE("every peer computes the layer, twice") {
         Shape{40, 300, 200, 8, 0}, Shape{129, 256, 320, 8, 8}, Shape{2, 320, 256, 16, 4}, Shape{600, 70, 90, 4, 16}}) {
     CAPTURE(s.text());
     const auto p = problem(s);
-    const Results e = results_in_double(s.routed() ? LayerKind::hydra_lora : LayerKind::lora, p, true);
+    const Results e = results_in_double(s.routed() ? LayerKind::hydra_lora : LayerKind::lora, *p, true);
     for (const PeerKind& kind : peers()) {
       if (!kind.missing.empty()) continue;
       CAPTURE(kind.name);
@@ -109,68 +106,61 @@ TEST_CASE("a short run of a kernel, a layer and a peer") {
   CHECK(run_benchmarks(3, const_cast<char**>(arguments)) == 3);
 }
 
-// The energy counters, as a folder of files made here: few machines let anybody read the real ones.
-
-void write(const fs::path& file, const std::string& text) { std::ofstream(file) << text << '\n'; }
-
-/// A domain of the powercap tree, as the kernel shows it.
-void add_domain(const fs::path& root, const std::string& domain, const std::string& name, std::uint64_t energy) {
-  fs::create_directories(root / domain);
-  write(root / domain / "name", name);
-  write(root / domain / "energy_uj", std::to_string(energy));
-  write(root / domain / "max_energy_range_uj", "999999");
-}
-
-struct Folder {
-  Folder() : path(fs::temp_directory_path() / "hydralora_energy_test") {
-    fs::remove_all(path);
-    fs::create_directories(path);
+/// The energy counters as a folder of files: few machines let anybody read the real ones.
+struct Powercap {
+  Powercap() { fs::remove_all(path), fs::create_directories(path); }
+  ~Powercap() { fs::remove_all(path); }
+  void write(const std::string& file, const std::string& text) const { std::ofstream(path / file) << text << '\n'; }
+  /// A domain as the kernel shows it.
+  void add(const std::string& domain, const std::string& name, int energy) const {
+    fs::create_directories(path / domain);
+    write(domain + "/name", name);
+    write(domain + "/energy_uj", std::to_string(energy));
+    write(domain + "/max_energy_range_uj", "999999");
   }
-  ~Folder() { fs::remove_all(path); }
-  fs::path path;
+  fs::path path = fs::temp_directory_path() / "hydralora_energy_test";
 };
 
 }  // namespace
 
 TEST_CASE("packages are added; their parts, the platform and other domains are not") {
-  const Folder folder;
-  add_domain(folder.path, "intel-rapl:0", "package-0", 1000);
-  add_domain(folder.path, "intel-rapl:1", "package-1", 2000);
-  add_domain(folder.path, "intel-rapl:0:0", "core", 500);
-  add_domain(folder.path, "intel-rapl:2", "psys", 9000);
-  add_domain(folder.path, "dtpm", "package-9", 7);
-  const bench::EnergyMeter meter(folder.path);
+  const Powercap counters;
+  counters.add("intel-rapl:0", "package-0", 1000);
+  counters.add("intel-rapl:1", "package-1", 2000);
+  counters.add("intel-rapl:0:0", "core", 500);
+  counters.add("intel-rapl:2", "psys", 9000);
+  counters.add("dtpm", "package-9", 7);
+  const EnergyMeter meter(counters.path);
   REQUIRE(meter.available());
   const auto before = meter.read();
   for (const char* domain : {"intel-rapl:0", "intel-rapl:0:0", "intel-rapl:2", "dtpm"}) {
-    write(folder.path / domain / "energy_uj", "251000");
+    counters.write(std::string(domain) + "/energy_uj", "251000");
   }
-  write(folder.path / "intel-rapl:1" / "energy_uj", "502000");
+  counters.write("intel-rapl:1/energy_uj", "502000");
   CHECK(meter.joules(before, meter.read()).value() == doctest::Approx(0.75));
 }
 
 TEST_CASE("a counter that started again has gone through its whole range") {
-  const Folder folder;
-  add_domain(folder.path, "intel-rapl:0", "package-0", 900000);
-  const bench::EnergyMeter meter(folder.path);
+  const Powercap counters;
+  counters.add("intel-rapl:0", "package-0", 900000);
+  const EnergyMeter meter(counters.path);
   const auto before = meter.read();
-  write(folder.path / "intel-rapl:0" / "energy_uj", "100000");
+  counters.write("intel-rapl:0/energy_uj", "100000");
   CHECK(meter.joules(before, meter.read()).value() == doctest::Approx(0.2));  // of a range of 1 J
 }
 
 TEST_CASE("what cannot be read is not available, and says why") {
-  const Folder folder;
-  CHECK_FALSE(bench::EnergyMeter(folder.path).available());
-  CHECK_FALSE(bench::EnergyMeter(folder.path / "missing").available());
-  CHECK(bench::EnergyMeter(folder.path).why_not().find("no package") == 0);
-
-  add_domain(folder.path, "intel-rapl:0", "package-0", 1000);
-  add_domain(folder.path, "intel-rapl:1", "package-1", 1000);
-  const bench::EnergyMeter meter(folder.path);
+  const Powercap counters;
+  CHECK_FALSE(EnergyMeter(counters.path / "missing").available());
+  CHECK_FALSE(EnergyMeter(counters.path).available());
+  CHECK(EnergyMeter(counters.path).why_not().find("no package") == 0);
+  counters.add("intel-rapl:0", "package-0", 1000);
+  counters.add("intel-rapl:1", "package-1", 1000);
+  const EnergyMeter meter(counters.path);
   const auto before = meter.read();
-  fs::remove(folder.path / "intel-rapl:1" / "energy_uj");  // as for a user who may not read it
+  fs::remove(counters.path / "intel-rapl:1/energy_uj");  // as for a user who may not read it
   CHECK_FALSE(meter.joules(before, meter.read()).has_value());
-  const bench::EnergyMeter without(folder.path);
+  const EnergyMeter without(counters.path);
   CHECK_FALSE(without.available());  // half of the packages would be an estimate
   CHECK(without.why_not().find("cannot be read") != std::string::npos);
 }
