@@ -1,4 +1,4 @@
-# gnuplot -e "folder='out'" plot.gp: curves.csv to curves.svg, the validation loss of every method while it is fine-tuned;
+# gnuplot -e "folder='out'" plot.gp: curves.csv to curves.svg, the validation loss of every method in fine-tuning;
 # routing.csv to routing.svg, what share of every part of the text HydraLoRA's heads have, layer by layer.
 file = folder.'/curves.csv'
 set terminal svg size 820,480 dynamic background "white" font "sans-serif,14"
@@ -11,11 +11,7 @@ set tics nomirror
 set xlabel "fine-tuning step"
 set ylabel "validation loss, bits per byte, mean of the parts"
 methods = '"full fine-tuning" "LoRA same rank" "LoRA same size" "SplitLoRA" "HydraLoRA"'
-set linetype 1 lc rgb "#7f7f7f"
-set linetype 2 lc rgb "#9ecae1"
-set linetype 3 lc rgb "#1f77b4"
-set linetype 4 lc rgb "#2ca02c"
-set linetype 5 lc rgb "#d62728"
+do for [i=1:5] {set linetype i lc rgb word("#7f7f7f #9ecae1 #1f77b4 #2ca02c #d62728", i)}
 plot for [i=1:words(methods)] file using (strcol(1) eq word(methods, i) ? $2 : NaN):4 \
   with linespoints pointtype 7 pointsize 0.5 linewidth 2 title word(methods, i)
 print folder.'/curves.svg written'
@@ -26,10 +22,7 @@ rows(layer) = sprintf("< grep '^HydraLoRA,%d,' %s/routing.csv", layer, folder)
 stats rows(1) using 0 nooutput
 heads = STATS_columns - 3
 parts = STATS_records
-set linetype 1 lc rgb "#1f77b4"
-set linetype 2 lc rgb "#ff7f0e"
-set linetype 3 lc rgb "#2ca02c"
-set linetype 4 lc rgb "#d62728"
+do for [i=1:4] {set linetype i lc rgb word("#1f77b4 #ff7f0e #2ca02c #d62728", i)}
 unset key
 unset xlabel
 set ylabel "mean weight of each head"

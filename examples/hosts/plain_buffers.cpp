@@ -4,7 +4,6 @@
 // may lie in a wider one, weights are float[out][in], and every kernel is called as slice i of n. The parameters are in
 // the host's arena.
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <hydralora/hydralora.hpp>
 #include <hydralora/train.hpp>
@@ -57,27 +56,18 @@ void linear_backward(const float* W, const float* dy, float* dx) {
 
 }  // namespace host
 
-/// ‖actual - expected‖ / ‖expected‖ of rows × columns numbers that are asked for one by one.
-template <class Actual, class Expected>
-bool close(const char* what, Index rows, Index columns, const Actual& actual, const Expected& expected) {
-  double difference = 0, size = 0;
-  for (Index r = 0; r < rows; ++r) {
-    for (Index c = 0; c < columns; ++c) {
-      const double e = expected(r, c), d = static_cast<double>(actual(r, c)) - e;
-      difference += d * d;
-      size += e * e;
-    }
-  }
-  if (size > 0 && difference <= 1e-10 * size) return true;  // 1e-5: some hundred roundings of 6e-8
-  std::printf("plain_buffers: %s is off by %g\n", what, std::sqrt(difference / size));
-  return false;
+/// For the comparisons alone, in double: tokens, or rows of weights, as columns that begin `numbers` apart.
+Eigen::MatrixXd columns(const Buffer& buffer, Index features, Index tokens, Index numbers) {
+  return Eigen::Map<const Eigen::MatrixXf, 0, Eigen::OuterStride<>>(buffer.data(), features, tokens,
+                                                                    Eigen::OuterStride<>(numbers))
+      .cast<double>();
 }
 
-template <class Term>
-double sum(Index terms, const Term& term) {
-  double total = 0;
-  for (Index i = 0; i < terms; ++i) total += static_cast<double>(term(i));
-  return total;
+bool close(const char* what, const Eigen::MatrixXd& actual, const Eigen::MatrixXd& expected) {
+  const double error = (actual - expected).norm() / expected.norm();
+  if (error <= 1e-5) return true;  // some hundred roundings of 6e-8; a wrong formula is off by far more
+  std::printf("plain_buffers: %s is off by %g\n", what, error);
+  return false;
 }
 
 int main() {
@@ -91,14 +81,8 @@ int main() {
   const Buffer W = random_buffer(out * in), x = random_buffer(count * row), change_B = random_buffer(out * rank),
                change_A = random_buffer(rank * in);
   Buffer W_target = W;  // what the frozen layer should have learnt
-  for (Index o = 0; o < out; ++o) {
-    for (Index i = 0; i < in; ++i) {
-      for (Index r = 0; r < rank; ++r) {
-        W_target[static_cast<std::size_t>(o * in + i)] +=
-            change_B[static_cast<std::size_t>(o * rank + r)] * change_A[static_cast<std::size_t>(r * in + i)] / 4;
-      }
-    }
-  }
+  Eigen::Map<Eigen::MatrixXf>(W_target.data(), in, out) +=
+      (columns(change_A, in, rank, in) * columns(change_B, rank, out, rank) / 4).cast<float>();
   Buffer target(x.size()), y(x.size()), dy(x.size()), dx(x.size());
   linear(W_target.data(), x.data(), target.data());
 
@@ -152,33 +136,14 @@ int main() {
   const Buffer zeros(target.size());
   forward_and_backward(zeros.data());  // for the comparison: at the minimum a gradient's terms cancel
 
-  // The same in plain loops and double.
-  const auto A = adapter.A();
-  const auto B = adapter.B();
+  // The same formulas in double.
+  const Eigen::MatrixXd A = adapter.A().cast<double>(), B = adapter.B().cast<double>();
+  const Eigen::MatrixXd Wt = columns(W, in, out, in), X = columns(x, in, count, row), dY = columns(dy, out, count, row);
   const double s = static_cast<double>(adapter.scaling());
-  const auto w = [&](Index o, Index i) { return static_cast<double>(W[static_cast<std::size_t>(o * in + i)]); };
-  const auto of = [](const Buffer& buffer) {
-    return [&buffer](Index t, Index f) { return static_cast<double>(buffer[static_cast<std::size_t>(t * row + f)]); };
-  };
-  const auto x_at = of(x), dy_at = of(dy);
-  const auto h = [&](Index t, Index r) {
-    return sum(in, [&](Index i) { return static_cast<double>(A(r, i)) * x_at(t, i); });
-  };
-  const auto v = [&](Index t, Index r) {
-    return s * sum(out, [&](Index o) { return static_cast<double>(B(o, r)) * dy_at(t, o); });
-  };
-  bool good = close("y", count, out, of(y), [&](Index t, Index o) {
-    return sum(in, [&](Index i) { return w(o, i) * x_at(t, i); }) +
-           s * sum(rank, [&](Index r) { return static_cast<double>(B(o, r)) * h(t, r); });
-  });
-  good &= close("dx", count, in, of(dx), [&](Index t, Index i) {
-    return sum(out, [&](Index o) { return w(o, i) * dy_at(t, o); }) +
-           sum(rank, [&](Index r) { return static_cast<double>(A(r, i)) * v(t, r); });
-  });
-  good &= close("dA", rank, in, gradients.A(),
-                [&](Index r, Index i) { return sum(count, [&](Index t) { return v(t, r) * x_at(t, i); }); });
-  good &= close("dB", out, rank, gradients.B(),
-                [&](Index o, Index r) { return s * sum(count, [&](Index t) { return dy_at(t, o) * h(t, r); }); });
+  bool good = close("y", columns(y, out, count, row), Wt.transpose() * X + s * B * A * X);
+  good &= close("dx", columns(dx, in, count, row), Wt * dY + s * A.transpose() * B.transpose() * dY);
+  good &= close("dA", gradients.A().cast<double>(), s * B.transpose() * dY * X.transpose());
+  good &= close("dB", gradients.B().cast<double>(), s * dY * (A * X).transpose());
 
   // Serving: the same bits, without a cache.
   Buffer served(y.size());

@@ -132,16 +132,10 @@ Domain load(const std::string& name, const std::string& path, std::size_t max_by
   return domain;
 }
 
-bool has_suffix(const std::string& path, std::string_view suffix) {
-  return path.size() >= suffix.size() && path.compare(path.size() - suffix.size(), suffix.size(), suffix) == 0;
-}
-
 bool is_cpp(const std::string& path, const std::string& text) {
-  if (path.find("/c++/") != std::string::npos) return true;
-  for (const char* start : {"\nnamespace ", "\ninline namespace ", "\ntemplate <", "\ntemplate<", "\nclass "}) {
-    if (text.find(start) != std::string::npos) return true;
-  }
-  return false;
+  const auto starts = {"\nnamespace ", "\ninline namespace ", "\ntemplate <", "\ntemplate<", "\nclass "};
+  return path.find("/c++/") != std::string::npos ||
+         std::any_of(starts.begin(), starts.end(), [&](auto start) { return text.find(start) != std::string::npos; });
 }
 
 /// Real text of this machine as one base text.
@@ -154,12 +148,6 @@ Domain joined(const std::vector<Domain>& domains, const std::string& name) {
   }
   return all;
 }
-
-struct Source {
-  const char* name;
-  std::vector<const char*> roots;  // glob patterns
-  const char* suffix;
-};
 
 }  // namespace
 
@@ -176,6 +164,11 @@ Domain load_domain(const std::string& spec, std::size_t max_bytes) {
 }
 
 std::vector<Domain> system_domains(std::size_t max_bytes_each) {
+  struct Source {
+    std::string name;
+    std::vector<std::string> roots;  // glob patterns
+    std::string suffix;
+  };
   const std::vector<Source> sources = {
       {"licences", {"/usr/share/common-licenses"}, ""},
       {"c", {"/usr/include"}, ".h"},
@@ -185,19 +178,20 @@ std::vector<Domain> system_domains(std::size_t max_bytes_each) {
       {"copyright", {"/usr/share/doc/*/copyright"}, ""},
   };
   std::vector<Domain> domains;
-  for (const Source& source : sources) {
-    std::vector<std::string> files;
+  for (const auto& [name, roots, suffix] : sources) {
+    std::vector<std::string> found, files;
     std::string origin;
-    for (const char* root : source.roots) {
-      for (const std::string& match : expand(root, true)) add_files(match, true, files);
-      origin += (origin.empty() ? "" : " ") + std::string(root);
+    for (const std::string& root : roots) {
+      for (const std::string& match : expand(root, true)) add_files(match, true, found);
+      origin += (origin.empty() ? "" : " ") + root;
     }
-    const auto unwanted = [&](const std::string& path) { return !has_suffix(path, source.suffix); };
-    files.erase(std::remove_if(files.begin(), files.end(), unwanted), files.end());
+    for (const std::string& file : found) {
+      if (suffix.empty() || fs::path(file).extension() == suffix) files.push_back(file);
+    }
+    if (!suffix.empty()) origin += ", *" + suffix;
     // Contents are compared by a 64-bit hash: two different files taken for one would only cost a little text.
     std::unordered_set<std::size_t> seen;
-    const bool c_only = source.name == std::string_view("c");
-    const auto read = [&](const std::string& path, std::size_t limit) -> std::string {
+    const auto read = [&, c_only = name == "c"](const std::string& path, std::size_t limit) -> std::string {
       try {
         std::string text = read_text(path, limit);
         if ((!c_only || !is_cpp(path, text)) && seen.insert(std::hash<std::string>()(text)).second) return text;
@@ -205,8 +199,7 @@ std::vector<Domain> system_domains(std::size_t max_bytes_each) {
       }
       return {};
     };
-    if (*source.suffix != '\0') origin += ", *" + std::string(source.suffix);
-    Domain domain = sample_domain(source.name, origin, std::move(files), max_bytes_each, read);
+    Domain domain = sample_domain(name, origin, std::move(files), max_bytes_each, read);
     if (domain.text.size() >= minimum_bytes) domains.push_back(std::move(domain));
   }
   return domains;
@@ -219,27 +212,25 @@ std::string size_text(std::size_t bytes) {
 }
 
 std::vector<Domain> load_texts(MixtureKind kind, const TextOptions& options) {
-  std::vector<Domain> texts;
-  const bool tasks = kind == MixtureKind::tasks;
-  if (tasks && !options.domains.empty())
-    throw InputError("--domain belongs to --mixture domains; the tasks mixture has one text, --base");
-  if (!tasks && options.domains.empty() && !options.base.empty())
+  const bool tasks = kind == MixtureKind::tasks, named = !options.domains.empty();
+  if (tasks && named) throw InputError("--domain belongs to --mixture domains; the tasks mixture has one text, --base");
+  if (!tasks && !named && !options.base.empty())
     throw InputError("--base without --domain: name at least one domain to fine-tune on, --domain NAME=PATH");
 
-  std::vector<Domain> found;
-  if (options.base.empty() || (!tasks && options.domains.empty())) {
-    found = system_domains(options.max_bytes);
-    if (found.empty()) throw InputError("no text found on this machine; name one: --base NAME=PATH");
-  }
+  std::vector<Domain> texts;
   if (!options.base.empty()) {
     texts.push_back(load_domain(options.base, options.max_bytes));
-  } else if (tasks || !options.domains.empty()) {
-    texts.push_back(joined(found, "system"));
-  } else {  // C++ and copyright files are what the base knows; the other kinds of text are the domains
-    std::vector<Domain> base;
-    for (const Domain& d : found) (d.name == "cpp" || d.name == "copyright" ? base : texts).push_back(d);
-    if (base.empty() || texts.empty())
-      throw InputError("this machine has too few kinds of text; name some: --base NAME=PATH --domain NAME=PATH …");
+  } else {
+    std::vector<Domain> base = system_domains(options.max_bytes);
+    if (base.empty()) throw InputError("no text found on this machine; name one: --base NAME=PATH");
+    if (!tasks && !named) {  // C++ and copyright files are what the base knows; the other kinds of text are the domains
+      const auto known = [](const Domain& d) { return d.name == "cpp" || d.name == "copyright"; };
+      const auto others = std::stable_partition(base.begin(), base.end(), known);
+      texts.assign(others, base.end());
+      base.erase(others, base.end());
+      if (base.empty() || texts.empty())
+        throw InputError("this machine has too few kinds of text; name some: --base NAME=PATH --domain NAME=PATH …");
+    }
     texts.insert(texts.begin(), joined(base, "system"));
   }
   for (const std::string& spec : options.domains) {
@@ -304,11 +295,10 @@ Eigen::MatrixXd ngram_features(const std::vector<std::string_view>& texts, Index
   Eigen::MatrixXd features = Eigen::MatrixXd::Zero(dimensions, chunks);
   for (Index i = 0; i < chunks; ++i) {
     const std::string_view text = texts[static_cast<std::size_t>(i) % texts.size()];
-    const std::string_view chunk =
-        text.substr(random.below(text.size() - length + 1, static_cast<std::uint64_t>(i)), length);
+    const std::size_t start = random.below(text.size() - length + 1, static_cast<std::uint64_t>(i));
     std::uint64_t previous = 0;
     for (std::size_t k = 0; k < length; ++k) {
-      const std::uint64_t byte = static_cast<unsigned char>(chunk[k]);
+      const std::uint64_t byte = static_cast<unsigned char>(text[start + k]);
       features(bucket(1 + byte), i) += 1.0;
       if (k > 0) features(bucket(1 + 256 * (1 + previous) + byte), i) += 1.0;
       previous = byte;
@@ -379,9 +369,8 @@ Eigen::MatrixXd chunk_features(const std::vector<Part>& parts, std::uint64_t see
     texts.push_back(*part.text);
     for (char& c : texts.back()) c = static_cast<char>(part.task.apply(static_cast<unsigned char>(c)));
   }
-  constexpr Index chunks = 600, chunk_bytes = 1024, dimensions = 256;
-  return ngram_features(std::vector<std::string_view>(texts.begin(), texts.end()), chunks, chunk_bytes, dimensions,
-                        seed);
+  const std::vector<std::string_view> views(texts.begin(), texts.end());
+  return ngram_features(views, /*chunks=*/600, /*chunk_bytes=*/1024, /*dimensions=*/256, seed);
 }
 
 }  // namespace finetune

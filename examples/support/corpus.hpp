@@ -47,16 +47,9 @@ struct Domain {
 /// @throws InputError  naming spec, path and reason: not NAME=PATH, nothing there, unreadable, less than minimum_bytes.
 Domain load_domain(const std::string& spec, std::size_t max_bytes);
 
-/// Real text that Linux development machines have, sampled as in load_domain(), each content taken once per domain:
-///
-/// - licences: /usr/share/common-licenses
-/// - c: /usr/include, *.h that are not C++ (no folder named c++, no line that starts a namespace, template or class)
-/// - cpp: /usr/include/c++
-/// - cmake: /usr/share/cmake-*/Modules, *.cmake
-/// - perl: /usr/share/perl, /usr/share/perl5, /usr/lib/*/perl-base, /usr/lib/*/perl, *.pm
-/// - copyright: /usr/share/doc/*/copyright
-///
-/// What is missing, unreadable or smaller than minimum_bytes is left out without a word.
+/// Real text that Linux development machines have (licences, c, cpp, cmake, perl, copyright), sampled as in
+/// load_domain(), each content taken once per domain. What is missing, unreadable or smaller than minimum_bytes is left
+/// out without a word.
 std::vector<Domain> system_domains(std::size_t max_bytes_each);
 
 /// tasks: one text under several instructions that contradict each other. domains: several texts under one instruction.
@@ -87,10 +80,7 @@ Split split_positions(const std::string& text, int context, std::uint64_t seed);
 
 /// Byte n-gram features of random chunks:  f = sqrt(c) / |sqrt(c)|,  where c counts the chunk's single bytes and byte
 /// pairs, each hashed into one of `dimensions` buckets. The product of two columns is their Bhattacharyya coefficient.
-///
-/// The hash does not depend on the seed: features of different calls are comparable.
-/// @return (dimensions × chunks), columns of unit length. Given several texts, column i is a chunk of text i mod their
-/// number.
+/// @return (dimensions × chunks); column i is a chunk of text i mod their number.
 /// @throws std::invalid_argument  on a size below one, no text, or a text shorter than a chunk.
 Eigen::MatrixXd ngram_features(const std::string& text, Index chunks, Index chunk_bytes, Index dimensions,
                                std::uint64_t seed);
@@ -104,8 +94,7 @@ struct Task {
   std::function<unsigned char(unsigned char)> apply;
 };
 
-/// plain (as it is), upper (a-z to A-Z), rot13 (letters by 13), mirror (a↔z, A↔Z, 0↔9); for mixtures of more tasks also
-/// rot6, rot20, swap (of case), vowels (each the next of aeiou). Other bytes stay.
+/// plain, upper, rot13, mirror; for mixtures of more tasks also rot6, rot20, swap (of case), vowels.
 const std::array<Task, 8>& tasks();
 
 /// One task or domain. Text and split must outlive it.

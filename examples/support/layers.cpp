@@ -6,6 +6,30 @@
 namespace finetune {
 namespace {
 
+class TrainedLinear final : public Linear {
+ public:
+  explicit TrainedLinear(const Matrix& weight) : base_(weight), gradient_(Matrix::Zero(weight.rows(), weight.cols())) {}
+  Matrix weight() const override { return base_.weight(); }
+  void infer(ConstTokens<float> x, Tokens<float> y, const Batch&) const override { base_.forward(x, y); }
+  void forward(ConstTokens<float> x, Tokens<float> y, const Batch&, std::uint64_t) override { base_.forward(x, y); }
+  void backward(ConstTokens<float> x, ConstTokens<float> dy, Tokens<float> dx) override {
+    constexpr Index slice_columns = 64;
+    hydralora::parallel_slices(x.features(), slice_columns, [&](Index begin, Index count) {
+      gradient_.middleCols(begin, count).noalias() += dy.matrix() * x.rows(begin, count).matrix().transpose();
+    });
+    if (dx.features() > 0) base_.backward(dy, dx);
+  }
+  std::vector<Group> groups(double learning_rate) override {
+    const Index size = gradient_.size();
+    return {{Group::Map(base_.weight().data(), size), Group::Map(gradient_.data(), size), learning_rate}};
+  }
+  void zero_gradients() override { gradient_.setZero(); }
+
+ private:
+  hydralora::DenseLinear<float> base_;
+  Matrix gradient_;
+};
+
 template <class Base>
 struct Frozen final : FrozenWeight {
   Frozen(Base layer, double storage_bytes) : base(std::move(layer)), size(storage_bytes) {}
@@ -35,23 +59,7 @@ std::unique_ptr<FrozenWeight> freeze(const Matrix& weight, const std::string& pr
   return std::make_unique<Frozen<Dense>>(Dense(weight), 4.0 * static_cast<double>(weight.size()));
 }
 
-TrainedLinear::TrainedLinear(Matrix weight)
-    : base_(std::move(weight)), gradient_(Matrix::Zero(base_.out_features(), base_.in_features())) {}
-
-void TrainedLinear::infer(ConstTokens<float> x, Tokens<float> y, const Batch&) const { base_.forward(x, y); }
-
-void TrainedLinear::backward(ConstTokens<float> x, ConstTokens<float> dy, Tokens<float> dx) {
-  constexpr Index slice_columns = 64;
-  hydralora::parallel_slices(x.features(), slice_columns, [&](Index begin, Index count) {
-    gradient_.middleCols(begin, count).noalias() += dy.matrix() * x.rows(begin, count).matrix().transpose();
-  });
-  if (dx.features() > 0) base_.backward(dy, dx);
-}
-
-std::vector<Group> TrainedLinear::groups(double learning_rate) {
-  return {{Group::Map(base_.weight().data(), base_.weight().size()), Group::Map(gradient_.data(), gradient_.size()),
-           learning_rate}};
-}
+std::unique_ptr<Linear> trained_linear(const Matrix& weight) { return std::make_unique<TrainedLinear>(weight); }
 
 Index trainable_parameters(const Method& method, const Settings& settings) {
   const bool full = method.kind == Method::Kind::full;
@@ -69,7 +77,7 @@ Mlp make_model(const Weights& base, const Method& method, const Settings& settin
   Mlp::Layers layers;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const Matrix& weight = base.weight[i];
-    if (method.kind == Method::Kind::full) layers[i] = std::make_unique<TrainedLinear>(weight);
+    if (method.kind == Method::Kind::full) layers[i] = trained_linear(weight);
     with_adapter(method, weight.cols(), weight.rows(), settings.dropout, [&](auto type, const auto& config) {
       using Adapter = typename decltype(type)::Layer;
       layers[i] = std::make_unique<AdaptedLayer<Adapter>>(freeze(weight, settings.base_precision),

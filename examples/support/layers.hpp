@@ -12,22 +12,7 @@
 namespace finetune {
 
 /// W itself is trained: pretraining, and full fine-tuning.
-class TrainedLinear final : public Linear {
- public:
-  explicit TrainedLinear(Matrix weight);
-  Matrix weight() const override { return base_.weight(); }
-  void infer(ConstTokens<float> x, Tokens<float> y, const Batch& batch) const override;
-  void forward(ConstTokens<float> x, Tokens<float> y, const Batch& batch, std::uint64_t) override {
-    infer(x, y, batch);
-  }
-  void backward(ConstTokens<float> x, ConstTokens<float> dy, Tokens<float> dx) override;
-  std::vector<Group> groups(double learning_rate) override;
-  void zero_gradients() override { gradient_.setZero(); }
-
- private:
-  hydralora::DenseLinear<float> base_;
-  Matrix gradient_;
-};
+std::unique_ptr<Linear> trained_linear(const Matrix& weight);
 
 /// A frozen W, however it is stored.
 struct FrozenWeight {
@@ -47,18 +32,48 @@ class AdaptedLayer : public Linear {
   AdaptedLayer(std::unique_ptr<FrozenWeight> frozen, Adapter adapter)
       : frozen_(std::move(frozen)), adapter_(std::move(adapter)), gradients_(adapter_.config()) {}
   Matrix weight() const override { return frozen_->weight(); }
-  void infer(ConstTokens<float> x, Tokens<float> y, const Batch& batch) const override;
-  void forward(ConstTokens<float> x, Tokens<float> y, const Batch& batch, std::uint64_t step) override;
-  void backward(ConstTokens<float> x, ConstTokens<float> dy, Tokens<float> dx) override;
+  void infer(ConstTokens<float> x, Tokens<float> y, const Batch& batch) const override {
+    Matrix given;
+    adapter_.forward(x, y, options(batch, 0, given));
+    frozen_->forward(x, y);
+  }
+  void forward(ConstTokens<float> x, Tokens<float> y, const Batch& batch, std::uint64_t step) override {
+    Matrix given;
+    adapter_.forward(x, y, cache_, options(batch, step, given));
+    frozen_->forward(x, y);
+  }
+  void backward(ConstTokens<float> x, ConstTokens<float> dy, Tokens<float> dx) override {
+    if (dx.features() == 0) return adapter_.backward(x, dy, cache_, gradients_, backward_options_);
+    adapter_.backward(x, dy, cache_, gradients_, dx, backward_options_);
+    frozen_->backward(dy, dx);
+  }
   std::vector<Group> groups(double learning_rate) override {
     return {Group{adapter_.parameters(), gradients_.parameters(), learning_rate}};
   }
   void zero_gradients() override { gradients_.set_zero(); }
-  Matrix routing(ConstTokens<float> x, const Batch& batch) const override;
+  Matrix routing(ConstTokens<float> x, const Batch& batch) const override {
+    typename Adapter::Cache cache;
+    Matrix y = Matrix::Zero(adapter_.config().out_features, x.tokens()), given;
+    adapter_.forward(x, y, cache, options(batch, 0, given));
+    return cache.weights().matrix();
+  }
 
  protected:
   /// @param given  receives the weights of a router that is told the part: they must outlive the call.
-  hydralora::CallOptions<float> options(const Batch& batch, std::uint64_t step, Matrix& given) const;
+  hydralora::CallOptions<float> options(const Batch& batch, std::uint64_t step, Matrix& given) const {
+    hydralora::CallOptions<float> options;
+    options.step = step;
+    options.first_token = batch.first;
+    options.segments = batch.segments;
+    if (adapter_.shape().takes_weights) {
+      const Index heads = adapter_.shape().heads, tokens = batch.contexts.cols();
+      const bool told = !batch.parts.empty();  // or else all heads alike
+      given = Matrix::Constant(heads, tokens, told ? 0 : 1 / static_cast<float>(heads));
+      for (Index t = 0; told && t < tokens; ++t) given(batch.parts[static_cast<std::size_t>(t)] % heads, t) = 1;
+      options.weights = given;
+    }
+    return options;
+  }
 
   std::unique_ptr<FrozenWeight> frozen_;
   Adapter adapter_;
@@ -67,50 +82,19 @@ class AdaptedLayer : public Linear {
   hydralora::CallOptions<float> backward_options_;  ///< for a gradient of a balance loss
 };
 
-template <class Adapter>
-void AdaptedLayer<Adapter>::infer(ConstTokens<float> x, Tokens<float> y, const Batch& batch) const {
-  Matrix given;
-  adapter_.forward(x, y, options(batch, 0, given));
-  frozen_->forward(x, y);
-}
-
-template <class Adapter>
-void AdaptedLayer<Adapter>::forward(ConstTokens<float> x, Tokens<float> y, const Batch& batch, std::uint64_t step) {
-  Matrix given;
-  adapter_.forward(x, y, cache_, options(batch, step, given));
-  frozen_->forward(x, y);
-}
-
-template <class Adapter>
-void AdaptedLayer<Adapter>::backward(ConstTokens<float> x, ConstTokens<float> dy, Tokens<float> dx) {
-  if (dx.features() == 0) return adapter_.backward(x, dy, cache_, gradients_, backward_options_);
-  adapter_.backward(x, dy, cache_, gradients_, dx, backward_options_);
-  frozen_->backward(dy, dx);
-}
-
-template <class Adapter>
-Matrix AdaptedLayer<Adapter>::routing(ConstTokens<float> x, const Batch& batch) const {
-  typename Adapter::Cache cache;
-  Matrix y = Matrix::Zero(adapter_.config().out_features, x.tokens()), given;
-  adapter_.forward(x, y, cache, options(batch, 0, given));
-  return cache.weights().matrix();
-}
-
-template <class Adapter>
-hydralora::CallOptions<float> AdaptedLayer<Adapter>::options(const Batch& batch, std::uint64_t step,
-                                                             Matrix& given) const {
-  hydralora::CallOptions<float> options;
-  options.step = step;
-  options.first_token = batch.first;
-  options.segments = batch.segments;
-  if (adapter_.shape().takes_weights) {
-    const Index heads = adapter_.shape().heads, tokens = batch.contexts.cols();
-    const bool told = !batch.parts.empty();  // or else all heads alike
-    given = Matrix::Constant(heads, tokens, told ? 0 : 1 / static_cast<float>(heads));
-    for (Index t = 0; told && t < tokens; ++t) given(batch.parts[static_cast<std::size_t>(t)] % heads, t) = 1;
-    options.weights = given;
+template <class Config>
+Config config_of(const Method& method, Index in, Index out, double dropout) {
+  Config config;
+  config.in_features = in;
+  config.out_features = out;
+  config.rank = method.rank;
+  config.alpha = 2.0 * static_cast<double>(method.rank);  // the same scaling for all: their learning rates compare
+  config.dropout = dropout;
+  if constexpr (!std::is_same_v<Config, hydralora::LoRAConfig>) {
+    config.heads = method.heads;
+    config.routing = hydralora::Routing::learned;
   }
-  return options;
+  return config;
 }
 
 template <class AdapterLayer>
@@ -119,26 +103,14 @@ struct LayerType {
 };
 
 /// f(LayerType, config) with the adapter of a method for a weight of this shape; nothing for full fine-tuning.
-template <class AnyMethod, class Function>
-void with_adapter(const AnyMethod& method, Index in, Index out, double dropout, Function&& f) {
+template <class Function>
+void with_adapter(const Method& method, Index in, Index out, double dropout, Function&& f) {
   const auto call = [&](auto type) {
-    typename decltype(type)::Layer::Config config;
-    config.in_features = in;
-    config.out_features = out;
-    config.rank = method.rank;
-    config.alpha =
-        2.0 * static_cast<double>(method.rank);  // the same scaling for all: their learning rates mean the same
-    config.dropout = dropout;
-    if constexpr (!std::is_same_v<decltype(config), hydralora::LoRAConfig>) {
-      config.heads = method.heads;
-      config.routing = hydralora::Routing::learned;
-    }
-    f(type, config);
+    f(type, config_of<typename decltype(type)::Layer::Config>(method, in, out, dropout));
   };
-  using Kind = typename AnyMethod::Kind;
-  if (method.kind == Kind::lora) call(LayerType<hydralora::LoRA<float>>());
-  if (method.kind == Kind::split_lora) call(LayerType<hydralora::SplitLoRA<float>>());
-  if (method.kind == Kind::hydra_lora) call(LayerType<hydralora::HydraLoRA<float>>());
+  if (method.kind == Method::Kind::lora) call(LayerType<hydralora::LoRA<float>>());
+  if (method.kind == Method::Kind::split_lora) call(LayerType<hydralora::SplitLoRA<float>>());
+  if (method.kind == Method::Kind::hydra_lora) call(LayerType<hydralora::HydraLoRA<float>>());
 }
 
 // Compiled once, in layers.cpp.

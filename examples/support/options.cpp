@@ -100,7 +100,7 @@ int run_program(int argc, char** argv, bool study, const std::function<void(Opti
                      '\n';
     const bool users_mistake =
         dynamic_cast<const InputError*>(&e) != nullptr || dynamic_cast<const CLI::Error*>(&e) != nullptr;
-    if (ranks) ranks->abort(users_mistake ? 2 : 1);  // the others would wait for this one
+    if (ranks) abort_ranks(users_mistake ? 2 : 1);  // the others would wait for this one
     return users_mistake ? 2 : 1;
   }
 }

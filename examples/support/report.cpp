@@ -55,28 +55,33 @@ int column_width(const Mixture& mixture, int least) {
   return static_cast<int>(width);
 }
 
-void print_routing(std::ostream& out, const Mixture& mixture, const Result& result) {
-  if (result.routing.empty()) return;
-  constexpr int width = 8;
-  const int name_width = column_width(mixture, 10) + 2;
-  std::ostringstream text;
-  text << "\n"
-       << result.name << ": mean weight of each head, and the gate's normalised entropy (1 = all heads alike)\n";
-  text << std::fixed << std::setprecision(2);
+/// f(number of the layer, from 1, name of the part, PartRouting) for every layer and part, where the method routes.
+template <class Function>
+void for_routing(const Mixture& mixture, const Result& result, Function&& f) {
   for (std::size_t layer = 0; layer < result.routing.size(); ++layer) {
-    text << std::left << std::setw(name_width) << ("layer " + std::to_string(layer + 1)) << std::right;
-    for (Index head = 0; head < result.routing[layer].front().usage.size(); ++head) {
-      text << std::setw(width) << ("head " + std::to_string(head + 1));
-    }
-    text << std::setw(width + 2) << "entropy" << '\n';
-    for (std::size_t part = 0; part < mixture.parts().size(); ++part) {
-      const PartRouting& routing = result.routing[layer][part];
-      text << std::left << std::setw(name_width) << ("  " + mixture.parts()[part].name) << std::right;
-      for (const double usage : as_vector(routing.usage)) text << std::setw(width) << usage;
-      text << std::setw(width + 2) << routing.normalized_entropy << '\n';
+    for (std::size_t part = 0; part < result.routing[layer].size(); ++part) {
+      f(std::to_string(layer + 1), mixture.parts()[part].name, result.routing[layer][part]);
     }
   }
-  out << text.str();
+}
+
+void print_routing(std::ostream& out, const Mixture& mixture, const Result& result) {
+  const int name_width = column_width(mixture, 10) + 2;
+  out << "\n"
+      << result.name << ": mean weight of each head, and the gate's normalised entropy (1 = all heads alike)\n"
+      << std::setprecision(2);
+  std::string shown;
+  for_routing(mixture, result, [&](const std::string& layer, const std::string& part, const PartRouting& routing) {
+    if (layer != shown) {
+      out << std::left << std::setw(name_width) << "layer " + layer << std::right;
+      for (Index h = 1; h <= routing.usage.size(); ++h) out << std::setw(8) << "head " + std::to_string(h);
+      out << std::setw(10) << "entropy" << '\n';
+      shown = layer;
+    }
+    out << std::left << std::setw(name_width) << "  " + part << std::right;
+    for (const double usage : as_vector(routing.usage)) out << std::setw(8) << usage;
+    out << std::setw(10) << routing.normalized_entropy << '\n';
+  });
 }
 
 }  // namespace
@@ -118,8 +123,10 @@ void print_results(std::ostream& out, const Mixture& mixture, const std::vector<
     for (const double b : r.bits_per_byte) text << std::setw(width) << b;
     text << std::setw(10) << r.mean << '\n';
   }
+  for (const Result& r : results) {
+    if (!r.routing.empty()) print_routing(text, mixture, r);
+  }
   out << text.str();
-  for (const Result& r : results) print_routing(out, mixture, r);
 }
 
 std::string curves_csv(const std::vector<Result>& results) {
@@ -141,15 +148,12 @@ std::string routing_csv(const Mixture& mixture, const std::vector<Result>& resul
   for (std::size_t head = 1; head <= heads; ++head) text += ",head " + std::to_string(head);
   text += '\n';
   for (const Result& r : results) {
-    for (std::size_t layer = 0; layer < r.routing.size(); ++layer) {
-      for (std::size_t part = 0; part < r.routing[layer].size(); ++part) {
-        std::string name = mixture.parts()[part].name;
-        std::replace(name.begin(), name.end(), ',', ';');
-        text += r.name + ',' + std::to_string(layer + 1) + ',' + name;
-        for (const double usage : as_vector(r.routing[layer][part].usage)) text += ',' + exact(usage);
-        text += '\n';
-      }
-    }
+    for_routing(mixture, r, [&](const std::string& layer, std::string part, const PartRouting& routing) {
+      std::replace(part.begin(), part.end(), ',', ';');
+      text += r.name + ',' + layer + ',' + part;
+      for (const double usage : as_vector(routing.usage)) text += ',' + exact(usage);
+      text += '\n';
+    });
   }
   return text;
 }
@@ -193,15 +197,11 @@ std::string results_json(const Corpus& corpus, MixtureKind kind, const Settings&
     for (std::size_t part = 0; part < r.bits_per_byte.size(); ++part) {
       entry["bits_per_byte"][mixture.parts()[part].name] = r.bits_per_byte[part];
     }
-    for (std::size_t layer = 0; layer < r.routing.size(); ++layer) {
-      for (std::size_t part = 0; part < r.routing[layer].size(); ++part) {
-        const PartRouting& routing = r.routing[layer][part];
-        entry["routing"]["layer " + std::to_string(layer + 1)][mixture.parts()[part].name] = {
-            {"usage", as_vector(routing.usage)},
-            {"top1_share", as_vector(routing.top1_share)},
-            {"normalized_entropy", routing.normalized_entropy}};
-      }
-    }
+    for_routing(mixture, r, [&](const std::string& layer, const std::string& part, const PartRouting& routing) {
+      entry["routing"]["layer " + layer][part] = {{"usage", as_vector(routing.usage)},
+                                                  {"top1_share", as_vector(routing.top1_share)},
+                                                  {"normalized_entropy", routing.normalized_entropy}};
+    });
     json["results"].push_back(std::move(entry));
   }
   return dump(json, 2) + '\n';

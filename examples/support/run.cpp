@@ -8,10 +8,6 @@
 #include "../finetune_mlp/training.hpp"
 #include "report.hpp"
 
-#if defined(FINETUNE_MPI)
-#include <hydralora/interop/mpi.hpp>
-#endif
-
 namespace finetune {
 namespace {
 
@@ -41,11 +37,8 @@ Batch slice(const Batch& whole, hydralora::Share share) {
   const auto cut = [&](const auto& all) {
     return std::decay_t<decltype(all)>(all.begin() + share.begin, all.begin() + share.begin + share.count);
   };
-  return {whole.contexts.middleCols(share.begin, share.count),
-          cut(whole.targets),
-          cut(whole.parts),
-          {},
-          whole.first + static_cast<std::uint64_t>(share.begin)};
+  const auto first = whole.first + static_cast<std::uint64_t>(share.begin);
+  return {whole.contexts.middleCols(share.begin, share.count), cut(whole.targets), cut(whole.parts), {}, first};
 }
 
 }  // namespace
@@ -89,40 +82,24 @@ void Run::remove_checkpoint(const std::string& name) const {
 }
 
 #if defined(FINETUNE_MPI)
-namespace {
-
-struct MpiProgram {
-  MpiProgram() {
-    int provided = 0;
-    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
-  }
-  ~MpiProgram() { MPI_Finalize(); }
-};
-
-class MpiRanks final : public Ranks {
- public:
-  explicit MpiRanks(hydralora::Summation summation) : communicator_(MPI_COMM_WORLD, summation) {}
-  int rank() const override { return communicator_.rank(); }
-  int size() const override { return communicator_.size(); }
-  void sum(float* data, Index count) override { communicator_.sum(data, count); }
-  void broadcast(float* data, Index count) override { communicator_.broadcast(data, count); }
-  void abort(int code) override {
-    MPI_Abort(MPI_COMM_WORLD, code);
-    std::abort();
-  }
-
- private:
-  MpiProgram program_;
-  hydralora::MpiCommunicator communicator_;
-};
-
-}  // namespace
-
 std::shared_ptr<Ranks> mpi_ranks(bool rank_order) {
-  return std::make_shared<MpiRanks>(rank_order ? hydralora::Summation::rank_order : hydralora::Summation::fastest);
+  struct Program {
+    Program() { MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided); }
+    ~Program() { MPI_Finalize(); }
+    int provided = 0;
+  };
+  const auto program = std::make_shared<Program>();
+  const auto summation = rank_order ? hydralora::Summation::rank_order : hydralora::Summation::fastest;
+  // Holds the program, which ends after its communicator.
+  return {new Ranks(MPI_COMM_WORLD, summation), [program](Ranks* ranks) { delete ranks; }};
+}
+void abort_ranks(int code) {
+  MPI_Abort(MPI_COMM_WORLD, code);
+  std::abort();
 }
 #else
 std::shared_ptr<Ranks> mpi_ranks(bool) { throw InputError("--mpi: this program was built without MPI"); }
+void abort_ranks(int code) { std::exit(code); }
 #endif
 
 }  // namespace finetune

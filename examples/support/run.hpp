@@ -10,6 +10,9 @@
 
 #include <hydralora/train/adamw.hpp>
 #include <hydralora/train/data_parallel.hpp>
+#if defined(FINETUNE_MPI)
+#include <hydralora/interop/mpi.hpp>
+#endif
 
 namespace finetune {
 
@@ -18,22 +21,24 @@ struct Batch;
 struct Result;
 class Mlp;
 
-/// The communicator of hydralora/train/data_parallel.hpp, so that nothing but run.cpp knows MPI.
-class Ranks {
- public:
-  virtual ~Ranks() = default;
-  virtual int rank() const = 0;
-  virtual int size() const = 0;
-  virtual void sum(float* data, Index count) = 0;
-  virtual void broadcast(float* data, Index count) = 0;
-  /// Ends all ranks, this one with this exit code.
-  [[noreturn]] virtual void abort(int code) = 0;
+#if defined(FINETUNE_MPI)
+using Ranks = hydralora::MpiCommunicator;
+#else
+/// Never made where there is no MPI.
+struct Ranks {
+  static int rank() { return 0; }
+  static int size() { return 1; }
+  static void sum(float*, Index) {}
+  static void broadcast(float*, Index) {}
 };
+#endif
 
 /// Starts MPI, and ends it when the result is gone.
 /// @param rank_order  sums in the order of the ranks: the same bits in every run.
 /// @throws InputError  where the program was built without MPI.
 std::shared_ptr<Ranks> mpi_ranks(bool rank_order);
+/// Ends all ranks, this one with this exit code.
+[[noreturn]] void abort_ranks(int code);
 
 struct Run {
   std::shared_ptr<Ranks> ranks;  ///< that share every batch; none: this process takes all of it
