@@ -35,8 +35,8 @@ Matrix normal_matrix(Index rows, Index cols, std::uint64_t seed, std::uint64_t s
 }
 
 struct Truth {
-  Index clusters = 4;
-  double norm = 4;  ///< of the cluster means; the noise around them has deviation 1 in every direction
+  Index clusters;
+  double norm;  ///< of the cluster means; the noise around them has deviation 1 in every direction
 };
 
 /// The truth of one seed, and tokens from it.
@@ -118,30 +118,26 @@ Variant lora_like(Index heads) {
   return method(Method::Kind::lora, (parameters + 2 * features - 1) / (2 * features), 1);
 }
 
-struct Row {
-  std::vector<double> loss, ratio, rand_index;
-};
-
-std::string cells(const Row& row) {
-  return MeanInterval(row.loss).text(4) + " | " + MeanInterval(row.ratio).text(3) + " | " +
-         MeanInterval(row.rand_index).text(3);
-}
-
 void study(Index seeds, Index steps) {
   // LoRAs that rows have in common, by clusters, norm, heads and seed.
   std::map<std::tuple<Index, double, Index, Index>, Outcome> baselines;
+  // Three cells of a table, and how many seeds recovered the clusters.
   const auto over_seeds = [&](const Truth& task, const Variant& variant, Index heads) {
-    Row row;
+    std::vector<double> loss, ratio, rand_index;
+    Index recovered = 0;
     for (Index seed = 0; seed < seeds; ++seed) {
       const World world(task, static_cast<std::uint64_t>(seed));
       const auto [found, is_new] = baselines.try_emplace({task.clusters, task.norm, heads, seed});
       if (is_new) found->second = train(lora_like(heads), world, steps);
       const Outcome one = train(variant, world, steps), base = found->second;
-      row.loss.push_back(one.loss);
-      row.ratio.push_back(one.loss / base.loss);
-      row.rand_index.push_back(one.rand_index);
+      loss.push_back(one.loss);
+      ratio.push_back(one.loss / base.loss);
+      rand_index.push_back(one.rand_index);
+      recovered += ratio.back() <= 0.1 && one.rand_index >= 0.95 ? 1 : 0;
     }
-    return row;
+    const std::string cells =
+        MeanInterval(loss).text(4) + " | " + MeanInterval(ratio).text(3) + " | " + MeanInterval(rand_index).text(3);
+    return std::pair(cells, recovered);
   };
 
   std::cout << "# A task whose components are known\n\n"
@@ -162,53 +158,44 @@ void study(Index seeds, Index steps) {
          "least 0.95.\n\n| norm of the means | loss | ratio to LoRA | Rand index | recovered |\n"
          "|---|---|---|---|---|\n";
   for (const double norm : {1.0, 2.0, 3.0, 4.0, 6.0}) {
-    const Row row = over_seeds({4, norm}, hydra(4), 4);
-    Index recovered = 0;
-    for (std::size_t i = 0; i < row.ratio.size(); ++i)
-      recovered += row.ratio[i] <= 0.1 && row.rand_index[i] >= 0.95 ? 1 : 0;
-    std::cout << "| " << norm << " | " << cells(row) << " | " << recovered << " of " << seeds << " |" << std::endl;
+    const auto [cells, recovered] = over_seeds({4, norm}, hydra(4), 4);
+    std::cout << "| " << norm << " | " << cells << " | " << recovered << " of " << seeds << " |" << std::endl;
   }
   std::cout << "\n## Number of clusters (norm 4)\n\n| K | heads | loss | ratio to LoRA | Rand index "
                "|\n|---|---|---|---|---|\n";
   for (const auto& [clusters, heads] :
        {std::pair<Index, Index>{1, 4}, {2, 2}, {4, 2}, {4, 3}, {4, 4}, {4, 8}, {6, 6}, {8, 8}}) {
-    std::cout << "| " << clusters << " | " << heads << " | " << cells(over_seeds({clusters, 4}, hydra(heads), heads))
+    std::cout << "| " << clusters << " | " << heads << " | " << over_seeds({clusters, 4}, hydra(heads), heads).first
               << " |" << std::endl;
   }
 
   std::cout << "\n## Gates and starts (K = N = 4, norm 4)\n\n| variant | loss | ratio to LoRA | Rand index |\n"
                "|---|---|---|---|\n";
   const auto row = [&](const char* name, const Variant& variant) {
-    std::cout << "| " << name << " | " << cells(over_seeds({4, 4}, variant, 4)) << " |" << std::endl;
+    std::cout << "| " << name << " | " << over_seeds({4, 4}, variant, 4).first << " |" << std::endl;
   };
   const auto gated = [&](const char* name, auto&& change) {
     Variant variant = hydra(4);
     change(variant);
     row(name, variant);
   };
-  using Start = Variant::Start;
-  const auto select = [](GateSelection selection) {
-    return [selection](Variant& v) {
-      v.gate.selection = selection;
-      v.gate.top_p = selection == GateSelection::top_p ? 0.9 : v.gate.top_p;
-    };
-  };
   const auto top = [](Index k) {
     return [k](Variant& v) { v.gate.selection = GateSelection::top_k, v.gate.top_k = k; };
   };
+  const auto start = [](Variant::Start wanted) { return [wanted](Variant& v) { v.start = wanted; }; };
   row("dense softmax", hydra(4));
   gated("no gate (weights 1/N)", [](Variant& v) { v.routing = Routing::given; });
   gated("temperature 2", [](Variant& v) { v.gate.temperature = 2; });
   gated("top-2", top(2));
   gated("top-1", top(1));
-  gated("top-p, p = 0.9", select(GateSelection::top_p));
-  gated("straight-through", select(GateSelection::one_hot));
+  gated("top-p, p = 0.9", [](Variant& v) { v.gate.selection = GateSelection::top_p, v.gate.top_p = 0.9; });
+  gated("straight-through", [](Variant& v) { v.gate.selection = GateSelection::one_hot; });
   gated("gate on A x", [](Variant& v) { v.gate.input = GateInput::projection; });
   gated("load balance 0.01", [](Variant& v) { v.balance = 1e-2; });
   gated("head warm-up", [&](Variant& v) { v.warmup = std::max<Index>(1, steps / 15); });
-  gated("orthogonal start", [](Variant& v) { v.start = Start::orthogonal; });
-  gated("Gaussian start, B of 0.01", [](Variant& v) { v.start = Start::gaussian; });
-  gated("gate from k-means", [](Variant& v) { v.start = Start::clusters; });
+  gated("orthogonal start", start(Variant::Start::orthogonal));
+  gated("Gaussian start, B of 0.01", start(Variant::Start::gaussian));
+  gated("gate from k-means", start(Variant::Start::clusters));
   Variant summed = method(Method::Kind::split_lora, rank, 3);
   summed.routing = Routing::uniform;
   row("SplitLoRA, 3 heads summed (as many parameters)", summed);
@@ -220,11 +207,9 @@ void study(Index seeds, Index steps) {
 Index argument(const char* text, Index most) {
   char* end = nullptr;
   const long value = std::strtol(text, &end, 10);
-  if (*text == '\0' || *end != '\0' || value < 1 || value > most) {
-    std::cerr << "controlled_task: " << text << " is not a number from 1 to " << most << '\n';
-    std::exit(2);
-  }
-  return value;
+  if (*text != '\0' && *end == '\0' && value >= 1 && value <= most) return value;
+  std::cerr << "controlled_task: " << text << " is not a number from 1 to " << most << '\n';
+  std::exit(2);
 }
 
 }  // namespace

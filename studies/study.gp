@@ -14,8 +14,8 @@ set grid xtics lc rgb "#dddddd"
 set arrow from 0, graph 0 to 0, graph 1 nohead lc rgb "#888888" lw 1.5
 set xlabel "HydraLoRA − LoRA of the same size, bits per byte"
 set errorbars small
-plot file every ::1 using 3:0:4:yticlabel(stringcolumn(1).': '.stringcolumn(2)) with xerrorbars pointtype 7 pointsize 0.6 \
-  linewidth 1.5 lc rgb "#d62728" notitle
+plot file every ::1 using 3:0:4:yticlabel(stringcolumn(1).': '.stringcolumn(2)) with xerrorbars pointtype 7 \
+  pointsize 0.6 linewidth 1.5 lc rgb "#d62728" notitle
 unset output
 unset arrow
 set lmargin 2
@@ -38,7 +38,8 @@ set multiplot layout 1,2
 do for [m in "A B"] {
   set title m
   plot for [i=1:words(domains)] file every ::1 \
-    using (stringcolumn(1) eq m && stringcolumn(2) eq word(domains, i) ? $4 : NaN):5:3 with labels notitle tc rgb word(colors, i), \
+    using (stringcolumn(1) eq m && stringcolumn(2) eq word(domains, i) ? $4 : NaN):5:3 with labels notitle \
+    tc rgb word(colors, i), \
     for [i=1:words(domains)] NaN with points pointtype 7 lc rgb word(colors, i) title word(domains, i)
 }
 unset multiplot

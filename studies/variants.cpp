@@ -11,6 +11,12 @@ namespace {
 
 using namespace hydralora;
 
+/// dx, or where none is wanted a place for it.
+Tokens<float> wanted(Tokens<float> dx, ConstTokens<float> x, Matrix& ignored) {
+  if (dx.features() > 0) return dx;
+  return ignored = Matrix::Zero(x.features(), x.tokens());
+}
+
 class Inspected {
  public:
   virtual ~Inspected() = default;
@@ -34,6 +40,14 @@ class VariantLayer final : public AdaptedLayer<Adapter>, public Inspected {
     Parent::forward(x, y, batch, step);
   }
   void backward(ConstTokens<float> x, ConstTokens<float> dy, Tokens<float> dx) override {
+    if constexpr (is_lora) {
+      if (variant_.adapter == Variant::Adapter::lora_fa) {
+        Matrix ignored;
+        adapter_.backward_frozen_A(dy, cache_, gradients_, wanted(dx, x, ignored));
+        if (dx.features() > 0) frozen_->backward(dy, dx);
+        return;
+      }
+    }
     if constexpr (is_hydra) {
       if (variant_.balance > 0) {
         balance_ = Matrix::Zero(variant_.heads, x.tokens());
@@ -42,16 +56,10 @@ class VariantLayer final : public AdaptedLayer<Adapter>, public Inspected {
         balance_losses(weights, adapter_, cache_, balance_);
         backward_options_.logits_gradient = balance_;
       }
-      Parent::backward(x, dy, dx);
+    }
+    Parent::backward(x, dy, dx);
+    if constexpr (is_hydra) {
       if (variant_.warmup > 0) HeadWarmup(variant_.heads, variant_.warmup, seed_).apply(step_, gradients_);
-    } else if constexpr (is_lora) {
-      if (variant_.adapter != Variant::Adapter::lora_fa) return Parent::backward(x, dy, dx);
-      Matrix ignored;
-      if (dx.features() == 0) ignored = Matrix::Zero(x.features(), x.tokens());
-      adapter_.backward_frozen_A(dy, cache_, gradients_, dx.features() > 0 ? dx : Tokens<float>(ignored));
-      if (dx.features() > 0) frozen_->backward(dy, dx);
-    } else {
-      Parent::backward(x, dy, dx);
     }
   }
   std::vector<Group> groups(double learning_rate) override {
@@ -92,8 +100,7 @@ class TrainedDoRA final : public Linear {
   }
   void backward(ConstTokens<float> x, ConstTokens<float> dy, Tokens<float> dx) override {
     Matrix ignored;
-    if (dx.features() == 0) ignored = Matrix::Zero(x.features(), x.tokens());
-    layer_.backward(x, dy, cache_, gradients_, dx.features() > 0 ? dx : Tokens<float>(ignored));
+    layer_.backward(x, dy, cache_, gradients_, wanted(dx, x, ignored));
   }
   std::vector<Group> groups(double learning_rate) override {
     Vector &m = layer_.magnitude, &dm = gradients_.magnitude;
@@ -120,13 +127,7 @@ void with_variant(const Variant& v, Index in, Index out, double dropout, Functio
     f(type, config);
   };
   if (v.adapter != Variant::Adapter::shared_b_lora) return with_adapter(v, in, out, dropout, call);
-  SharedBLoRAConfig config;
-  config.in_features = in;
-  config.out_features = out;
-  config.rank = v.rank;
-  config.heads = v.heads;
-  config.dropout = dropout;
-  call(LayerType<SharedBLoRA<float>>(), config);
+  call(LayerType<SharedBLoRA<float>>(), config_of<SharedBLoRAConfig>(v, in, out, dropout));
 }
 
 void start_adapter(HydraLoRA<float>& adapter, const Variant& variant, std::uint64_t seed, const Matrix& inputs) {
@@ -140,6 +141,24 @@ void start_adapter(HydraLoRA<float>& adapter, const Variant& variant, std::uint6
 }
 
 }  // namespace
+
+std::vector<Variant> study_methods(const Settings& settings, MixtureKind kind) {
+  const std::vector<Method> usual = methods(settings, kind);
+  std::vector<Variant> all(usual.begin(), usual.end());
+  const auto add = [&](Method::Kind its_kind, Variant::Adapter adapter, const char* name, double rate) {
+    Variant m = Method{its_kind, name, 1, settings.heads, settings.learning_rate > 0 ? settings.learning_rate : rate};
+    m.adapter = adapter;
+    if (its_kind == Method::Kind::split_lora) m.routing = Routing::uniform;
+    all.push_back(at_budget(m, trainable_parameters(usual.back(), settings), settings));
+  };
+  // Rates from the same search as those of methods().
+  const double rate = kind == MixtureKind::tasks ? 8e-3 : 16e-3;
+  add(Method::Kind::split_lora, Variant::Adapter::usual, "SplitLoRA summed", rate);
+  add(Method::Kind::hydra_lora, Variant::Adapter::shared_b_lora, "SharedBLoRA", 8e-3);
+  add(Method::Kind::lora, Variant::Adapter::dora, "DoRA", rate);
+  add(Method::Kind::lora, Variant::Adapter::lora_fa, "LoRA-FA", 16e-3);
+  return all;
+}
 
 Index trainable_parameters(const Variant& variant, Index in, Index out) {
   Index count = variant.adapter == Variant::Adapter::dora ? out : 0;
@@ -161,7 +180,7 @@ Index trainable_parameters(const Variant& variant, const Settings& settings) {
 
 std::unique_ptr<Linear> make_layer(const Variant& variant, const Matrix& weight, const Settings& settings,
                                    std::uint64_t seed, const Matrix& inputs) {
-  if (variant.kind == Method::Kind::full) return std::make_unique<TrainedLinear>(weight);
+  if (variant.kind == Method::Kind::full) return trained_linear(weight);
   std::unique_ptr<Linear> layer;
   with_variant(variant, weight.cols(), weight.rows(), settings.dropout, [&](auto type, const auto& config) {
     using Adapter = typename decltype(type)::Layer;

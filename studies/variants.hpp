@@ -12,13 +12,11 @@ namespace finetune {
 /// A method with everything about it that a study changes.
 struct Variant : Method {
   enum class Adapter { usual, lora_fa, dora, shared_b_lora };  ///< usual: as the method's kind says
-  enum class Start {
-    kaiming,
-    gaussian,
-    orthogonal,
-    clusters
-  };                                                 ///< gaussian: B too, deviation 0.01; clusters: the gate
+  /// gaussian: B too, deviation 0.01; clusters: the gate.
+  enum class Start { kaiming, gaussian, orthogonal, clusters };
+
   Variant(const Method& method) : Method(method) {}  // NOLINT(google-explicit-constructor)
+
   Adapter adapter = Adapter::usual;
   hydralora::Routing routing = hydralora::Routing::learned;  ///< given: one head for each part, told to the router
   hydralora::GateConfig gate = {};
@@ -27,6 +25,9 @@ struct Variant : Method {
   double balance = 0;  ///< weight of the Switch load
   Index warmup = 0;    ///< steps of HeadWarmup
 };
+
+/// methods(), and four further adapters of HydraLoRA's size.
+std::vector<Variant> study_methods(const Settings& settings, MixtureKind kind);
 
 /// What a study looks at in a trained layer.
 struct Inspection {
