@@ -3,12 +3,10 @@
 // message, before anything has been written. Compiled without exceptions, it calls hydralora::on_failure().
 #pragma once
 
-#include <cmath>
 #include <initializer_list>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
-#include <string>
 
 #include "hydralora/core/config.hpp"
 

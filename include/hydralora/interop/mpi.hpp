@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // An MPI communicator for train/data_parallel.hpp. The only header that includes <mpi.h>.
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The layers as libtorch modules, on CPU tensors without a copy. The only header that includes <torch/torch.h>.
 #pragma once
 

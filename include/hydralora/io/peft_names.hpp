@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The names of an adapter directory's files and tensors.
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Writes layers to an adapter directory that PEFT, HydraLoRA's trainer and this library read.
 #pragma once
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The safetensors format. Files are not trusted when read, and written atomically.
 //
 // A file is: the length N of a header, 8 bytes; the header, N bytes of JSON with the name, type, shape and place of
@@ -52,7 +51,7 @@ class SafetensorsFile {
     data_begin_ = length_bytes + header_bytes;
     const std::uint64_t data_bytes = file_.size() - data_begin_;
     detail::SafetensorsHeader header(path, data_bytes);
-    {
+    {  // the text is released before check_places() allocates
       std::string text(static_cast<std::size_t>(header_bytes), '\0');
       file_.read(length_bytes, text.data(), text.size());
       if (text.empty() || text[0] != '{') throw FileError(path, "header: does not begin with {");
@@ -78,8 +77,7 @@ class SafetensorsFile {
   const TensorEntry& entry(const std::string& name, const std::vector<Index>& shape) const {
     const TensorEntry& found = entry(name);
     if (found.shape != shape) {
-      throw FileError(path(), "tensor " + in_quotes(name) + " has shape " + shape_text(found.shape) + ", expected " +
-                                  shape_text(shape));
+      detail::fail_tensor(path(), name, " has shape " + shape_text(found.shape) + ", expected " + shape_text(shape));
     }
     return found;
   }
@@ -97,8 +95,8 @@ class SafetensorsFile {
     const TensorEntry& from =
         entry(name, vector ? std::vector<Index>{matrix.rows()} : std::vector<Index>{matrix.rows(), matrix.cols()});
     if (!detail::is_floating(from.type)) {
-      throw FileError(path(), "tensor " + in_quotes(name) + " holds " + info_of(from.type).name +
-                                  ", expected F64, F32, F16 or BF16");
+      detail::fail_tensor(path(), name,
+                          std::string(" holds ") + info_of(from.type).name + ", expected F64, F32, F16 or BF16");
     }
     const auto size = static_cast<std::size_t>(info_of(from.type).bytes);
     std::array<unsigned char, 8192> buffer;
@@ -110,8 +108,7 @@ class SafetensorsFile {
       for (Index i = 0; i < count; ++i) {
         const auto value = detail::decode<Scalar>(from.type, buffer.data() + static_cast<std::size_t>(i) * size);
         if (finite_only && !std::isfinite(value)) {
-          throw FileError(path(), "tensor " + in_quotes(name) + " holds a number that is not finite at " +
-                                      std::to_string(first + i));
+          detail::fail_tensor(path(), name, " holds a number that is not finite at " + std::to_string(first + i));
         }
         matrix((first + i) / matrix.cols(), (first + i) % matrix.cols()) = value;
       }
@@ -142,21 +139,19 @@ class SafetensorsFile {
     std::vector<std::pair<std::uint64_t, std::uint64_t>> places;
     places.reserve(tensors_.size());
     for (auto& [name, tensor] : tensors_) {
-      const auto fail = [&, &name = name](const std::string& reason) {
-        throw FileError(path(), "tensor " + in_quotes(name) + ": " + reason);
-      };
       // With a dimension of 0 the product is 0; the dimensions before it must still not overflow.
       std::uint64_t needed = static_cast<std::uint64_t>(info_of(tensor.type).bytes);
       for (const Index extent : tensor.shape) {
         const auto factor = static_cast<std::uint64_t>(extent);
         if (factor != 0 && needed > static_cast<std::uint64_t>(std::numeric_limits<Index>::max()) / factor) {
-          fail("shape " + shape_text(tensor.shape) + " is too large");
+          detail::fail_tensor(path(), name, ": shape " + shape_text(tensor.shape) + " is too large");
         }
         needed *= factor;
       }
       if (needed != tensor.bytes) {
-        fail("shape " + shape_text(tensor.shape) + " of " + info_of(tensor.type).name + " needs " +
-             std::to_string(needed) + " bytes, data_offsets hold " + std::to_string(tensor.bytes));
+        detail::fail_tensor(path(), name,
+                            ": shape " + shape_text(tensor.shape) + " of " + info_of(tensor.type).name + " needs " +
+                                std::to_string(needed) + " bytes, data_offsets hold " + std::to_string(tensor.bytes));
       }
       places.emplace_back(tensor.offset, tensor.bytes);
       tensor.offset += data_begin_;

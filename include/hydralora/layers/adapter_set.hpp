@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Several adapters on one base: switched by name, or used side by side in one batch.
 #pragma once
 
@@ -20,7 +19,7 @@ inline namespace HYDRALORA_BUILD {
 /// Consecutive tokens of a batch with the same adapter.
 struct AdapterRun {
   Index adapter;  ///< place in the set, or base_only
-  Index tokens;   ///< ≥ 0
+  Index tokens;
 };
 /// No adapter.
 inline constexpr Index base_only = -1;
@@ -42,7 +41,7 @@ class AdapterSet {
   /// What forward() over runs saves for backward(). Reusable, grows, never shrinks.
   class Cache {
    public:
-    Index tokens() const { return tokens_; }  ///< of the saved forward pass
+    Index tokens() const { return tokens_; }
 
    private:
     friend class AdapterSet;
@@ -60,8 +59,7 @@ class AdapterSet {
     entries_.push_back({std::move(name), std::move(adapter)});
     return size() - 1;
   }
-  /// Replaces the adapter at a place. @return  the old one.
-  /// @throws std::invalid_argument  as add().
+  /// Replaces the adapter at a place. Errors as in add(). @return  the old one.
   std::unique_ptr<Layer> exchange(Index place, std::unique_ptr<Layer> adapter) {
     check_place("AdapterSet::exchange", place);
     expects(adapter != nullptr, "AdapterSet::exchange: no adapter for '", name(place), "'");
@@ -72,7 +70,7 @@ class AdapterSet {
 
   Index size() const { return static_cast<Index>(entries_.size()); }
   const std::string& name(Index place) const { return entry("AdapterSet::name", place).name; }
-  /// The place of the adapter with this name. @throws std::invalid_argument if there is none.
+  /// The adapter's place. @throws std::invalid_argument if there is none of this name.
   Index place(const std::string& name) const {
     for (Index i = 0; i < size(); ++i) {
       if (entries_[static_cast<std::size_t>(i)].name == name) return i;
@@ -88,7 +86,7 @@ class AdapterSet {
     if (place != base_only) check_place("AdapterSet::use", place);
     used_ = place;
   }
-  Index used() const { return used_; }  ///< the adapter in use, or base_only
+  Index used() const { return used_; }
 
   /// y += ΔW(x) of the adapter in use, if there is one. Arguments and errors as in Layer::forward().
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
@@ -122,14 +120,15 @@ class AdapterSet {
     cache.tokens_ = 0;
     cache.runs_.assign(runs.begin(), runs.end());
     for_each_run(runs, [&](std::size_t run, Index adapter, Index first, Index count) {
-      (*this)[adapter].forward(x.slice(first, count), y.slice(first, count), cache.caches_[run],
-                               for_run(options, first));
+      CallOptions<Scalar> own;
+      own.step = options.step;
+      own.first_token = options.first_token + static_cast<std::uint64_t>(first);
+      (*this)[adapter].forward(x.slice(first, count), y.slice(first, count), cache.caches_[run], own);
     });
     cache.tokens_ = x.tokens();
   }
 
   /// The gradients of forward() over runs. It takes no gradient of a balance loss; Layer::backward() does.
-  ///
   /// @param x          (in_features × tokens), as in forward(), read.
   /// @param dy         (out_features × tokens), read.
   /// @param cache      filled by forward() on the same x.
@@ -144,12 +143,11 @@ class AdapterSet {
             ": the cache holds ", cache.tokens_, " tokens, x is ", x.shape(), ", dy ", dy.shape(), ", dx ", dx.shape());
     expects(static_cast<Index>(gradients.size()) == size(), where, ": ", gradients.size(), " gradients for ", size(),
             " adapters");
-    for (const AdapterRun& run : cache.runs_) {
-      if (run.adapter == base_only || run.tokens == 0) continue;
-      check_place(where, run.adapter);
-      expects(gradients[static_cast<std::size_t>(run.adapter)] != nullptr, where, ": no gradients for '",
-              name(run.adapter), "'");
-    }
+    for_each_run(cache.runs_, [&](std::size_t, Index adapter, Index, Index) {
+      check_place(where, adapter);
+      expects(gradients[static_cast<std::size_t>(adapter)] != nullptr, where, ": no gradients for '", name(adapter),
+              "'");
+    });
     for_each_run(cache.runs_, [&](std::size_t run, Index adapter, Index first, Index count) {
       (*this)[adapter].backward(x.slice(first, count), dy.slice(first, count), cache.caches_[run],
                                 *gradients[static_cast<std::size_t>(adapter)], dx.slice(first, count));
@@ -161,13 +159,6 @@ class AdapterSet {
     std::string name;
     std::unique_ptr<Layer> adapter;
   };
-
-  static CallOptions<Scalar> for_run(const CallOptions<Scalar>& options, Index first) {
-    CallOptions<Scalar> own;
-    own.step = options.step;
-    own.first_token = options.first_token + static_cast<std::uint64_t>(first);
-    return own;
-  }
 
   /// f(run, adapter, first, count) for the runs with an adapter and tokens.
   template <class Function>

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT
-//
 // DoRA: a LoRA changes the direction of a weight's rows, a trained magnitude their length.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <utility>
 
@@ -32,14 +29,13 @@ inline namespace HYDRALORA_BUILD {
 template <class Scalar = float>
 class DoRALinear {
  public:
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;               ///< out_features numbers
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< the base's weight
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 
   struct Gradients {
-    typename LoRA<Scalar>::Gradients adapter;  ///< of A and B
-    Vector magnitude;                          ///< dm, (out_features)
+    typename LoRA<Scalar>::Gradients adapter;
+    Vector magnitude;  ///< dm, (out_features)
 
-    /// Zeros.
     explicit Gradients(const LoRAConfig& config) : adapter(config), magnitude(Vector::Zero(config.out_features)) {}
     void set_zero() {
       adapter.set_zero();
@@ -50,7 +46,7 @@ class DoRALinear {
   /// What forward() saves for backward(). Reusable, grows, never shrinks.
   class Cache {
    public:
-    Index tokens() const { return adapter_.tokens(); }  ///< of the saved forward pass
+    Index tokens() const { return adapter_.tokens(); }
 
    private:
     friend class DoRALinear;
@@ -59,8 +55,8 @@ class DoRALinear {
   };
 
   DenseLinear<Scalar> base;  ///< its weight must not change: the norms of its rows are computed once
-  LoRA<Scalar> adapter;      ///< changes the rows' direction
-  Vector magnitude;          ///< m, trained together with adapter.parameters()
+  LoRA<Scalar> adapter;
+  Vector magnitude;  ///< m, trained together with adapter.parameters()
 
   /// @throws std::invalid_argument  if the config is invalid or does not match the weight's shape.
   DoRALinear(DenseLinear<Scalar> base_layer, const LoRAConfig& config, std::uint64_t seed = 0)
@@ -80,12 +76,11 @@ class DoRALinear {
 
   /// y += (m / c) ∘ (W x + s B A x).
   ///
-  /// @param x  (in_features × tokens), read.
-  /// @param y  (out_features × tokens), ADDED to. Must not overlap x.
+  /// @param x        (in_features × tokens), read.
+  /// @param y        (out_features × tokens), ADDED to. Must not overlap x.
   /// @param cache    OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.
   /// @param options  as in LoRA::forward().
   /// @throws std::invalid_argument  on a shape mismatch or overlap; y and the cache are then untouched.
-  ///
   /// Numerics as DenseLinear. A zero row of W + s B A gives NaN.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
     const Index out = base.out_features(), tokens = x.tokens();
@@ -107,12 +102,12 @@ class DoRALinear {
     finish(x, y, z, c);
   }
 
-  /// @param x      as in forward(), read.
-  /// @param dy     (out_features × tokens), read.
-  /// @param cache  filled by forward() on the same x, with the same parameters.
-  /// @param g      ADDED to.
+  /// @param x        as in forward(), read.
+  /// @param dy       (out_features × tokens), read.
+  /// @param cache    filled by forward() on the same x, with the same parameters.
+  /// @param g        ADDED to.
+  /// @param dx       (in_features × tokens), ADDED to, including Wᵀ dz of the base. Must overlap neither x nor dy.
   /// @param options  as in LoRA::backward().
-  /// @param dx     (in_features × tokens), ADDED to, including Wᵀ dz of the base. Must overlap neither x nor dy.
   /// @throws std::invalid_argument  on a mismatch of shapes, cache or gradients, or overlap; nothing is then written.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
@@ -127,8 +122,7 @@ class DoRALinear {
     const Tokens<Scalar> dz = scratch.take_tokens<Scalar>(out, tokens);
     const ConstTokens<Scalar> z(cache.values_.data(), out, tokens), c(cache.values_.data() + out * tokens, out, 1);
     dz.matrix().array() = dy.matrix().array().colwise() * (magnitude.array() / c.matrix().col(0).array());
-    adapter.backward(x, dz, cache.adapter_, g.adapter, dx,
-                     options);  // checks the other arguments first
+    adapter.backward(x, dz, cache.adapter_, g.adapter, dx, options);  // checks the other arguments first
     for (Index t = 0; t < tokens; ++t) {
       g.magnitude.array() += dy.matrix().col(t).array() * z.matrix().col(t).array() / c.matrix().col(0).array();
     }
@@ -163,9 +157,8 @@ class DoRALinear {
     kernels::shrink<Scalar>(std::as_const(adapter).down_stack(), turned, Scalar(1), gram);
     kernels::expand<Scalar>(std::as_const(adapter).up_stack(), gram, s / 2, cross);
     c.matrix().col(0) = squares_;
-    for (Index k = 0; k < rank; ++k) {
+    for (Index k = 0; k < rank; ++k)
       c.matrix().col(0) += 2 * s * adapter.B().col(k).cwiseProduct(cross.matrix().col(k));
-    }
     c.matrix() = c.matrix().cwiseMax(Scalar(0)).cwiseSqrt();
   }
 

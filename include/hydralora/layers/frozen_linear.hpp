@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The frozen base of an adapter, and both together. A base is any class with
 //
 //   Index in_features() const;
@@ -8,7 +7,6 @@
 //   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const;   // dx += Wᵀ dy
 #pragma once
 
-#include <algorithm>
 #include <utility>
 
 #include "hydralora/core/expects.hpp"
@@ -31,18 +29,18 @@ inline namespace HYDRALORA_BUILD {
 template <class Scalar = float>
 class DenseLinear {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< column-major
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 
   /// @param weight  W, (out × in).
   explicit DenseLinear(Matrix weight) : weight_(std::move(weight)) {}
 
-  const Matrix& weight() const { return weight_; }  ///< W, (out × in)
+  const Matrix& weight() const { return weight_; }
   Matrix& weight() { return weight_; }
-  Index in_features() const { return weight_.cols(); }   ///< columns of W
-  Index out_features() const { return weight_.rows(); }  ///< rows of W
+  Index in_features() const { return weight_.cols(); }
+  Index out_features() const { return weight_.rows(); }
 
-  /// y += W x.
-  /// @throws std::invalid_argument  on a shape mismatch or overlap; y is then untouched.
+  /// y += W x. forward() and backward() throw std::invalid_argument on a shape mismatch or overlap; nothing is then
+  /// written.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
     check("DenseLinear::forward: ", x, y, weight_.cols(), weight_.rows());
     parallel_slices(x.tokens(), slice_tokens, [&](Index begin, Index count) {
@@ -51,7 +49,6 @@ class DenseLinear {
   }
 
   /// dx += Wᵀ dy.
-  /// @throws std::invalid_argument  on a shape mismatch or overlap; dx is then untouched.
   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
     check("DenseLinear::backward: ", dy, dx, weight_.rows(), weight_.cols());
     parallel_slices(dy.tokens(), slice_tokens, [&](Index begin, Index count) {
@@ -107,12 +104,12 @@ void base_backward(const Base& base, const In& dy, const Out& dx, long) {
 /// before anything is written.
 template <class Base, class Adapter>
 struct AdaptedLinear {
-  using Scalar = typename Adapter::Scalar;        ///< of the adapter
-  using Cache = typename Adapter::Cache;          ///< of the adapter; the base saves nothing
-  using Gradients = typename Adapter::Gradients;  ///< of the adapter; the base is frozen
+  using Scalar = typename Adapter::Scalar;
+  using Cache = typename Adapter::Cache;
+  using Gradients = typename Adapter::Gradients;
 
-  Base base;        ///< frozen
-  Adapter adapter;  ///< trained
+  Base base;
+  Adapter adapter;
 
   /// @throws std::invalid_argument  if the shapes of the base's weight and the adapter differ.
   AdaptedLinear(Base base_layer, Adapter adapter_layer)

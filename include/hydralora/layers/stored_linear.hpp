@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Frozen bases in compressed storage: 16 bits, 8 bits with a scale per row, 4 bits with a scale per block. W is decoded
 // strip by strip, and Eigen multiplies the strip.
 #pragma once
@@ -32,8 +31,8 @@ class NarrowWeight {
     expects(weight_.template cast<float>().allFinite(),
             "NarrowWeight: a number is not finite, or too large for 16 bits");
   }
-  Index rows() const { return weight_.rows(); }  ///< out_features
-  Index cols() const { return weight_.cols(); }  ///< in_features
+  Index rows() const { return weight_.rows(); }
+  Index cols() const { return weight_.cols(); }
   Index bytes() const { return weight_.size() * static_cast<Index>(sizeof(Narrow)); }
   /// Decodes W's block at (row, col) into the tile.
   template <class Scalar>
@@ -68,8 +67,8 @@ class Int8Weight {
       }
     }
   }
-  Index rows() const { return codes_.rows(); }  ///< out_features
-  Index cols() const { return codes_.cols(); }  ///< in_features
+  Index rows() const { return codes_.rows(); }
+  Index cols() const { return codes_.cols(); }
   Index bytes() const { return codes_.size() + steps_.size() * static_cast<Index>(sizeof(float)); }
   const Eigen::VectorXf& steps() const { return steps_; }  ///< one per row
   template <class Scalar>
@@ -92,8 +91,7 @@ class Int8Weight {
 /// W in 4 bits: blocks of 64 numbers in row-major order, divided by the block's largest absolute value and rounded to
 /// the nearest of 16 codes, quantiles of a normal distribution. The error is at most 0.152 of the block's largest
 /// value. 4.5 bits per number with the scales, which are floats: no double quantisation.
-///
-/// Source   NF4, Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E.
+/// Source: NF4, Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E.
 class NF4Weight {
  public:
   static constexpr Index block = 64;  ///< numbers that share a scale
@@ -125,8 +123,8 @@ class NF4Weight {
       }
     }
   }
-  Index rows() const { return rows_; }  ///< out_features
-  Index cols() const { return cols_; }  ///< in_features
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
   Index bytes() const {
     return static_cast<Index>(packed_.size()) + static_cast<Index>(scales_.size() * sizeof(float));
   }
@@ -172,9 +170,9 @@ class StoredLinear {
   /// @param storage  W, (out × in).
   explicit StoredLinear(Storage storage) : storage_(std::move(storage)) {}
 
-  const Storage& storage() const { return storage_; }     ///< W, encoded
-  Index in_features() const { return storage_.cols(); }   ///< columns of W
-  Index out_features() const { return storage_.rows(); }  ///< rows of W
+  const Storage& storage() const { return storage_; }
+  Index in_features() const { return storage_.cols(); }
+  Index out_features() const { return storage_.rows(); }
 
   /// W, decoded.
   Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> weight() const {
@@ -195,8 +193,7 @@ class StoredLinear {
     return storage;
   }
 
-  /// y += W x.
-  /// @throws std::invalid_argument  on a shape mismatch or overlap; y is then untouched.
+  /// y += W x. Errors as in DenseLinear.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
     check("forward", x, y, in_features(), out_features());
     parallel_slices(out_features(), strip, [&](Index begin, Index count) {
@@ -207,7 +204,6 @@ class StoredLinear {
     });
   }
   /// dx += Wᵀ dy.
-  /// @throws std::invalid_argument  on a shape mismatch or overlap; dx is then untouched.
   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
     check("backward", dy, dx, out_features(), in_features());
     parallel_slices(in_features(), strip, [&](Index begin, Index count) {
@@ -230,9 +226,9 @@ class StoredLinear {
 
   static void check(const char* what, ConstTokens<Scalar> from, Tokens<Scalar> to, Index from_features,
                     Index to_features) {
-    expects(from.features() == from_features && to.shape() == Shape{to_features, from.tokens()}, "StoredLinear::", what,
-            ": from ", from.shape(), " to ", to.shape(), ", expected ", Shape{from_features, from.tokens()}, " to ",
-            Shape{to_features, from.tokens()});
+    const Shape in{from_features, from.tokens()}, out{to_features, from.tokens()};
+    expects(from.shape() == in && to.shape() == out, "StoredLinear::", what, ": from ", from.shape(), " to ",
+            to.shape(), ", expected ", in, " to ", out);
     expects(!overlap<Scalar>(from, to), "StoredLinear::", what, ": the input ", from.shape(), " and the output ",
             to.shape(), " overlap");
   }
@@ -240,16 +236,12 @@ class StoredLinear {
   Storage storage_;
 };
 
-/// A frozen base in bfloat16.
 template <class Scalar = float>
 using BFloat16Linear = StoredLinear<NarrowWeight<Eigen::bfloat16>, Scalar>;
-/// A frozen base in half precision.
 template <class Scalar = float>
 using HalfLinear = StoredLinear<NarrowWeight<Eigen::half>, Scalar>;
-/// A frozen base in 8 bits.
 template <class Scalar = float>
 using Int8Linear = StoredLinear<Int8Weight, Scalar>;
-/// A frozen base in 4 bits.
 template <class Scalar = float>
 using NF4Linear = StoredLinear<NF4Weight, Scalar>;
 

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
-//
 // Losses against a router that uses only one head. Their gradients go into CallOptions::logits_gradient.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 
 #include "hydralora/core/expects.hpp"
@@ -46,8 +44,6 @@ struct BalanceLosses {
 ///   options.logits_gradient = gradient;
 ///   layer.backward(x, dy, cache, g, dx, options);
 ///
-/// @param w         factors.
-/// @param layer     with a learned gate.
 /// @param cache     filled by the layer's forward().
 /// @param gradient  (heads × tokens), ADDED to: the gradient with respect to the pooled logits / temperature.
 /// @param mask      m, (1 × tokens), read: 1 for a token that counts, 0 for padding. Empty: all count.

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Data-parallel training: each process takes a share of the batch, gradients are summed, and all take the same step.
 //
 // A communicator is any class with
@@ -25,8 +24,7 @@ inline namespace HYDRALORA_BUILD {
 
 /// Positions begin … begin + count − 1 of a batch.
 struct Share {
-  Index begin;
-  Index count;
+  Index begin, count;
 };
 
 /// The share of a rank in a batch of `total` samples. Shares are in rank order; their sizes differ by at most one.
@@ -51,9 +49,8 @@ inline constexpr int most_ranks = 4096;
 
 template <class Scalar>
 void write_digits(std::uint64_t number, Scalar* to) {
-  for (Index i = 0; i < wire_digits; ++i) {
-    to[i] =
-        static_cast<Scalar>((number >> static_cast<unsigned>(i * wire_digit_bits)) & ((1U << wire_digit_bits) - 1U));
+  for (Index i = 0; i < wire_digits; ++i, number >>= wire_digit_bits) {
+    to[i] = static_cast<Scalar>(number & ((1U << wire_digit_bits) - 1U));
   }
 }
 template <class Scalar>
@@ -82,9 +79,9 @@ bool same_on_all_ranks(Communicator& communicator, std::uint64_t number) {
 ///   g = Σ_ranks g_rank / Σ_ranks samples_rank,       g_rank the gradient of the sum of that rank's losses
 ///
 ///   DataParallel<float, MpiCommunicator> parallel(communicator, optimizer.groups());
-///   …                                        // forward and backward on this rank's share: gradients of the summed
-///   loss const auto batch = parallel.reduce(samples, loss_sum);     // now gradients of the mean loss of the whole
-///   batch clip_global_norm(optimizer.groups(), 1.0);                 // after the reduction: the whole gradient
+///   …                                                    // forward and backward on this rank's share: the summed loss
+///   const auto batch = parallel.reduce(samples, loss_sum);     // then: the mean loss of the whole batch
+///   clip_global_norm(optimizer.groups(), 1.0);                 // after the reduction: the whole gradient
 ///   optimizer.step();                                          // the same on every rank
 ///
 /// Shares may be uneven or empty. Construct layers with the same seed on every rank and set CallOptions::first_token to
@@ -95,14 +92,13 @@ bool same_on_all_ranks(Communicator& communicator, std::uint64_t number) {
 ///
 /// Cost     one reduction of all gradients and seven numbers per step; a buffer of that size.
 /// Numerics sums in Scalar. Equal programs on equal processors have the same bits on every rank. A NaN on one rank
-/// becomes
-///          a NaN on all, so all ranks notice it in the same step.
+///          becomes a NaN on all, so all ranks notice it in the same step.
 template <class Scalar, class Communicator>
 class DataParallel {
  public:
   /// The batch of all ranks together.
   struct Batch {
-    Index samples;     ///< of all ranks
+    Index samples;
     double mean_loss;  ///< sum of all losses / samples
   };
 
