@@ -65,11 +65,9 @@ inline double portable_cos_turns(double u) {
 
 }  // namespace detail
 
-/// Philox4x64-10: four 64-bit words from a 256-bit counter and a 128-bit key.
-///
+/// Philox4x64-10: four 64-bit words from a 256-bit counter and a 128-bit key, by 20 multiplications.
 /// Source   Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.3. The tests
 ///          compare with its known answers.
-/// Cost     20 multiplications, no memory.
 inline std::array<std::uint64_t, 4> philox4x64(std::array<std::uint64_t, 4> counter, std::array<std::uint64_t, 2> key) {
   constexpr std::uint64_t multiplier_0 = 0xD2E7470EE14C6C93U, multiplier_1 = 0xCA5A826395121157U;  // paper, table 2
   constexpr std::uint64_t weyl_0 = 0x9E3779B97F4A7C15U, weyl_1 = 0xBB67AE8584CAA73BU;  // golden ratio, √3 - 1

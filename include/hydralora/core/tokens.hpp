@@ -4,8 +4,7 @@
 //   Eigen::MatrixXf x(features, tokens)            Eigen's default, column-major
 //   float x[tokens][features]                      the same bytes in torch, ggml, ONNX Runtime, dlib, plain C
 //
-// A view never copies. A row-major matrix, an expression that is not in memory, or another scalar type does not
-// compile.
+// A view never copies. A row-major matrix, another scalar type or an expression that is not in memory does not compile.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +26,6 @@ template <class T>
 struct is_eigen<T, std::void_t<typename bare_t<T>::PlainObject>>
     : std::is_base_of<Eigen::DenseBase<bare_t<T>>, bare_t<T>> {};
 
-/// The compile-time checks of an Eigen argument.
 template <class Scalar, class Expression>
 constexpr void expects_contiguous_columns() {
   using E = bare_t<Expression>;
@@ -109,11 +107,10 @@ class ConstTokens {
 
  private:
   ConstTokens part(const Scalar* data, Index features, Index tokens) const {
-    ConstTokens result;
+    ConstTokens result = *this;
     result.data_ = data;
     result.features_ = features;
     result.tokens_ = tokens;
-    result.stride_ = stride_;
     return result;
   }
   void check() const {
@@ -124,9 +121,7 @@ class ConstTokens {
   }
 
   const Scalar* data_ = nullptr;
-  Index features_ = 0;
-  Index tokens_ = 0;
-  Index stride_ = 0;
+  Index features_ = 0, tokens_ = 0, stride_ = 0;
 };
 
 /// Writable view with the members of ConstTokens, to which it converts. Accepts lvalue matrices and writable
@@ -180,8 +175,7 @@ bool overlap(ConstTokens<Scalar> a, ConstTokens<Scalar> b) {
   const auto end = [](const ConstTokens<Scalar>& v) { return v.token(v.tokens() - 1) + v.features(); };
   if (a.features() == 0 || b.features() == 0 || a.tokens() == 0 || b.tokens() == 0) return false;
   if (address(end(a)) <= address(b.data()) || address(end(b)) <= address(a.data())) return false;
-  Index i = 0;
-  Index j = 0;
+  Index i = 0, j = 0;
   while (i < a.tokens() && j < b.tokens()) {  // columns ascend in both views: proceed as in a merge
     const auto a_begin = address(a.token(i)), a_end = address(a.token(i) + a.features());
     const auto b_begin = address(b.token(j)), b_end = address(b.token(j) + b.features());

@@ -5,6 +5,8 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -27,8 +29,7 @@ enum class Summation {
 /// The host calls MPI_Init before construction and should call MPI_Finalize after destruction. All calls come from the
 /// thread that constructed it (MPI_THREAD_FUNNELED is enough), each on all ranks.
 ///
-/// If a rank stops early, the others wait forever in their next call: catch exceptions and call MPI_Abort, which ends
-/// all ranks. mpirun does the same when a rank is killed.
+/// If a rank stops early, the others wait forever in their next call: catch exceptions and call MPI_Abort.
 /// @throws std::runtime_error  on an MPI error, with MPI's message.
 class MpiCommunicator {
  public:
@@ -47,8 +48,8 @@ class MpiCommunicator {
   MpiCommunicator(const MpiCommunicator&) = delete;
   MpiCommunicator& operator=(const MpiCommunicator&) = delete;
 
-  int rank() const { return rank_; }  ///< from 0
-  int size() const { return size_; }  ///< number of processes
+  int rank() const { return rank_; }
+  int size() const { return size_; }
 
   /// data = Σ of all ranks' data.
   template <class Scalar>
@@ -89,8 +90,8 @@ class MpiCommunicator {
     if (status == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING] = "";
     int length = 0;
-    MPI_Error_string(status, text, &length);
-    throw std::runtime_error(std::string(what) + ": " + std::string(text, static_cast<std::size_t>(length)));
+    MPI_Error_string(status, text, &length);  // ends in a zero
+    throw std::runtime_error(std::string(what) + ": " + text);
   }
 
   /// MPI counts in int. Pieces of 2^24 numbers also bound the buffer of sum_in_rank_order().
@@ -106,24 +107,21 @@ class MpiCommunicator {
   /// ring, a rank sends and receives 2 (size − 1) / size of the numbers.
   template <class Scalar>
   void sum_in_rank_order(Scalar* data, int count) {
-    const auto ranks = static_cast<std::size_t>(size_);
-    std::vector<int> counts(ranks), begins(ranks), own_counts(ranks), own_begins(ranks);
     const auto own = static_cast<int>(share_of(count, rank_, size_).count);
+    std::vector<int> counts, begins, own_counts, own_begins;
     for (int r = 0; r < size_; ++r) {
       const Share share = share_of(count, r, size_);
-      const auto i = static_cast<std::size_t>(r);
-      begins[i] = static_cast<int>(share.begin);
-      counts[i] = static_cast<int>(share.count);
-      own_begins[i] = r * own;
-      own_counts[i] = own;
+      begins.push_back(static_cast<int>(share.begin));
+      counts.push_back(static_cast<int>(share.count));
+      own_begins.push_back(r * own);
+      own_counts.push_back(own);
     }
-    std::vector<Scalar> all(ranks * static_cast<std::size_t>(own));
+    std::vector<Scalar> all(counts.size() * static_cast<std::size_t>(own));
     check(MPI_Alltoallv(data, counts.data(), begins.data(), type<Scalar>(), all.data(), own_counts.data(),
                         own_begins.data(), type<Scalar>(), comm_),
           "MPI_Alltoallv");
-    for (std::size_t r = 1; r < ranks; ++r) {
-      for (int i = 0; i < own; ++i)
-        all[static_cast<std::size_t>(i)] += all[r * static_cast<std::size_t>(own) + static_cast<std::size_t>(i)];
+    for (auto from = all.begin() + own; from < all.end(); from += own) {
+      std::transform(all.begin(), all.begin() + own, from, all.begin(), std::plus<>());
     }
     check(MPI_Allgatherv(all.data(), own, type<Scalar>(), data, counts.data(), begins.data(), type<Scalar>(), comm_),
           "MPI_Allgatherv");
@@ -131,8 +129,7 @@ class MpiCommunicator {
 
   Summation summation_;
   MPI_Comm comm_ = MPI_COMM_NULL;
-  int rank_ = 0;
-  int size_ = 1;
+  int rank_ = 0, size_ = 1;
 };
 
 }  // namespace HYDRALORA_BUILD

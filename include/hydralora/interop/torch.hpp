@@ -4,6 +4,7 @@
 
 #include <torch/torch.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
@@ -73,25 +74,23 @@ Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
 template <class Layer>
 class TorchAdapterImpl : public torch::nn::Module {
  public:
-  using Scalar = typename Layer::Scalar;  ///< float or double
-  using Config = typename Layer::Config;  ///< the layer's settings
+  using Scalar = typename Layer::Scalar;
+  using Config = typename Layer::Config;
   static_assert(std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>,
                 "hydralora: torch modules are of float or double.");
 
-  /// Initialised like a layer with this seed.
-  /// @throws std::invalid_argument  as the layer's constructor.
+  /// Initialised like a layer with this seed. Errors as in the layer's constructor.
   explicit TorchAdapterImpl(const Config& config, std::uint64_t seed = 0)
-      : flat_(torch::zeros({shape_of_checked(config).parameter_count()}, type())),
-        layer_(config, flat_map(), seed),
-        undropped_(without_dropout(config), flat_map(), seed) {
+      : flat_(torch::zeros({detail::checked_shape<typename Layer::Middle>(config).parameter_count()}, type())),
+        layer_(config, map_of(flat_), seed),
+        undropped_(without_dropout(config), map_of(flat_), seed) {
     layer_.initialize();
-    const std::int64_t down_size = layer_.down_parameters().size();
-    down = register_parameter("down", flat_.narrow(0, 0, down_size).detach());
-    up = register_parameter("up", flat_.narrow(0, down_size, flat_.numel() - down_size).detach());
+    const auto [down_half, up_half] = halves(flat_, layer_.down_parameters().size());
+    down = register_parameter("down", down_half.detach());
+    up = register_parameter("up", up_half.detach());
   }
 
   /// y += ΔW(x) in place. @return  y, as a part of the autograd graph.
-  ///
   /// @param x        [..., in_features], read in place.
   /// @param y        [..., out_features], with as many tokens, ADDED to in place: the base's result. Not allowed: a
   ///                 leaf that requires a gradient; a tensor whose own backward needs its values; one of several views
@@ -182,18 +181,12 @@ class TorchAdapterImpl : public torch::nn::Module {
       } else {
         saved->layer.backward(x_tokens, dy_tokens, saved->cache, g, options);
       }
-      const std::int64_t down_size = g.down_parameters().size();
-      return {upstream[0],
-              dx,
-              gradients.narrow(0, 0, down_size),
-              gradients.narrow(0, down_size, gradients.numel() - down_size),
-              dweights,
-              torch::Tensor()};
+      const auto [ddown, dup] = halves(gradients, g.down_parameters().size());
+      return {upstream[0], dx, ddown, dup, dweights, torch::Tensor()};
     }
   };
 
   static torch::TensorOptions type() { return torch::TensorOptions(torch::CppTypeToScalarType<Scalar>::value); }
-  static auto shape_of_checked(const Config& config) { return detail::checked_shape<typename Layer::Middle>(config); }
   static Config without_dropout(Config config) {
     config.dropout = 0;
     return config;
@@ -201,7 +194,10 @@ class TorchAdapterImpl : public torch::nn::Module {
   static auto map_of(torch::Tensor& flat) {
     return Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>(flat.template data_ptr<Scalar>(), flat.numel());
   }
-  auto flat_map() { return map_of(flat_); }
+  /// The parts "down" and "up" of a flat tensor.
+  static std::pair<torch::Tensor, torch::Tensor> halves(const torch::Tensor& flat, std::int64_t down_size) {
+    return {flat.narrow(0, 0, down_size), flat.narrow(0, down_size, flat.numel() - down_size)};
+  }
   bool dropping() const { return is_training() && layer_.config().dropout > 0; }
 
   void set_options(CallOptions<Scalar>& options, std::vector<Index>& segments, const torch::Tensor& x,
@@ -216,9 +212,9 @@ class TorchAdapterImpl : public torch::nn::Module {
   /// Module::load(), to() and set_data() move a parameter to other memory. This copies its numbers to the layer's
   /// memory and points the parameter there again.
   void adopt_parameters() {
-    const std::int64_t down_size = layer_.down_parameters().size();
-    adopt(down, flat_.narrow(0, 0, down_size), "down");
-    adopt(up, flat_.narrow(0, down_size, flat_.numel() - down_size), "up");
+    const auto [down_half, up_half] = halves(flat_, layer_.down_parameters().size());
+    adopt(down, down_half, "down");
+    adopt(up, up_half, "up");
   }
   static void adopt(torch::Tensor& parameter, const torch::Tensor& own, const char* name) {
     if (parameter.data_ptr() == own.data_ptr() && parameter.numel() == own.numel()) return;

@@ -26,7 +26,6 @@ constexpr const char* steps_name = "optimizer.steps";
 
 /// Saves the parameters of every group, the optimiser's moments and the number of steps. Batches and dropout are
 /// functions of seed and step, which the program knows.
-///
 /// @param path   REPLACED atomically (write_file_atomically()).
 /// @param notes  text that load_checkpoint() returns: the seed, the data, the settings.
 /// @throws FileError  if the file cannot be written; the old file is then unchanged.
@@ -46,7 +45,6 @@ void save_checkpoint(const std::filesystem::path& path, const AdamW<Scalar>& opt
 }
 
 /// Restores the parameters, the moments and the number of steps that save_checkpoint() wrote.
-///
 /// @param optimizer    has groups of the same sizes; parameters, moments and steps are OVERWRITTEN.
 /// @param finite_only  refuse numbers that are not finite: a run that had diverged.
 /// @return  the notes.

@@ -83,7 +83,6 @@ class SafetensorsFile {
   }
 
   /// Reads a floating-point tensor of shape [rows, columns], or [rows] for one column, rounded to the matrix's type.
-  ///
   /// @param matrix       of the tensor's size, OVERWRITTEN. May be a view of writable memory.
   /// @param finite_only  refuse a tensor with an infinity or a NaN.
   /// @throws FileError  no such tensor, another shape, not floating-point, unreadable. The matrix may be changed.

@@ -94,7 +94,6 @@ class AdapterSet {
   }
 
   /// y += ΔW(x), every run of tokens with its adapter. The bits are those of one call per run.
-  ///
   /// @param x     (in_features × tokens), read.
   /// @param y     (out_features × tokens), ADDED to: the host writes W x first. Must not overlap x.
   /// @param runs  in token order; their tokens sum to those of x.

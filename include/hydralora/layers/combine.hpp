@@ -113,7 +113,6 @@ struct CompressedLoRA {
 };
 
 /// The LoRA of a given rank that is closest to Σ_i c_i ΔW_i. Its scaling is 1; A and B have equal singular values.
-///
 /// Source   Eckart and Young 1936; PEFT's add_weighted_adapter with "svd". From the factors, without forming ΔW.
 /// @param rank  1 … min(Σ r_i, in_features, out_features).
 /// @throws std::invalid_argument  as combine_exactly(), on another rank, or if a number is not finite.

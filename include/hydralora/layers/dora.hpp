@@ -18,7 +18,6 @@ inline namespace HYDRALORA_BUILD {
 /// A frozen dense weight whose rows are changed by a LoRA and scaled to trained magnitudes m:
 ///   y += (m / c) ∘ (W x + s B A x),  c_o = ‖row o of W + s B A‖.
 /// A new one computes the same as the base: m starts as the norms of W's rows, B as 0.
-///
 /// Source    Liu et al. 2024, arXiv:2402.09353, eq. (5); c is constant in backward, as in its section 4.3.
 /// forward   z = W x + s B A x     y += (m / c) ∘ z
 /// backward  dm += Σ_t dy ∘ z / c     dz = (m / c) ∘ dy     then backward of the LoRA and the base with dz
@@ -75,7 +74,6 @@ class DoRALinear {
   }
 
   /// y += (m / c) ∘ (W x + s B A x).
-  ///
   /// @param x        (in_features × tokens), read.
   /// @param y        (out_features × tokens), ADDED to. Must not overlap x.
   /// @param cache    OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.

@@ -18,7 +18,6 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
 /// A dense frozen weight W (out_features × in_features), multiplied by Eigen.
-///
 /// Numerics  the same bits for any number of threads: the tokens are cut into fixed slices, each multiplied on one
 ///           thread, because the bits of Eigen's own threading depend on the number of threads. Unlike an adapter's, a
 ///           token's bits may depend on its place in the batch. With HYDRALORA_NO_OPENMP in a program compiled for

@@ -71,7 +71,6 @@ SavedWeight<typename Derived::Scalar> add_to_weight(const char* where, const Eig
 }  // namespace detail
 
 /// ΔW = s Σ_i ω_i B_i A_i, (out × in), for a layer with the same ΔW for all tokens.
-///
 /// @param weights  ω, only with Routing::given.
 /// @throws std::invalid_argument  on a layer with a learned gate, or another number of weights.
 /// Cost     2 · heads · rank · in · out flop, in double.
@@ -81,7 +80,6 @@ Eigen::MatrixXd delta_weight(const Layer& layer, const Eigen::VectorXd& weights 
 }
 
 /// W += ΔW: the base then computes what base and adapter computed, up to rounding to W's type.
-///
 /// @param weight   (out × in), CHANGED: an Eigen matrix, block or map of float, double, Eigen::half or Eigen::bfloat16.
 ///                 Pass a weight stored as in × out as W.transpose(), a row-major buffer as the transpose of its map.
 /// @param weights  ω, only with Routing::given: for example a task's one-hot weights.
@@ -105,7 +103,6 @@ struct ApproximateMerge {
 
 /// Merges a routed layer with the mean weights of its gate over the calibration tokens, and measures the error on these
 /// tokens; on others it may be larger. In HydraLoRA's ablation (arXiv:2404.19245) averaged heads did worse than LoRA.
-///
 /// @param weight       as in merge().
 /// @param calibration  (in_features × tokens), at least one, typical inputs of the layer.
 /// @param options      as in the layer's forward().

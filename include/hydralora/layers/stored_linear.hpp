@@ -159,7 +159,6 @@ class NF4Weight {
 };
 
 /// A frozen weight W (out_features × in_features) in one of the storages above, multiplied as float or double.
-///
 /// Numerics  the same bits for any number of threads, as DenseLinear; a token's bits may depend on its place.
 /// Cost      2 · tokens · in · out flop and decoding W, which dominates for few tokens. Scratch: a strip per thread.
 template <class StorageType, class Scalar = float>

@@ -120,7 +120,6 @@ class AdamW {
   }
 
   /// One step. Reads the gradients, which the caller then sets to zero; OVERWRITES the parameters and state().
-  ///
   /// @param schedule  factor on every group's learning rate, such as cosine_schedule(step, total).
   /// @throws std::invalid_argument  if schedule is negative or not finite; nothing is then written.
   void step(double schedule = 1) {

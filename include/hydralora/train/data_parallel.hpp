@@ -89,7 +89,6 @@ bool same_on_all_ranks(Communicator& communicator, std::uint64_t number) {
 /// is computed over the tokens of one rank.
 ///
 /// Only parameters are broadcast. Load a checkpoint on every rank, or broadcast AdamW's state() and steps() too.
-///
 /// Cost     one reduction of all gradients and seven numbers per step; a buffer of that size.
 /// Numerics sums in Scalar. Equal programs on equal processors have the same bits on every rank. A NaN on one rank
 ///          becomes a NaN on all, so all ranks notice it in the same step.
@@ -103,7 +102,6 @@ class DataParallel {
   };
 
   /// Collective: copies rank 0's parameters to all ranks and compares a hash of them.
-  ///
   /// @param communicator, groups  borrowed, must outlive this. The groups' sizes must be the same on every rank.
   /// @throws std::invalid_argument  on all ranks, if sizes differ, or parameters after the broadcast.
   DataParallel(Communicator& communicator, std::vector<ParameterGroup<Scalar>> groups)
@@ -128,7 +126,6 @@ class DataParallel {
   }
 
   /// Collective: turns the gradients of this rank's summed loss into those of the mean loss over all ranks' samples.
-  ///
   /// @param samples   of this rank, ≥ 0.
   /// @param loss_sum  the sum of their losses. The gradients must be those of the sum, not of the mean.
   /// @throws std::invalid_argument  if samples is negative, or, on all ranks, 0 everywhere; gradients are untouched.

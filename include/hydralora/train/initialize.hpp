@@ -156,7 +156,6 @@ SavedWeight<Scalar> move_into_adapter(const char* where, Layer& layer, const Eig
 
 /// Moves the principal part of W into the adapter:  W = U Σ Vᵀ,  A = √(Σ_r / s) V_rᵀ,  B = U_r √(Σ_r / s),  W −= s B A.
 /// Base and adapter together compute the same as the base before, up to rounding and without dropout.
-///
 /// Source   PiSSA, Meng et al. 2024, arXiv:2404.02948. For LoRA, and HydraLoRA with a learned gate: its heads all start
 ///          with the same B, so use HeadWarmup too.
 /// @param layer   A and every B are OVERWRITTEN; the gate is initialised as in a new layer.
@@ -178,7 +177,6 @@ SavedWeight<typename Layer::Scalar> initialize_pissa(
 }
 
 /// The same with the first columns of W = Q R:  B = Q_r,  A = R_r,  W −= s B A. B is orthonormal.
-///
 /// Source   OLoRA, Büyükakyüz 2024, arXiv:2406.01775.
 /// Layers, changes, result and errors as in initialize_pissa().
 /// Cost     one QR in double, about 4/3 · in · out · min(in, out) flop, and some copies of W.
@@ -196,7 +194,6 @@ SavedWeight<typename Layer::Scalar> initialize_olora(
 
 /// Initialises the gate from clusters of its inputs:  G_i = strength · (c_i − c̄) / v,  v the mean of ‖c_i − c̄‖².
 /// The logit of head i is about `strength` higher at c_i than at c̄. Only the gate is OVERWRITTEN.
-///
 /// @param centroids  (gate inputs × heads), such as KMeansResult::centroids. The inputs of the gate are in_features, or
 ///                   rank if it reads A x.
 /// @param strength   in logits.

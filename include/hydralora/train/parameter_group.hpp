@@ -106,7 +106,6 @@ double sum_of_squares(const Scalar* x, Index count) {
 }  // namespace detail
 
 /// Scales all gradients so that their joint Euclidean norm is at most max_norm:  g *= min(1, max_norm / ‖g‖).
-///
 /// Source   Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
 /// @param groups    their gradients are SCALED IN PLACE if the norm is larger. They must not overlap (AdamW checks
 ///                  that): a number in two groups would be counted and scaled twice.
