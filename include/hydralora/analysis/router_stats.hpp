@@ -47,10 +47,6 @@ class RouterStats {
     }
     tokens_ += weights.tokens();
   }
-  template <class Scalar>
-  void add(Tokens<Scalar> weights) {
-    add(ConstTokens<Scalar>(weights));
-  }
   template <class Derived>
   void add(const Eigen::DenseBase<Derived>& weights) {
     add(ConstTokens<typename Derived::Scalar>(weights.derived()));

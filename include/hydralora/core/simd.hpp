@@ -93,7 +93,7 @@ Batch<Scalar, Arch> load_first(const Scalar* from, Index count) {
   return Batch<Scalar, Arch>::load_unaligned(buffer);
 }
 
-/// Writes the first `count` lanes and nothing else.
+/// Writes the first `count` lanes only.
 template <class Arch, class Scalar>
 void store_first(const Batch<Scalar, Arch>& value, Scalar* to, Index count) {
   constexpr Index width = lanes<Scalar, Arch>;

@@ -37,12 +37,10 @@ class Workspace {
     ++open_frames_;
     return top_;
   }
-
   void close(Position position) {
     --open_frames_;
     top_ = position;
   }
-
   void* take(std::size_t bytes) {
     bytes = (bytes + alignment - 1) / alignment * alignment;
     if (blocks_.empty()) add_block(bytes);

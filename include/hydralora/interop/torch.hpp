@@ -90,7 +90,7 @@ class TorchAdapterImpl : public torch::nn::Module {
     up = register_parameter("up", up_half.detach());
   }
 
-  /// y += ΔW(x) in place. @return  y, as a part of the autograd graph.
+  /// y += ΔW(x) in place. @return  y, as a part of the autograd graph; once differentiable.
   /// @param x        [..., in_features], read in place.
   /// @param y        [..., out_features], with as many tokens, ADDED to in place: the base's result. Not allowed: a
   ///                 leaf that requires a gradient; a tensor whose own backward needs its values; one of several views
@@ -101,7 +101,6 @@ class TorchAdapterImpl : public torch::nn::Module {
   /// @throws std::invalid_argument  on a wrong shape, or a tensor that would have to be copied; y is untouched.
   /// Cost    that of the layer; forward allocates and copies nothing of the size of x or y. Backward allocates dx and
   ///         the gradients, and copies a dy that is expanded or strided.
-  /// Once differentiable.
   torch::Tensor forward(torch::Tensor x, torch::Tensor y, torch::Tensor weights = {}) {
     const Tokens<Scalar> x_tokens = tokens_of<Scalar>(x, "x"), y_tokens = tokens_of<Scalar>(y, "y");
     expects(!(torch::GradMode::is_enabled() && y.is_leaf() && y.requires_grad()),

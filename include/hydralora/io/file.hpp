@@ -51,7 +51,6 @@ namespace detail {
   throw FileError(path, std::string(what) + ": " + std::generic_category().message(errno));
 }
 
-/// Owns a file descriptor.
 class Descriptor {
  public:
   explicit Descriptor(int fd = -1) : fd_(fd) {}

@@ -33,7 +33,6 @@ inline namespace HYDRALORA_BUILD {
 
 enum class AdapterKind { lora, split_lora, hydra_lora };
 
-/// The layer's name, for messages.
 inline const char* name_of(AdapterKind kind) {
   return kind == AdapterKind::lora ? "LoRA" : kind == AdapterKind::split_lora ? "SplitLoRA" : "HydraLoRA";
 }
@@ -55,7 +54,7 @@ struct AdapterModule {
 
 namespace detail {
 
-/// Calls f("lora_A", 0, layer.A(0)) and so on for every tensor of a layer. Head −1: the name has no number.
+/// Calls f("lora_A", 0, layer.A(0)) and so on for every tensor of a layer; head −1: without a number.
 template <class Layer, class Function>
 void for_each_tensor(Layer& layer, Function&& f) {
   using Middle = typename std::decay_t<Layer>::Middle;
@@ -92,8 +91,7 @@ class PeftDirectory {
     find_modules();
   }
 
-  /// Sorted by name.
-  const std::vector<AdapterModule>& modules() const { return modules_; }
+  const std::vector<AdapterModule>& modules() const { return modules_; }  ///< sorted by name
   /// @throws FileError  if there is no module of this name.
   const AdapterModule& module(const std::string& name) const {
     for (const AdapterModule& m : modules_) {

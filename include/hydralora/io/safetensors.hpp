@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <filesystem>
@@ -63,9 +64,8 @@ class SafetensorsFile {
   }
 
   const std::filesystem::path& path() const { return file_.path(); }
-  /// Sorted by name.
-  const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }  ///< the header's text, by key
+  const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }  ///< by name
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool has(const std::string& name) const { return tensors_.count(name) > 0; }
   /// @throws FileError  if there is no tensor of this name.
   const TensorEntry& entry(const std::string& name) const {
@@ -83,12 +83,12 @@ class SafetensorsFile {
   }
 
   /// Reads a floating-point tensor of shape [rows, columns], or [rows] for one column, rounded to the matrix's type.
-  /// @param matrix       of the tensor's size, OVERWRITTEN. May be a view of writable memory.
+  /// @param matrix       an Eigen matrix or writable view of the tensor's size, OVERWRITTEN.
   /// @param finite_only  refuse a tensor with an infinity or a NaN.
   /// @throws FileError  no such tensor, another shape, not floating-point, unreadable. The matrix may be changed.
-  template <class Derived>
-  void read(const std::string& name, Eigen::MatrixBase<Derived>& matrix, bool finite_only = true) const {
-    using Scalar = typename Derived::Scalar;
+  template <class Matrix>
+  void read(const std::string& name, Matrix&& matrix, bool finite_only = true) const {
+    using Scalar = typename std::decay_t<Matrix>::Scalar;
     static_assert(std::is_floating_point_v<Scalar>, "hydralora: tensors are read into float or double.");
     const bool vector = has(name) && entry(name).shape.size() == 1 && matrix.cols() == 1;
     const TensorEntry& from =
@@ -113,10 +113,6 @@ class SafetensorsFile {
       }
     }
   }
-  template <class Derived>
-  void read(const std::string& name, Eigen::MatrixBase<Derived>&& matrix, bool finite_only = true) const {
-    read(name, matrix, finite_only);
-  }
 
   /// The bytes of a tensor of any type, as in the file.
   /// @throws FileError  no such tensor, unreadable, or not enough memory: a sparse file can claim any size.
@@ -126,8 +122,7 @@ class SafetensorsFile {
     try {
       all.resize(static_cast<std::size_t>(from.bytes));
     } catch (const std::exception&) {  // bad_alloc or length_error
-      throw FileError(path(), "tensor " + in_quotes(name) + " has " + std::to_string(from.bytes) +
-                                  " bytes: there is no memory for them");
+      detail::fail_tensor(path(), name, " has " + std::to_string(from.bytes) + " bytes: there is no memory for them");
     }
     file_.read(from.offset, all.data(), all.size());
     return all;
@@ -176,7 +171,7 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// Collects tensors and saves them as one file.
+/// Collects tensors and saves them as one file:
 ///
 ///   SafetensorsWriter file;
 ///   file.add("A", layer.A());
@@ -260,9 +255,7 @@ class SafetensorsWriter {
     expects(text.size() <= detail::most_header_bytes, "SafetensorsWriter: the header has ", text.size(),
             " bytes, more than 16 MiB");
     std::string all(alignment, '\0');
-    std::array<unsigned char, alignment> length;
-    detail::to_little_endian<std::uint64_t>(text.size(), length.data());
-    std::copy(length.begin(), length.end(), all.begin());
+    detail::to_little_endian<std::uint64_t>(text.size(), reinterpret_cast<unsigned char*>(all.data()));
     all.reserve(all.size() + text.size() + end);
     all += text;
     for (const auto* one : order) all.append(one->second.bytes.begin(), one->second.bytes.end());

@@ -29,7 +29,7 @@ struct TensorEntry {
   Index elements() const { return static_cast<Index>(bytes) / info_of(type).bytes; }
 };
 
-/// A name from a file for a message: quoted, short, printable.
+/// A name from a file for a message: quoted, shortened, printable.
 inline std::string in_quotes(const std::string& text) {
   constexpr std::size_t most = 120;
   std::string result = "'";
@@ -174,8 +174,7 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
   const std::filesystem::path& path_;
   std::uint64_t data_bytes_;
   Place place_ = Place::start;
-  bool is_metadata_ = false, has_metadata_ = false;
-  bool has_type_ = false, has_shape_ = false, has_offsets_ = false;
+  bool is_metadata_ = false, has_metadata_ = false, has_type_ = false, has_shape_ = false, has_offsets_ = false;
   TensorEntry* current_ = nullptr;
   std::string* metadata_value_ = nullptr;
   std::string name_;

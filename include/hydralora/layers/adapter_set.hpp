@@ -32,7 +32,7 @@ inline constexpr Index base_only = -1;
 ///   adapters.forward(x, y);                             all tokens with "law"
 ///   adapters.forward(x, y, {{law, 7}, {base_only, 3}}); seven with "law", three without an adapter
 ///
-/// Switching allocates nothing. Const calls are thread-safe; switching is not.
+/// Switching allocates nothing. Const calls are thread-safe.
 template <class Layer>
 class AdapterSet {
  public:

@@ -38,15 +38,13 @@ class DenseLinear {
   Index in_features() const { return weight_.cols(); }
   Index out_features() const { return weight_.rows(); }
 
-  /// y += W x. forward() and backward() throw std::invalid_argument on a shape mismatch or overlap; nothing is then
-  /// written.
+  /// y += W x. Both throw std::invalid_argument on a shape mismatch or overlap; nothing is then written.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
     check("DenseLinear::forward: ", x, y, weight_.cols(), weight_.rows());
     parallel_slices(x.tokens(), slice_tokens, [&](Index begin, Index count) {
       y.slice(begin, count).matrix().noalias() += weight_ * x.slice(begin, count).matrix();
     });
   }
-
   /// dx += Wᵀ dy.
   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
     check("DenseLinear::backward: ", dy, dx, weight_.rows(), weight_.cols());
@@ -67,10 +65,9 @@ class DenseLinear {
 
   static void check(const char* where, ConstTokens<Scalar> from, Tokens<Scalar> to, Index from_features,
                     Index to_features) {
-    expects(from.features() == from_features, where, "the input is ", from.shape(), ", expected ",
-            Shape{from_features, from.tokens()});
-    expects(to.shape() == Shape{to_features, from.tokens()}, where, "the output is ", to.shape(), ", expected ",
-            Shape{to_features, from.tokens()});
+    const Shape in{from_features, from.tokens()}, out{to_features, from.tokens()};
+    expects(from.shape() == in, where, "the input is ", from.shape(), ", expected ", in);
+    expects(to.shape() == out, where, "the output is ", to.shape(), ", expected ", out);
     expects(!overlap<Scalar>(from, to), where, "the input ", from.shape(), " and the output ", to.shape(), " overlap");
   }
 
@@ -117,7 +114,7 @@ struct AdaptedLinear {
     expects(weight == delta, "AdaptedLinear: the base's weight is ", weight, ", the adapter's is ", delta);
   }
 
-  /// y += W x + ΔW(x). Arguments and errors as in the adapter's forward().
+  /// Arguments and errors as in the adapter's forward().
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
     adapter.forward(x, y, options);
     detail::base_forward(base, x, y, 0);
@@ -126,13 +123,12 @@ struct AdaptedLinear {
     adapter.forward(x, y, cache, options);
     detail::base_forward(base, x, y, 0);
   }
-  /// The adapter's backward(), and dx += Wᵀ dy. Arguments and errors as there.
+  /// The adapter's backward(), and dx += Wᵀ dy. Without dx, the base is not used.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
     adapter.backward(x, dy, cache, g, dx, options);
     detail::base_backward(base, dy, dx, 0);
   }
-  /// Without dx. The base is not used.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                 const CallOptions<Scalar>& options = {}) const {
     adapter.backward(x, dy, cache, g, options);

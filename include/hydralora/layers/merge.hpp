@@ -104,10 +104,8 @@ struct ApproximateMerge {
 /// Merges a routed layer with the mean weights of its gate over the calibration tokens, and measures the error on these
 /// tokens; on others it may be larger. In HydraLoRA's ablation (arXiv:2404.19245) averaged heads did worse than LoRA.
 /// @param weight       as in merge().
-/// @param calibration  (in_features × tokens), at least one, typical inputs of the layer.
-/// @param options      as in the layer's forward().
-/// @throws std::invalid_argument  on a layer without a learned gate (use merge()), no tokens, or as merge(); the weight
-///                 is then unchanged.
+/// @param calibration  (in_features × tokens), at least one, typical inputs of the layer. `options` as in forward().
+/// @throws std::invalid_argument  on a layer without a learned gate, no tokens, or as merge(); W is then unchanged.
 template <class Layer, class Weight>
 ApproximateMerge<typename std::decay_t<Weight>::Scalar> merge_approximately(
     const Layer& layer, Weight&& weight, ConstTokens<typename Layer::Scalar> calibration,

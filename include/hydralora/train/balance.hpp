@@ -32,7 +32,7 @@ struct BalanceLosses {
   /// The mean of (ln Σ_i exp(ℓ_i / temperature))²; 0 without keep_log_partition. ST-MoE, arXiv:2202.08906, eq. (5).
   double z = 0;
 
-  /// The sum that is added to the training loss.
+  /// To be added to the training loss.
   double weighted(const BalanceWeights& w) const { return w.importance * importance + w.load * load + w.z * z; }
 };
 
@@ -48,8 +48,7 @@ struct BalanceLosses {
 /// @param gradient  (heads × tokens), ADDED to: the gradient with respect to the pooled logits / temperature.
 /// @param mask      m, (1 × tokens), read: 1 for a token that counts, 0 for padding. Empty: all count.
 /// @throws std::invalid_argument  on a shape mismatch, a layer without a learned gate, w.z without keep_log_partition,
-///                  a mask that overlaps the gradient or has a negative or non-finite entry, factors that are not
-///                  finite; the gradient is then untouched.
+///                  an overlapping, negative or non-finite mask, non-finite factors; the gradient is then untouched.
 /// Cost     about ten flop per weight. Sums are in double, in token order. All losses are 0 if no token counts.
 template <class Layer>
 BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const typename Layer::Cache& cache,

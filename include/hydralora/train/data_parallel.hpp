@@ -79,10 +79,10 @@ bool same_on_all_ranks(Communicator& communicator, std::uint64_t number) {
 ///   g = Σ_ranks g_rank / Σ_ranks samples_rank,       g_rank the gradient of the sum of that rank's losses
 ///
 ///   DataParallel<float, MpiCommunicator> parallel(communicator, optimizer.groups());
-///   …                                                    // forward and backward on this rank's share: the summed loss
-///   const auto batch = parallel.reduce(samples, loss_sum);     // then: the mean loss of the whole batch
-///   clip_global_norm(optimizer.groups(), 1.0);                 // after the reduction: the whole gradient
-///   optimizer.step();                                          // the same on every rank
+///   …                                                       // forward, backward: gradients of this rank's summed loss
+///   const auto batch = parallel.reduce(samples, loss_sum);  // now of the mean loss of the whole batch
+///   clip_global_norm(optimizer.groups(), 1.0);              // after the reduction: the whole gradient
+///   optimizer.step();                                       // the same on every rank
 ///
 /// Shares may be uneven or empty. Construct layers with the same seed on every rank and set CallOptions::first_token to
 /// the first token of the share: dropout then draws the same masks as one process. A balance loss (train/balance.hpp)

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Initialisations of an adapter other than the constructor's (A and the gate kaiming-uniform, B = 0), and ways to break
 // the symmetry of equal heads: under a uniform gate, heads with B_i = 0 get the same gradient at every step and stay
-// equal (head_cosine() in analysis/router_stats.hpp measures it).
-//
-// Not part of hydralora/train.hpp, because Eigen's SVD and QR compile slowly.
+// equal (head_cosine() in analysis/router_stats.hpp measures it). Not part of hydralora/train.hpp, because Eigen's SVD
+// and QR compile slowly.
 #pragma once
 
 #include <Eigen/QR>
@@ -197,8 +196,7 @@ SavedWeight<typename Layer::Scalar> initialize_olora(
 /// @param centroids  (gate inputs × heads), such as KMeansResult::centroids. The inputs of the gate are in_features, or
 ///                   rank if it reads A x.
 /// @param strength   in logits.
-/// @throws std::invalid_argument  on a layer without a learned gate, another shape, numbers that are not finite, or
-///                   equal centroids; the layer is then unchanged.
+/// @throws std::invalid_argument  on a layer without a learned gate, another shape, or equal or non-finite centroids.
 template <class Layer, class Derived>
 void initialize_gate(Layer& layer, const Eigen::MatrixBase<Derived>& centroids, double strength = 1) {
   expects(layer.shape().gated(), "initialize_gate: ", layer.shape(), " has no learned gate");
@@ -244,9 +242,8 @@ class HeadWarmup {
   /// Sets the gradients of the other heads' B to 0. Those of A and the gate are unchanged.
   template <class Gradients>
   void apply(Index step, Gradients& g) const {
-    expects(g.config().heads == heads_, "HeadWarmup: the gradients have ", g.config().heads, " heads, expected ",
-            heads_);
-    const Index active = head(step);
+    const Index active = head(step), has = g.config().heads;
+    expects(has == heads_, "HeadWarmup: the gradients have ", has, " heads, expected ", heads_);
     for (Index i = 0; active >= 0 && i < heads_; ++i) {
       if (i != active) g.B(i).setZero();
     }
