@@ -17,7 +17,7 @@ inline namespace HYDRALORA_BUILD {
 ///   usage               1/N each is balanced. One head near 1 = collapse; a head near 0 is dead.
 ///   top1_share          the same by the largest weight, which is noise where the entropy is near 1.
 ///
-/// Sums are in double, in token order. add() is not thread-safe.
+/// Sums are in double, in token order.
 class RouterStats {
  public:
   explicit RouterStats(Index heads) {

@@ -39,7 +39,6 @@ class SerialScope {
 inline constexpr Index parallel_work_minimum = 1000000;
 
 namespace detail {
-
 template <class Function>
 void call_with_thread(Function& f, Index i, Index thread) {
   if constexpr (std::is_invocable_v<Function&, Index, Index>) {
@@ -48,7 +47,6 @@ void call_with_thread(Function& f, Index i, Index thread) {
     f(i);
   }
 }
-
 }  // namespace detail
 
 /// The largest number of threads on which parallel_for(count, work, f), called now, runs f.

@@ -66,7 +66,6 @@ template <class Scalar, class Arch>
 inline constexpr Index lanes = static_cast<Index>(Batch<Scalar, Arch>::size);
 
 namespace detail {
-
 /// Copies `half` … 2 · half numbers as two pieces that may overlap, fewer by the next smaller `half`. A piece is a
 /// single move; a call of the C library costs more than all of them.
 template <Index half, class Scalar>
@@ -80,7 +79,6 @@ void copy_few(const Scalar* from, Scalar* to, Index count) {
     std::memcpy(to + count - half, last, sizeof last);
   }
 }
-
 }  // namespace detail
 
 /// The first `count` lanes from memory, the others zero. Reads nothing else.

@@ -27,9 +27,7 @@ torch::Tensor as_tensor(Map map) {
 }
 
 namespace detail {
-
-/// Finds the distance between tokens in a tensor [..., features].
-/// @return  false if the tokens are not evenly spaced or the features of a token are not contiguous.
+/// The distance between tokens in a tensor [..., features]. False if they are not evenly spaced or not contiguous.
 inline bool find_stride(const torch::Tensor& tensor, Index& stride) {
   stride = tensor.size(-1);
   if (tensor.numel() == 0) return true;
@@ -43,7 +41,6 @@ inline bool find_stride(const torch::Tensor& tensor, Index& stride) {
   }
   return true;
 }
-
 }  // namespace detail
 
 /// A CPU tensor [..., features] as tokens; the leading dimensions are flattened.
@@ -208,8 +205,7 @@ class TorchAdapterImpl : public torch::nn::Module {
     options.segments = segments;
   }
 
-  /// Module::load(), to() and set_data() move a parameter to other memory. This copies its numbers to the layer's
-  /// memory and points the parameter there again.
+  /// Module::load(), to() and set_data() move a parameter to other memory. This copies it back to the layer's memory.
   void adopt_parameters() {
     const auto [down_half, up_half] = halves(flat_, layer_.down_parameters().size());
     adopt(down, down_half, "down");
@@ -231,7 +227,6 @@ class TorchAdapterImpl : public torch::nn::Module {
   Layer undropped_;
 };
 
-/// A shared pointer to a TorchAdapterImpl, as usual for torch modules.
 template <class Layer>
 using TorchAdapter = torch::nn::ModuleHolder<TorchAdapterImpl<Layer>>;
 

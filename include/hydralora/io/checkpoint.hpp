@@ -17,11 +17,9 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
-
 inline std::string parameters_name(std::size_t group) { return "parameters." + std::to_string(group); }
 constexpr const char* moments_name = "optimizer.moments";
 constexpr const char* steps_name = "optimizer.steps";
-
 }  // namespace detail
 
 /// Saves the parameters of every group, the optimiser's moments and the number of steps. Batches and dropout are

@@ -100,7 +100,7 @@ class PeftDirectory {
     throw FileError(weights_.path(), "has no module " + in_quotes(name));
   }
 
-  /// A new layer (LoRA, SplitLoRA or HydraLoRA) with a module's settings and parameters. The seed is for dropout.
+  /// A new layer (LoRA, SplitLoRA or HydraLoRA) with a module's settings and parameters. The seed is dropout's.
   /// @throws FileError  no such module, another kind, unreadable, or, with finite_only, a number that is not finite.
   template <class Layer>
   Layer load(const std::string& name, std::uint64_t seed = 0, bool finite_only = true) const {

@@ -67,9 +67,8 @@ class PeftWriter {
     dropout_ = config.dropout;
   }
 
-  /// Creates the folder if it is missing and replaces both files, each atomically, the weights first.
-  /// @throws FileError  if they cannot be written.
-  /// @throws std::invalid_argument  if nothing was added or a name is not UTF-8; nothing is then written.
+  /// Creates the folder if it is missing and replaces both files, each atomically, the weights first. Throws FileError
+  /// if it cannot; std::invalid_argument, with nothing written, if nothing was added or a name is not UTF-8.
   void save(const std::filesystem::path& folder) const {
     expects(!modules_.empty(), "PeftWriter: there is nothing to save");
     const std::string weights = weights_.content(), config = config_text();

@@ -31,10 +31,10 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
 /// A safetensors file, open for reading. The constructor reads and checks only the header: every tensor lies inside the
-/// file and has the size that its type and shape need; there are no gaps or overlaps.
+/// file and has the size that its type and shape need; there are no gaps or overlaps. All functions throw FileError: on a
+/// broken file, a tensor that is missing, has another shape or type, or cannot be read.
 class SafetensorsFile {
  public:
-  /// @throws FileError  if the file is broken.
   /// Memory   at most about 32 times the header, which has at most 16 MiB.
   explicit SafetensorsFile(const std::filesystem::path& path, FileAccess access = FileAccess::buffered)
       : file_(path, access) {
@@ -67,13 +67,11 @@ class SafetensorsFile {
   const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }  ///< by name
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool has(const std::string& name) const { return tensors_.count(name) > 0; }
-  /// @throws FileError  if there is no tensor of this name.
   const TensorEntry& entry(const std::string& name) const {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) throw FileError(path(), "has no tensor " + in_quotes(name));
     return found->second;
   }
-  /// @throws FileError  as above, or if its shape differs.
   const TensorEntry& entry(const std::string& name, const std::vector<Index>& shape) const {
     const TensorEntry& found = entry(name);
     if (found.shape != shape) {
@@ -85,7 +83,7 @@ class SafetensorsFile {
   /// Reads a floating-point tensor of shape [rows, columns], or [rows] for one column, rounded to the matrix's type.
   /// @param matrix       an Eigen matrix or writable view of the tensor's size, OVERWRITTEN.
   /// @param finite_only  refuse a tensor with an infinity or a NaN.
-  /// @throws FileError  no such tensor, another shape, not floating-point, unreadable. The matrix may be changed.
+  /// @throws FileError  also if it is not floating-point. The matrix may be changed.
   template <class Matrix>
   void read(const std::string& name, Matrix&& matrix, bool finite_only = true) const {
     using Scalar = typename std::decay_t<Matrix>::Scalar;
@@ -114,8 +112,7 @@ class SafetensorsFile {
     }
   }
 
-  /// The bytes of a tensor of any type, as in the file.
-  /// @throws FileError  no such tensor, unreadable, or not enough memory: a sparse file can claim any size.
+  /// The bytes of a tensor of any type, as in the file. Also throws if there is no memory: a file can claim any size.
   std::vector<unsigned char> bytes(const std::string& name) const {
     const TensorEntry& from = entry(name);
     std::vector<unsigned char> all;

@@ -32,7 +32,7 @@ inline constexpr Index base_only = -1;
 ///   adapters.forward(x, y);                             all tokens with "law"
 ///   adapters.forward(x, y, {{law, 7}, {base_only, 3}}); seven with "law", three without an adapter
 ///
-/// Switching allocates nothing. Const calls are thread-safe.
+/// Switching allocates nothing. Const calls are thread-safe. An unknown place or name throws std::invalid_argument.
 template <class Layer>
 class AdapterSet {
  public:
@@ -70,14 +70,12 @@ class AdapterSet {
 
   Index size() const { return static_cast<Index>(entries_.size()); }
   const std::string& name(Index place) const { return entry("AdapterSet::name", place).name; }
-  /// The adapter's place. @throws std::invalid_argument if there is none of this name.
   Index place(const std::string& name) const {
     for (Index i = 0; i < size(); ++i) {
       if (entries_[static_cast<std::size_t>(i)].name == name) return i;
     }
     fail("AdapterSet::place: there is no '", name, "'");
   }
-  /// @throws std::invalid_argument  if there is no such place.
   Layer& operator[](Index place) { return *entry("AdapterSet", place).adapter; }
   const Layer& operator[](Index place) const { return *entry("AdapterSet", place).adapter; }
 

@@ -75,7 +75,6 @@ class DenseLinear {
 };
 
 namespace detail {
-
 // Until version 0.3 a base may still have the former names add_forward() and add_backward().
 template <class Base, class In, class Out>
 auto base_forward(const Base& base, const In& x, const Out& y, int) -> decltype(base.forward(x, y)) {
@@ -93,7 +92,6 @@ template <class Base, class In, class Out>
 void base_backward(const Base& base, const In& dy, const Out& dx, long) {
   base.add_backward(dy, dx);
 }
-
 }  // namespace detail
 
 /// A frozen base with an adapter:  y += W x + ΔW(x). The adapter is called first, because it checks the arguments

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Merging an adapter into the weight of its base. This is exact if ΔW is the same for all tokens: LoRA, the plain sum
-// of a SplitLoRA's heads, constant weights of the heads. A routed layer has a different ΔW for every token; it can only
-// be merged approximately.
+// Merging an adapter into the weight of its base. It is exact if ΔW is the same for all tokens: LoRA, the plain sum of
+// a SplitLoRA's heads, constant weights of the heads. A routed layer can only be merged approximately.
 #pragma once
 
 #include <type_traits>

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
-// forward() and backward() for a host that owns the threads and calls a kernel as slice i of n, as ggml does. Nothing
-// here starts a thread or waits for one. The bits are those of forward() and backward(), for every number of slices.
-// Inference does not need this, because tokens are independent: each thread calls forward() with its own slice of x and
-// y inside a SerialScope (core/parallel.hpp).
+// forward() and backward() for a host that owns the threads and calls a kernel as slice i of n, as ggml does, with the
+// same bits for every n. Nothing here starts a thread or waits for one. Inference does not need this: each thread can
+// call forward() with its own tokens inside a SerialScope (core/parallel.hpp).
 #pragma once
 
 #include <algorithm>

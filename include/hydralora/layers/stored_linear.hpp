@@ -48,10 +48,9 @@ class NarrowWeight {
 };
 
 /// W in 8 bits: the step of a row is its largest absolute value / 127, at least the smallest normal float. The error is
-/// at most half a step.
+/// at most half a step. Numbers that are not finite are refused as above.
 class Int8Weight {
  public:
-  /// @throws std::invalid_argument  on a number that is not finite as a float.
   template <class Derived>
   explicit Int8Weight(const Eigen::MatrixBase<Derived>& weight)
       : codes_(weight.rows(), weight.cols()), steps_(weight.rows()) {
@@ -100,7 +99,6 @@ class NF4Weight {
       -1.0F,        -0.69619280F, -0.52507305F, -0.39491749F, -0.28444138F, -0.18477343F, -0.09105004F, 0.0F,
       0.079580300F, 0.16093020F,  0.24611230F,  0.33791524F,  0.44070983F,  0.56261700F,  0.72295684F,  1.0F};
 
-  /// @throws std::invalid_argument  on a number that is not finite as a float.
   template <class Derived>
   explicit NF4Weight(const Eigen::MatrixBase<Derived>& weight)
       : rows_(weight.rows()),

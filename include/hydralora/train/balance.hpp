@@ -13,8 +13,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The factors of the losses; 0 = not used. A factor that is too large makes the gate uniform: 0.01 is often too large
-/// for a small adapter.
+/// The factors of the losses; 0 = not used. Too large a factor makes the gate uniform: often 0.01 for a small adapter.
 struct BalanceWeights {
   double importance = 0;  ///< of cv² of the heads' importance
   double load = 0;        ///< of N · Σ_i f_i p_i

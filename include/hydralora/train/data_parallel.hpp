@@ -149,8 +149,7 @@ class DataParallel {
     return {total, static_cast<double>(to[detail::wire_digits]) / static_cast<double>(total)};
   }
 
-  /// Collective: checks that all ranks have the same parameters, bit for bit.
-  /// @throws std::invalid_argument  on all ranks, if they differ.
+  /// Collective: throws std::invalid_argument on all ranks unless they have the same parameters, bit for bit.
   void expects_equal_parameters() {
     std::uint64_t hash = fnv1a(nullptr, 0);
     for (const auto& group : groups_) {

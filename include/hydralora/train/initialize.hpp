@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Initialisations of an adapter other than the constructor's (A and the gate kaiming-uniform, B = 0), and ways to break
-// the symmetry of equal heads: under a uniform gate, heads with B_i = 0 get the same gradient at every step and stay
-// equal (head_cosine() in analysis/router_stats.hpp measures it). Not part of hydralora/train.hpp, because Eigen's SVD
-// and QR compile slowly.
+// Initialisations other than the constructor's (A and the gate kaiming-uniform, B = 0), and ways to break the symmetry
+// of equal heads: under a uniform gate, heads with B_i = 0 get the same gradient at every step and stay equal
+// (head_cosine() shows it). Not part of hydralora/train.hpp, because Eigen's SVD and QR compile slowly.
 #pragma once
 
 #include <Eigen/QR>
