@@ -24,7 +24,6 @@ class RouterStats {
     expects(heads >= 1, "RouterStats: heads is ", heads, ", expected >= 1");
     weight_sums_ = top1_counts_ = Eigen::VectorXd::Zero(heads);
   }
-
   Index heads() const { return weight_sums_.size(); }
   Index tokens() const { return tokens_; }
 

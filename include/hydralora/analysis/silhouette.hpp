@@ -55,7 +55,7 @@ double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<In
   return values.sum() / sizes.sum();
 }
 
-/// result[k - 1] is the silhouette of k-means with k = 1 … max_clusters clusters, 0 for k = 1. Arguments as sse_curve().
+/// The silhouettes of k-means with k = 1 … max_clusters clusters at [k - 1], 0 for k = 1. Arguments as in sse_curve().
 template <class Derived>
 std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, Index max_clusters,
                                      KMeansConfig config = {}) {
@@ -69,7 +69,7 @@ std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, I
 
 /// How alike two labellings of the same samples are: 1 = the same clusters, about 0 = as by chance. For a router: the
 /// true components against the head with the largest weight.
-/// Source   Hubert and Arabie 1985, "Comparing partitions": the adjusted Rand index.
+/// Source   Hubert and Arabie 1985, "Comparing partitions".
 /// @param a, b  one label per sample, 0 … 9999.
 /// @return  1 for fewer than two samples, if both are one cluster, or if in both every sample is its own cluster.
 /// @throws std::invalid_argument  if the sizes differ, or on another label.

@@ -13,7 +13,6 @@ inline namespace HYDRALORA_BUILD {
 /// The bytes of a cache line and of the widest register (AVX-512).
 inline constexpr std::size_t memory_alignment = 64;
 
-/// Numbers in a cache line.
 template <class Scalar>
 inline constexpr Index cache_line = static_cast<Index>(memory_alignment / sizeof(Scalar));
 

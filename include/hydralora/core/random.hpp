@@ -104,7 +104,6 @@ class CounterRandom {
     const double positive = to_unit(words[0]) + 0x1p-54;  // in (0, 1]: the logarithm stays finite
     return std::sqrt(-2.0 * detail::portable_log(positive)) * detail::portable_cos_turns(to_unit(words[1]));
   }
-  /// True with probability p.
   bool bernoulli(double p, std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
     return uniform(i, j, k) < p;
   }

@@ -54,7 +54,6 @@ template <class Scalar>
 inline constexpr bool has_simd = has_simd_v<Scalar, DefaultArch>;
 
 HYDRALORA_FALSE_UNINITIALIZED_BEGIN
-/// e^x of every lane.
 template <class Arch, class Scalar>
 HYDRALORA_FLATTEN Batch<Scalar, Arch> exponential(const Batch<Scalar, Arch>& x) {
   return exp(x);

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <mpi.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <functional>
@@ -28,7 +27,6 @@ enum class Summation {
 ///
 /// The host calls MPI_Init before construction and should call MPI_Finalize after destruction. All calls come from the
 /// thread that constructed it (MPI_THREAD_FUNNELED is enough), each on all ranks.
-///
 /// If a rank stops early, the others wait forever in their next call: catch exceptions and call MPI_Abort.
 /// @throws std::runtime_error  on an MPI error, with MPI's message.
 class MpiCommunicator {
@@ -51,19 +49,13 @@ class MpiCommunicator {
   int rank() const { return rank_; }
   int size() const { return size_; }
 
-  /// data = Σ of all ranks' data.
   template <class Scalar>
   void sum(Scalar* data, Index count) {
     in_pieces(data, count, [&](Scalar* piece, int piece_count) {
-      if (summation_ == Summation::rank_order) {
-        sum_in_rank_order(piece, piece_count);
-      } else {
-        check(MPI_Allreduce(MPI_IN_PLACE, piece, piece_count, type<Scalar>(), MPI_SUM, comm_), "MPI_Allreduce");
-      }
+      if (summation_ == Summation::rank_order) return sum_in_rank_order(piece, piece_count);
+      check(MPI_Allreduce(MPI_IN_PLACE, piece, piece_count, type<Scalar>(), MPI_SUM, comm_), "MPI_Allreduce");
     });
   }
-
-  /// data = rank 0's data.
   template <class Scalar>
   void broadcast(Scalar* data, Index count) {
     in_pieces(data, count, [&](Scalar* piece, int piece_count) {
@@ -78,14 +70,12 @@ class MpiCommunicator {
                   "hydralora: gradients are float or double.");
     return std::is_same_v<Scalar, float> ? MPI_FLOAT : MPI_DOUBLE;
   }
-
   static bool running() {
     int initialized = 0, finalized = 0;
     MPI_Initialized(&initialized);
     MPI_Finalized(&finalized);
     return initialized != 0 && finalized == 0;
   }
-
   static void check(int status, const char* what) {
     if (status == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING] = "";
@@ -93,7 +83,6 @@ class MpiCommunicator {
     MPI_Error_string(status, text, &length);  // ends in a zero
     throw std::runtime_error(std::string(what) + ": " + text);
   }
-
   /// MPI counts in int. Pieces of 2^24 numbers also bound the buffer of sum_in_rank_order().
   template <class Scalar, class Function>
   static void in_pieces(Scalar* data, Index count, Function&& f) {
@@ -102,7 +91,6 @@ class MpiCommunicator {
       f(data + begin, static_cast<int>(std::min(piece, count - begin)));
     }
   }
-
   /// Every rank receives its share of all ranks' numbers, adds them in rank order and sends the sums to all. Like a
   /// ring, a rank sends and receives 2 (size − 1) / size of the numbers.
   template <class Scalar>

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <torch/torch.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -66,8 +65,7 @@ Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
 ///   y = adapter->forward(x, base->forward(x));          // adds ΔW(x) to the base's result in place
 ///
 /// The parameters are two flat tensors over the layer's buffer: "down" (A and the gate) and "up" (B with its column
-/// padding, which stays zero). They work with optimisers, clip_grad_norm_, torch::save and all-reduce. The matrices are
-/// layer().A() and so on; as_tensor() makes tensors of them.
+/// padding, which stays zero), for optimisers, clip_grad_norm_, torch::save. as_tensor() makes tensors of layer().A().
 template <class Layer>
 class TorchAdapterImpl : public torch::nn::Module {
  public:
@@ -96,8 +94,7 @@ class TorchAdapterImpl : public torch::nn::Module {
   /// In training mode dropout draws from (the layer's seed, `step`), and `step` is incremented. For a gate that pools,
   /// every sequence (the last dimension but one) is a segment.
   /// @throws std::invalid_argument  on a wrong shape, or a tensor that would have to be copied; y is untouched.
-  /// Cost    that of the layer; forward allocates and copies nothing of the size of x or y. Backward allocates dx and
-  ///         the gradients, and copies a dy that is expanded or strided.
+  /// Cost    that of the layer. Backward allocates dx and the gradients, and copies a dy that is expanded or strided.
   torch::Tensor forward(torch::Tensor x, torch::Tensor y, torch::Tensor weights = {}) {
     const Tokens<Scalar> x_tokens = tokens_of<Scalar>(x, "x"), y_tokens = tokens_of<Scalar>(y, "y");
     expects(!(torch::GradMode::is_enabled() && y.is_leaf() && y.requires_grad()),
@@ -113,13 +110,11 @@ class TorchAdapterImpl : public torch::nn::Module {
     }
     return Function::apply(y, x, down, up, weights.defined() ? weights : torch::empty({0}, type()), this);
   }
-
   /// The layer over the same memory. This call and forward() update it after Module::load() or to().
   Layer& layer() {
     adopt_parameters();
     return layer_;
   }
-
   torch::Tensor down;      ///< A and the gate, flat
   torch::Tensor up;        ///< B, flat
   std::uint64_t step = 0;  ///< of dropout's random numbers
@@ -204,7 +199,6 @@ class TorchAdapterImpl : public torch::nn::Module {
     segments.assign(static_cast<std::size_t>(x.numel() / (x.size(-1) * x.size(-2))), x.size(-2));
     options.segments = segments;
   }
-
   /// Module::load(), to() and set_data() move a parameter to other memory. This copies it back to the layer's memory.
   void adopt_parameters() {
     const auto [down_half, up_half] = halves(flat_, layer_.down_parameters().size());
@@ -221,7 +215,6 @@ class TorchAdapterImpl : public torch::nn::Module {
     own.copy_(parameter);
     parameter.set_data(own);
   }
-
   torch::Tensor flat_;  // before the layers, which refer to its memory
   Layer layer_;
   Layer undropped_;

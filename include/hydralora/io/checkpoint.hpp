@@ -22,8 +22,7 @@ constexpr const char* moments_name = "optimizer.moments";
 constexpr const char* steps_name = "optimizer.steps";
 }  // namespace detail
 
-/// Saves the parameters of every group, the optimiser's moments and the number of steps. Batches and dropout are
-/// functions of seed and step, which the program knows.
+/// Saves the parameters, the optimiser's moments and the number of steps. Batches and dropout depend on seed and step.
 /// @param path   REPLACED atomically (write_file_atomically()).
 /// @param notes  text that load_checkpoint() returns: the seed, the data, the settings.
 /// @throws FileError  if the file cannot be written; the old file is then unchanged.
@@ -69,8 +68,8 @@ std::map<std::string, std::string> load_checkpoint(const std::filesystem::path& 
     parameters.push_back(read(detail::parameters_name(g), groups[g].parameters.size()));
   }
   const Vector moments = read(detail::moments_name, optimizer.state().size());
-  if (file.entry(detail::steps_name, {1}).type != DType::I64)
-    detail::fail_tensor(path, detail::steps_name, " is not I64");
+  const DType steps_type = file.entry(detail::steps_name, {1}).type;
+  if (steps_type != DType::I64) detail::fail_tensor(path, detail::steps_name, " is not I64");
   const auto steps = detail::from_little_endian<std::uint64_t>(file.bytes(detail::steps_name).data());
   constexpr std::uint64_t most_steps = std::uint64_t{1} << 62U;
   if (steps > most_steps) detail::fail_tensor(path, detail::steps_name, " is negative or above 2^62");

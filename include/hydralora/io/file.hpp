@@ -175,8 +175,7 @@ inline void write_file_atomically(const std::filesystem::path& path, const void*
   }
   const std::filesystem::path folder = target.has_parent_path() ? target.parent_path() : std::filesystem::path(".");
 
-  // Opened first, so that only the sync can fail after the rename. A folder without read permission cannot be opened;
-  // it is not synced.
+  // Opened first, so that only the sync can fail after the rename. A folder without read permission is not synced.
   const detail::Descriptor directory = detail::open_file(folder, O_RDONLY | O_DIRECTORY);
   if (directory.get() < 0 && errno != EACCES) detail::fail_with_errno(folder, "cannot open the folder");
 

@@ -7,11 +7,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "hydralora/core/config.hpp"
 #include "hydralora/io/file.hpp"
@@ -56,7 +55,6 @@ class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
     if (++depth_ > most_depth) throw FileError(path_, "is nested deeper than " + std::to_string(most_depth));
     return true;
   }
-
   const std::filesystem::path& path_;
   std::vector<std::set<std::string>> keys_;
   int depth_ = 0, arrays_ = 0;

@@ -5,8 +5,7 @@
 //   HydraLoRA              … lora_A … lora_B0 … lora_B{N-1}     <module>.lora_route.weight [N, in]
 //   LoRAMoE, SplitLoRA     … lora_A0 … lora_B0 …                <module>.lora_route.weight [N, in], or none (their sum)
 //
-// <module> is base_model.model. and the module's name in the model. Nothing is ignored: one message names every setting
-// and tensor that this library does not support.
+// <module> is base_model.model. and the module's name in the model. One message names everything that is not supported.
 #pragma once
 
 #include <cmath>
@@ -99,7 +98,6 @@ class PeftDirectory {
     }
     throw FileError(weights_.path(), "has no module " + in_quotes(name));
   }
-
   /// A new layer (LoRA, SplitLoRA or HydraLoRA) with a module's settings and parameters. The seed is dropout's.
   /// @throws FileError  no such module, another kind, unreadable, or, with finite_only, a number that is not finite.
   template <class Layer>
@@ -110,7 +108,6 @@ class PeftDirectory {
       return layer;
     });
   }
-
   /// Loads a module into an existing layer. On an error the layer is unchanged.
   /// Memory   a second set of parameters while reading: at most 2 × the file for float, 4 × from 16 bits to double.
   /// @throws FileError  as load(), or if sizes or scaling differ.
@@ -143,7 +140,6 @@ class PeftDirectory {
   [[noreturn]] void refuse_module(const std::string& name, const std::string& reason) const {
     throw FileError(weights_.path(), "module " + in_quotes(name) + reason);
   }
-
   /// A sparse file may claim terabytes.
   template <class Function>
   auto without_bad_alloc(const std::string& name, Function&& f) const {
@@ -153,7 +149,6 @@ class PeftDirectory {
       refuse_module(name, " does not fit into memory");
     }
   }
-
   void find_modules() {
     struct Parts {
       Heads A, B;
@@ -269,7 +264,6 @@ class PeftDirectory {
       weights_.read(detail::tensor_name(name, part, head), matrix, finite_only);
     });
   }
-
   detail::PeftConfig config_;
   SafetensorsFile weights_;
   std::vector<AdapterModule> modules_;

@@ -7,13 +7,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/io/peft_directory.hpp"
@@ -130,7 +129,6 @@ class PeftWriter {
     if (value == std::floor(value) && std::abs(value) < most) return static_cast<std::int64_t>(value);
     return value;
   }
-
   SafetensorsWriter weights_;
   std::map<std::string, Settings> modules_;
   Index heads_ = 0;

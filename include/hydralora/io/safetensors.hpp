@@ -14,13 +14,12 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/io/dtype.hpp"
@@ -31,8 +30,8 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
 /// A safetensors file, open for reading. The constructor reads and checks only the header: every tensor lies inside the
-/// file and has the size that its type and shape need; there are no gaps or overlaps. All functions throw FileError: on a
-/// broken file, a tensor that is missing, has another shape or type, or cannot be read.
+/// file and has the size that its type and shape need; there are no gaps or overlaps. All functions throw FileError on
+/// a broken file or a tensor that is missing, has another shape or type, or cannot be read.
 class SafetensorsFile {
  public:
   /// Memory   at most about 32 times the header, which has at most 16 MiB.
@@ -79,7 +78,6 @@ class SafetensorsFile {
     }
     return found;
   }
-
   /// Reads a floating-point tensor of shape [rows, columns], or [rows] for one column, rounded to the matrix's type.
   /// @param matrix       an Eigen matrix or writable view of the tensor's size, OVERWRITTEN.
   /// @param finite_only  refuse a tensor with an infinity or a NaN.
@@ -222,8 +220,7 @@ class SafetensorsWriter {
     const bool is_new = tensors_.try_emplace(name, Tensor{type, std::move(shape), std::move(bytes)}).second;
     expects(is_new, "SafetensorsWriter: ", in_quotes(name), " was added before");
   }
-
-  /// The whole file. Wider types come first, then the order is by name, as in other writers: all are aligned.
+  /// The whole file. Wider types come first, so that all numbers are aligned, then by name, as in other writers.
   /// @throws std::invalid_argument  if a name or the metadata is not UTF-8.
   std::string content() const {
     std::vector<const std::pair<const std::string, Tensor>*> order;

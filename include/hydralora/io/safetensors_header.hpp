@@ -7,11 +7,10 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <tuple>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "hydralora/io/dtype.hpp"
 #include "hydralora/io/file.hpp"

@@ -53,21 +53,18 @@ class AdapterSet {
   /// @return  the adapter's place, which does not change.
   /// @throws std::invalid_argument  a null pointer, a name that is in the set already, or other features.
   Index add(std::string name, std::unique_ptr<Layer> adapter) {
-    expects(adapter != nullptr, "AdapterSet::add: no adapter for '", name, "'");
     for (const Entry& entry : entries_) expects(entry.name != name, "AdapterSet::add: '", name, "' was added before");
-    check_features("AdapterSet::add", *adapter);
+    check_adapter("AdapterSet::add", name, adapter.get());
     entries_.push_back({std::move(name), std::move(adapter)});
     return size() - 1;
   }
   /// Replaces the adapter at a place. Errors as in add(). @return  the old one.
   std::unique_ptr<Layer> exchange(Index place, std::unique_ptr<Layer> adapter) {
     check_place("AdapterSet::exchange", place);
-    expects(adapter != nullptr, "AdapterSet::exchange: no adapter for '", name(place), "'");
-    check_features("AdapterSet::exchange", *adapter);
+    check_adapter("AdapterSet::exchange", name(place), adapter.get());
     std::swap(entries_[static_cast<std::size_t>(place)].adapter, adapter);
     return adapter;
   }
-
   Index size() const { return static_cast<Index>(entries_.size()); }
   const std::string& name(Index place) const { return entry("AdapterSet::name", place).name; }
   Index place(const std::string& name) const {
@@ -90,7 +87,6 @@ class AdapterSet {
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
     if (used_ != base_only) (*this)[used_].forward(x, y, options);
   }
-
   /// y += ΔW(x), every run of tokens with its adapter. The bits are those of one call per run.
   /// @param x     (in_features × tokens), read.
   /// @param y     (out_features × tokens), ADDED to: the host writes W x first. Must not overlap x.
@@ -165,7 +161,6 @@ class AdapterSet {
       if (runs[i].adapter != base_only && runs[i].tokens > 0) f(i, runs[i].adapter, first, runs[i].tokens);
     }
   }
-
   const Entry& entry(const char* where, Index place) const {
     check_place(where, place);
     return entries_[static_cast<std::size_t>(place)];
@@ -173,11 +168,11 @@ class AdapterSet {
   void check_place(const char* where, Index place) const {
     expects(place >= 0 && place < size(), where, ": place ", place, " of ", size(), " adapters");
   }
-  void check_features(const char* where, const Layer& adapter) const {
-    if (entries_.empty()) return;
-    const auto& first = entries_[0].adapter->shape();
-    expects(adapter.shape().in == first.in && adapter.shape().out == first.out, where, ": an adapter ",
-            adapter.shape().in, "->", adapter.shape().out, " beside those of ", first.in, "->", first.out);
+  void check_adapter(const char* where, const std::string& name, const Layer* adapter) const {
+    expects(adapter != nullptr, where, ": no adapter for '", name, "'");
+    const auto &shape = adapter->shape(), &first = entries_.empty() ? shape : entries_[0].adapter->shape();
+    expects(shape.in == first.in && shape.out == first.out, where, ": an adapter ", shape.in, "->", shape.out,
+            " beside those of ", first.in, "->", first.out);
   }
   void check(const char* where, ConstTokens<Scalar> x, Tokens<Scalar> y, const std::vector<AdapterRun>& runs) const {
     expects(y.tokens() == x.tokens(), where, ": x is ", x.shape(), " and y is ", y.shape());

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Converts other layers to LoRAs, and combines several LoRAs into one. Not part of hydralora.hpp, because Eigen's SVD
-// compiles slowly.
+// Converts other layers to LoRAs and combines LoRAs. Not part of hydralora.hpp, because Eigen's SVD compiles slowly.
 #pragma once
 
 #include <Eigen/QR>
@@ -98,8 +97,7 @@ LoRA<Scalar> as_lora(const SplitLoRA<Scalar>& layer) {
 
 /// Σ_i c_i ΔW_i as one LoRA of rank Σ r_i with scaling 1: exact up to the rounding of c_i s_i B_i.
 /// Source: PEFT's add_weighted_adapter with "cat".
-/// @throws std::invalid_argument  no LoRA, a null pointer, another number of coefficients, different features, a
-///                 coefficient that is not finite.
+/// @throws std::invalid_argument  no or null LoRAs, other features, coefficients that are not one finite number each.
 template <class Scalar>
 LoRA<Scalar> combine_exactly(const std::vector<const LoRA<Scalar>*>& loras, const std::vector<double>& coefficients) {
   const auto [up, down] = detail::joined_factors("combine_exactly", loras, coefficients);
@@ -147,8 +145,7 @@ CompressedLoRA<Scalar> combine_to_rank(const std::vector<const LoRA<Scalar>*>& l
           all > 0 ? lost / all : 0};
 }
 
-/// (Σ_i c_i B_i) (Σ_i c_i A_i), with the scaling of the first: LoRAHub's composition. This is not Σ c_i ΔW_i, because
-/// it contains the products of every B with every A.
+/// (Σ_i c_i B_i) (Σ_i c_i A_i), with the first's scaling: LoRAHub's composition. It multiplies every B by every A.
 /// Source: Huang et al. 2023, arXiv:2307.13269, eq. (1).
 /// @throws std::invalid_argument  as combine_exactly(), or if ranks or scalings differ.
 template <class Scalar>

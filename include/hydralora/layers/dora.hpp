@@ -23,8 +23,7 @@ inline namespace HYDRALORA_BUILD {
 /// backward  dm += Σ_t dy ∘ z / c     dz = (m / c) ∘ dy     then backward of the LoRA and the base with dz
 ///
 /// c without forming ΔW:  c_o² = ‖w_o‖² + 2 s ⟨b_o, (W Aᵀ)_o⟩ + s² b_oᵀ (A Aᵀ) b_o. Every forward() computes it, at the
-/// cost of a forward pass of `rank` tokens. Unlike the other adapters it includes the base, and its cache holds z, out
-/// × tokens numbers.
+/// cost of a forward pass of `rank` tokens. It includes the base. The cache holds z, (out × tokens).
 template <class Scalar = float>
 class DoRALinear {
  public:
@@ -72,7 +71,6 @@ class DoRALinear {
     norms(Tokens<Scalar>(c.data(), c.size(), 1));
     return c;
   }
-
   /// y += (m / c) ∘ (W x + s B A x).
   /// @param x        (in_features × tokens), read.
   /// @param y        (out_features × tokens), ADDED to. Must not overlap x.
@@ -99,7 +97,6 @@ class DoRALinear {
     adapter.forward(x, z);
     finish(x, y, z, c);
   }
-
   /// @param x        as in forward(), read.
   /// @param dy       (out_features × tokens), read.
   /// @param cache    filled by forward() on the same x, with the same parameters.
@@ -110,12 +107,12 @@ class DoRALinear {
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
     const Index out = base.out_features(), tokens = dy.tokens();
-    expects_shape("DoRALinear::backward", "dy", dy.shape(), Shape{out, x.tokens()}, "out_features x tokens");
-    expects_shape("DoRALinear::backward", "the gradient of the magnitude", Shape{g.magnitude.size(), 1}, Shape{out, 1},
+    constexpr auto where = "DoRALinear::backward";
+    expects_shape(where, "dy", dy.shape(), Shape{out, x.tokens()}, "out_features x tokens");
+    expects_shape(where, "the gradient of the magnitude", Shape{g.magnitude.size(), 1}, Shape{out, 1},
                   "out_features x 1");
-    expects(!overlap<Scalar>(dx, dy), "DoRALinear::backward: dx ", dx.shape(), " and dy ", dy.shape(), " overlap");
-    expects(cache.tokens() == tokens, "DoRALinear::backward: the cache holds ", cache.tokens(), " tokens, expected ",
-            tokens);
+    expects(!overlap<Scalar>(dx, dy), where, ": dx ", dx.shape(), " and dy ", dy.shape(), " overlap");
+    expects(cache.tokens() == tokens, where, ": the cache holds ", cache.tokens(), " tokens, expected ", tokens);
     ScratchFrame scratch;
     const Tokens<Scalar> dz = scratch.take_tokens<Scalar>(out, tokens);
     const ConstTokens<Scalar> z(cache.values_.data(), out, tokens), c(cache.values_.data() + out * tokens, out, 1);
@@ -129,19 +126,17 @@ class DoRALinear {
 
  private:
   void check_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
-    expects_shape("DoRALinear::forward", "x", x.shape(), Shape{base.in_features(), x.tokens()}, "in_features x tokens");
-    expects_shape("DoRALinear::forward", "y", y.shape(), Shape{base.out_features(), x.tokens()},
-                  "out_features x tokens");
-    expects(!overlap<Scalar>(x, y), "DoRALinear::forward: x ", x.shape(), " and y ", y.shape(), " overlap");
+    constexpr auto where = "DoRALinear::forward";
+    expects_shape(where, "x", x.shape(), Shape{base.in_features(), x.tokens()}, "in_features x tokens");
+    expects_shape(where, "y", y.shape(), Shape{base.out_features(), x.tokens()}, "out_features x tokens");
+    expects(!overlap<Scalar>(x, y), where, ": x ", x.shape(), " and y ", y.shape(), " overlap");
   }
-
   /// @param z  holds s B A x.
   void finish(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> z, Tokens<Scalar> c) const {
     norms(c);
     base.forward(x, z);
     y.matrix().array() += z.matrix().array().colwise() * (magnitude.array() / c.matrix().col(0).array());
   }
-
   void norms(Tokens<Scalar> c) const {
     const Index out = base.out_features(), rank = adapter.shape().rank;
     const Scalar s = adapter.scaling();
@@ -155,8 +150,9 @@ class DoRALinear {
     kernels::shrink<Scalar>(std::as_const(adapter).down_stack(), turned, Scalar(1), gram);
     kernels::expand<Scalar>(std::as_const(adapter).up_stack(), gram, s / 2, cross);
     c.matrix().col(0) = squares_;
-    for (Index k = 0; k < rank; ++k)
+    for (Index k = 0; k < rank; ++k) {
       c.matrix().col(0) += 2 * s * adapter.B().col(k).cwiseProduct(cross.matrix().col(k));
+    }
     c.matrix() = c.matrix().cwiseMax(Scalar(0)).cwiseSqrt();
   }
 

@@ -19,11 +19,9 @@ inline namespace HYDRALORA_BUILD {
 
 /// A dense frozen weight W (out_features × in_features), multiplied by Eigen.
 /// Numerics  the same bits for any number of threads: the tokens are cut into fixed slices, each multiplied on one
-///           thread, because the bits of Eigen's own threading depend on the number of threads. Unlike an adapter's, a
-///           token's bits may depend on its place in the batch. With HYDRALORA_NO_OPENMP in a program compiled for
-///           OpenMP, Eigen would thread the slices itself: define EIGEN_DONT_PARALLELIZE too, or call
-///           Eigen::setNbThreads(1). With Eigen's EIGEN_USE_BLAS, a BLAS multiplies float and double; the bits then
-///           depend on the BLAS.
+///           thread. Unlike an adapter's, a token's bits may depend on its place in the batch. With HYDRALORA_NO_OPENMP
+///           in a program compiled for OpenMP, Eigen would thread the slices itself: define EIGEN_DONT_PARALLELIZE too,
+///           or call Eigen::setNbThreads(1). With EIGEN_USE_BLAS the bits depend on the BLAS.
 /// Cost      2 · tokens · in · out flop. Eigen allocates its packed blocks on each call.
 template <class Scalar = float>
 class DenseLinear {
@@ -52,7 +50,6 @@ class DenseLinear {
       dx.slice(begin, count).matrix().noalias() += weight_.transpose() * dy.slice(begin, count).matrix();
     });
   }
-
   /// The former names of forward() and backward().
   [[deprecated("use forward()")]] void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const { forward(x, y); }
   [[deprecated("use backward()")]] void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
@@ -70,7 +67,6 @@ class DenseLinear {
     expects(to.shape() == out, where, "the output is ", to.shape(), ", expected ", out);
     expects(!overlap<Scalar>(from, to), where, "the input ", from.shape(), " and the output ", to.shape(), " overlap");
   }
-
   Matrix weight_;
 };
 
@@ -94,8 +90,7 @@ void base_backward(const Base& base, const In& dy, const Out& dx, long) {
 }
 }  // namespace detail
 
-/// A frozen base with an adapter:  y += W x + ΔW(x). The adapter is called first, because it checks the arguments
-/// before anything is written.
+/// A frozen base with an adapter:  y += W x + ΔW(x). The adapter comes first, as it checks the arguments.
 template <class Base, class Adapter>
 struct AdaptedLinear {
   using Scalar = typename Adapter::Scalar;

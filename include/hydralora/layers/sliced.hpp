@@ -147,7 +147,6 @@ class SlicedBackward {
     if (options.logits_gradient.tokens() > 0) options.logits_gradient = slice(options.logits_gradient);
     layer_.formula().backward_tokens(slice(dy_), slice(pass_), slice(dp()), g_.gate_stack(), options);
   }
-
   const Layer& layer_;
   ConstTokens<Scalar> x_, dy_;
   Tokens<Scalar> dx_;

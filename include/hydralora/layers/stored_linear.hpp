@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Frozen bases in compressed storage: 16 bits, 8 bits with a scale per row, 4 bits with a scale per block. W is decoded
-// strip by strip, and Eigen multiplies the strip.
+// Frozen bases in 16 bits, 8 bits or 4 bits per number. W is decoded strip by strip, and Eigen multiplies the strip.
 #pragma once
 
 #include <algorithm>
@@ -150,7 +149,6 @@ class NF4Weight {
     }
     return best;
   }
-
   Index rows_, cols_;
   std::vector<std::uint8_t> packed_;  // two codes per byte, the first in the upper half
   std::vector<float> scales_;
@@ -189,7 +187,6 @@ class StoredLinear {
     std::swap(storage, storage_);
     return storage;
   }
-
   /// y += W x. Errors as in DenseLinear.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
     check("forward", x, y, in_features(), out_features());
@@ -210,7 +207,6 @@ class StoredLinear {
       dx.rows(begin, count).matrix().noalias() += columns.matrix().transpose() * dy.matrix();
     });
   }
-
   /// The former names of forward() and backward().
   [[deprecated("use forward()")]] void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const { forward(x, y); }
   [[deprecated("use backward()")]] void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {

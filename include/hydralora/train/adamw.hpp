@@ -83,8 +83,7 @@ inline double integer_power(double base, std::int64_t exponent) {
 ///   p = p - η · weight_decay · p - η · m̂ / (√v̂ + ε),     m̂ = m / (1-β1^t),  v̂ = v / (1-β2^t),
 ///                                                 η = learning_rate · schedule
 ///
-/// Source   Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2. The decay is multiplied by the learning rate, as
-///          in PyTorch; in the paper it is not.
+/// Source   Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2; η also scales the decay, as in PyTorch.
 /// Cost     15 flop per parameter, including a square root and a division, and 7 numbers of memory traffic. m and v are
 ///          one allocation of 2 · parameters numbers, made at construction; step() allocates nothing.
 /// Numerics constants in double, everything per number in Scalar; moments start at 0. The bits do not depend on the
@@ -157,7 +156,6 @@ class AdamW {
     expects(steps >= 0, "AdamW::set_steps: steps is ", steps, ", expected >= 0");
     steps_ = steps;
   }
-
   const std::vector<ParameterGroup<Scalar>>& groups() const { return groups_; }
 
   /// m of every group end to end, then v of every group. Writable, to restore a checkpoint.

@@ -74,7 +74,6 @@ BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const 
             ", expected finite and >= 0");
   }
   const auto counts = [&](Index t) { return mask.tokens() == 0 ? 1.0 : static_cast<double>(mask(0, t)); };
-
   const auto n = static_cast<double>(heads);
   Eigen::VectorXd importance = Eigen::VectorXd::Zero(heads), votes = importance, mass = importance;
   double counted = 0, z = 0;

@@ -6,8 +6,7 @@
 //   int size() const;
 //   void sum(Scalar* data, Index count);          // data = Σ of all ranks' data, the same bits on every rank
 //   void broadcast(Scalar* data, Index count);    // data = rank 0's data
-// sum() and broadcast() are collective: all ranks call them in the same order with the same count. interop/mpi.hpp has
-// one for MPI.
+// One is MpiCommunicator (interop/mpi.hpp). All ranks call sum() and broadcast() in the same order with equal counts.
 #pragma once
 
 #include <algorithm>

@@ -192,8 +192,7 @@ SavedWeight<typename Layer::Scalar> initialize_olora(
 
 /// Initialises the gate from clusters of its inputs:  G_i = strength · (c_i − c̄) / v,  v the mean of ‖c_i − c̄‖².
 /// The logit of head i is about `strength` higher at c_i than at c̄. Only the gate is OVERWRITTEN.
-/// @param centroids  (gate inputs × heads), such as KMeansResult::centroids. The inputs of the gate are in_features, or
-///                   rank if it reads A x.
+/// @param centroids  (in_features × heads), such as KMeansResult::centroids; (rank × heads) if the gate reads A x.
 /// @param strength   in logits.
 /// @throws std::invalid_argument  on a layer without a learned gate, another shape, or equal or non-finite centroids.
 template <class Layer, class Derived>
@@ -230,14 +229,12 @@ class HeadWarmup {
     expects(heads >= 1, "HeadWarmup: heads is ", heads, ", expected >= 1");
     expects(steps >= 0, "HeadWarmup: steps is ", steps, ", expected >= 0");
   }
-
   /// The head that learns in this step (0, 1, …), or −1 if all do.
   Index head(Index step) const {
     expects(step >= 0, "HeadWarmup: step is ", step, ", expected >= 0");
     if (step >= steps_) return -1;
     return static_cast<Index>(random_.below(static_cast<std::uint64_t>(heads_), static_cast<std::uint64_t>(step)));
   }
-
   /// Sets the gradients of the other heads' B to 0. Those of A and the gate are unchanged.
   template <class Gradients>
   void apply(Index step, Gradients& g) const {

@@ -51,8 +51,7 @@ struct GroupChunk {
   Index begin, count, flat;
 };
 
-/// Independent of the number of threads, so that sums are too. 8192 numbers are about ten microseconds of work, and
-/// their four float buffers fit into the second-level cache.
+/// Independent of the number of threads, so that sums are too. About 10 µs of work; four float buffers fit into L2.
 inline constexpr Index group_chunk_size = 8192;
 
 template <class Scalar>
@@ -119,14 +118,12 @@ template <class Scalar>
 double clip_global_norm(const std::vector<ParameterGroup<Scalar>>& groups, double max_norm) {
   expects(max_norm > 0, "clip_global_norm: max_norm is ", max_norm, ", expected > 0");
   detail::expects_groups("clip_global_norm", groups);
-
   ScratchFrame scratch;
   const Index count = detail::count_chunks(groups);
   auto* chunks = scratch.take<detail::GroupChunk>(count);
   auto* sums = scratch.take<double>(count);
   detail::cut_into_chunks(groups, chunks);
   const Index work = 2 * count * detail::group_chunk_size;
-
   parallel_for(count, work, [&](Index c) {
     sums[c] = detail::sum_of_squares(groups[chunks[c].group].gradients.data() + chunks[c].begin, chunks[c].count);
   });
