@@ -80,7 +80,7 @@ class MpiCommunicator {
     if (status == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING] = "";
     int length = 0;
-    MPI_Error_string(status, text, &length);  // ends in a zero
+    MPI_Error_string(status, text, &length);
     throw std::runtime_error(std::string(what) + ": " + text);
   }
   /// MPI counts in int. Pieces of 2^24 numbers also bound the buffer of sum_in_rank_order().

@@ -65,7 +65,7 @@ Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
 ///   y = adapter->forward(x, base->forward(x));          // adds ΔW(x) to the base's result in place
 ///
 /// The parameters are two flat tensors over the layer's buffer: "down" (A and the gate) and "up" (B with its column
-/// padding, which stays zero), for optimisers, clip_grad_norm_, torch::save. as_tensor() makes tensors of layer().A().
+/// padding, which stays zero), for optimisers, clip_grad_norm_, torch::save. as_tensor(layer().A()) gives a matrix.
 template <class Layer>
 class TorchAdapterImpl : public torch::nn::Module {
  public:
@@ -94,7 +94,8 @@ class TorchAdapterImpl : public torch::nn::Module {
   /// In training mode dropout draws from (the layer's seed, `step`), and `step` is incremented. For a gate that pools,
   /// every sequence (the last dimension but one) is a segment.
   /// @throws std::invalid_argument  on a wrong shape, or a tensor that would have to be copied; y is untouched.
-  /// Cost    that of the layer. Backward allocates dx and the gradients, and copies a dy that is expanded or strided.
+  /// Cost    that of the layer; forward copies neither x nor y. Backward allocates dx and the gradients, and copies
+  ///         a dy that is expanded or strided.
   torch::Tensor forward(torch::Tensor x, torch::Tensor y, torch::Tensor weights = {}) {
     const Tokens<Scalar> x_tokens = tokens_of<Scalar>(x, "x"), y_tokens = tokens_of<Scalar>(y, "y");
     expects(!(torch::GradMode::is_enabled() && y.is_leaf() && y.requires_grad()),

@@ -22,7 +22,7 @@ constexpr const char* moments_name = "optimizer.moments";
 constexpr const char* steps_name = "optimizer.steps";
 }  // namespace detail
 
-/// Saves the parameters, the optimiser's moments and the number of steps. Batches and dropout depend on seed and step.
+/// Saves parameters, the optimiser's moments and the number of steps; batches and dropout follow from seed and step.
 /// @param path   REPLACED atomically (write_file_atomically()).
 /// @param notes  text that load_checkpoint() returns: the seed, the data, the settings.
 /// @throws FileError  if the file cannot be written; the old file is then unchanged.

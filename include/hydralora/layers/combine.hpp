@@ -97,7 +97,8 @@ LoRA<Scalar> as_lora(const SplitLoRA<Scalar>& layer) {
 
 /// Σ_i c_i ΔW_i as one LoRA of rank Σ r_i with scaling 1: exact up to the rounding of c_i s_i B_i.
 /// Source: PEFT's add_weighted_adapter with "cat".
-/// @throws std::invalid_argument  no or null LoRAs, other features, coefficients that are not one finite number each.
+/// @throws std::invalid_argument  without LoRAs, on a null pointer, different features, or coefficients that are
+///                 missing or not finite.
 template <class Scalar>
 LoRA<Scalar> combine_exactly(const std::vector<const LoRA<Scalar>*>& loras, const std::vector<double>& coefficients) {
   const auto [up, down] = detail::joined_factors("combine_exactly", loras, coefficients);

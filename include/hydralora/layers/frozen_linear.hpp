@@ -36,7 +36,7 @@ class DenseLinear {
   Index in_features() const { return weight_.cols(); }
   Index out_features() const { return weight_.rows(); }
 
-  /// y += W x. Both throw std::invalid_argument on a shape mismatch or overlap; nothing is then written.
+  /// y += W x. forward() and backward() throw std::invalid_argument on wrong shapes or overlap, before they write.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
     check("DenseLinear::forward: ", x, y, weight_.cols(), weight_.rows());
     parallel_slices(x.tokens(), slice_tokens, [&](Index begin, Index count) {

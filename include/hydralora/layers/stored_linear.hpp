@@ -47,7 +47,7 @@ class NarrowWeight {
 };
 
 /// W in 8 bits: the step of a row is its largest absolute value / 127, at least the smallest normal float. The error is
-/// at most half a step. Numbers that are not finite are refused as above.
+/// at most half a step. It throws on a number that is not finite as a float.
 class Int8Weight {
  public:
   template <class Derived>
@@ -89,7 +89,7 @@ class Int8Weight {
 /// W in 4 bits: blocks of 64 numbers in row-major order, divided by the block's largest absolute value and rounded to
 /// the nearest of 16 codes, quantiles of a normal distribution. The error is at most 0.152 of the block's largest
 /// value. 4.5 bits per number with the scales, which are floats: no double quantisation.
-/// Source: NF4, Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E.
+/// Source: NF4, Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E. Errors as in Int8Weight.
 class NF4Weight {
  public:
   static constexpr Index block = 64;  ///< numbers that share a scale
