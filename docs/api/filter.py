@@ -33,10 +33,11 @@ def comment(texts):
 
 
 lines = open(sys.argv[1], encoding="utf-8").read().splitlines()
-if lines[1:2] == ["//"]:
+i = 1
+while lines[i:] and lines[i].startswith("//"):  # after the licence
     lines[0] = "/// @file"
-    for i in range(1, lines.index("#pragma once")):
-        lines[i] = re.sub("^//", "///", lines[i])
+    lines[i] = re.sub("^//", "///", lines[i])
+    i += 1
 block = []
 for line in lines + [""]:
     found = re.fullmatch("( *)///(?: (.*))?", line)

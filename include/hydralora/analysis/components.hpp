@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The number of heads for a corpus: TF-IDF features of its texts, k-means, and the elbow of the error or the largest
-// silhouette over the number of clusters, as in HydraLoRA (arXiv:2404.19245, appendix B). dbscan.hpp finds the number
-// itself. initialize_gate() (train/initialize.hpp) can start the gate from the clusters.
+// silhouette, as in HydraLoRA (arXiv:2404.19245, appendix B). See also dbscan.hpp and initialize_gate().
 #pragma once
 
 #include "hydralora/analysis/k_means.hpp"

@@ -19,7 +19,6 @@ struct DbscanResult {
 
 /// A sample with at least min_samples samples (itself among them) within `radius` is a core. Cores within `radius` of
 /// each other form a cluster with all samples within `radius` of one. A sample near two clusters belongs to the first.
-///
 /// Source   Ester, Kriegel, Sander, Xu 1996, "A density-based algorithm for discovering clusters".
 /// @param points  (features × samples), a column is a sample.
 /// @throws std::invalid_argument  where radius is not above 0 and finite, min_samples < 1, or a number is not finite.

@@ -21,7 +21,7 @@ struct KMeansConfig {
   Index clusters = 1;        ///< 1 … samples
   int restarts = 8;          ///< runs from different initial centroids; the result is the one with the smallest error
   int max_iterations = 100;  ///< per run
-  std::uint64_t seed = 0;    ///< of the initial centroids
+  std::uint64_t seed = 0;
 };
 
 struct KMeansResult {
@@ -36,13 +36,12 @@ namespace detail {
 /// Calls f(i) for every sample, in blocks across threads.
 template <class Function>
 void for_each_sample(Index samples, Index flop_per_sample, Function&& f) {
-  constexpr Index block = 64;
-  parallel_for((samples + block - 1) / block, samples * flop_per_sample, [&](Index b) {
-    for (Index i = b * block; i < std::min(samples, (b + 1) * block); ++i) f(i);
+  parallel_chunks(samples, 64, samples * flop_per_sample, [&](Index begin, Index count) {
+    for (Index i = begin; i < begin + count; ++i) f(i);
   });
 }
 
-/// Squared distances and labels of all samples for the given centroids.
+/// The label and the squared distance of every sample.
 inline void assign_samples(const Eigen::MatrixXd& points, const Eigen::MatrixXd& centroids, std::vector<Index>& labels,
                            Eigen::VectorXd& distances) {
   for_each_sample(points.cols(), 3 * points.rows() * centroids.cols(), [&](Index i) {
@@ -103,8 +102,7 @@ inline KMeansResult lloyd(const Eigen::MatrixXd& points, Eigen::MatrixXd centroi
   return result;
 }
 
-/// k-means++: the first centroid is drawn uniformly from the samples, each further one with probability in proportion
-/// to the squared distance to the nearest centroid so far.
+/// k-means++: a random sample, then each with probability ∝ its squared distance to the nearest centroid so far.
 inline Eigen::MatrixXd seed_centroids(const Eigen::MatrixXd& points, Index clusters, const CounterRandom& random) {
   const Index samples = points.cols();
   Eigen::MatrixXd centroids(points.rows(), clusters);
@@ -158,14 +156,13 @@ Eigen::MatrixXd kmeans_points(const char* where, const Eigen::MatrixBase<Derived
   }
   const double squares = result.squaredNorm();
   expects(std::isfinite(4 * static_cast<double>(shape.cols) * squares), where,
-          ": squared distances overflow (the points' sum ", "of squares is ", squares, ")");
+          ": squared distances overflow (the points' sum of squares is ", squares, ")");
   return result;
 }
 
 }  // namespace detail
 
 /// k-means: centroids c and labels l with a small error  SSE = Σ_i ‖x_i - c_l(i)‖².
-///
 /// Source   Arthur & Vassilvitskii 2007, "k-means++: the advantages of careful seeding"; Lloyd 1982, "Least squares
 ///          quantization in PCM". The result is a local minimum, the best of config.restarts runs.
 /// @param points  (features × samples), a column is a sample; read, copied once into double.
@@ -192,13 +189,12 @@ std::vector<double> sse_curve(const Eigen::MatrixBase<Derived>& points, Index ma
 
 /// The number of clusters at the elbow of a curve sse[k - 1] = SSE(k), k = 1 … K: the k whose point lies farthest below
 /// the chord from (1, SSE(1)) to (K, SSE(K)), both axes scaled to [0, 1]; ties (to within 1e-12) to the lower k.
-///
 /// Source   Satopaa et al. 2011, "Finding a 'kneedle' in a haystack", without its smoothing.
 /// @return  k in [1, K]. 1 means no elbow: the curve is flat, rises, or lies nowhere below its chord. K must exceed the
 ///          number of clusters sought. Where some clusters lie much farther apart than others, k is too small.
 /// @throws std::invalid_argument  on an empty curve, and on values that are negative or not finite.
 inline Index elbow(const std::vector<double>& sse) {
-  expects(!sse.empty(), "elbow: the curve has ", sse.size(), " values, expected at least 1");
+  expects(!sse.empty(), "elbow: the curve has 0 values, expected at least 1");
   for (std::size_t i = 0; i < sse.size(); ++i) {
     expects(sse[i] >= 0 && std::isfinite(sse[i]), "elbow: SSE(", i + 1, ") is ", sse[i], ", expected finite and >= 0");
   }

@@ -13,26 +13,21 @@ inline namespace HYDRALORA_BUILD {
 
 /// Statistics of routing weights ω over many tokens. The weights of a token should be ≥ 0 with sum 1.
 ///
-///   normalized_entropy  1 = every token gets every head alike: the router does nothing. Near 0 = each token has one
-///   head.
+///   normalized_entropy  1 = every token gets all heads equally: the router does nothing. Near 0 = one head per token.
 ///   usage               1/N each is balanced. One head near 1 = collapse; a head near 0 is dead.
 ///   top1_share          the same by the largest weight, which is noise where the entropy is near 1.
 ///
-/// Sums are in double, in token order. add() is not thread-safe.
+/// Sums are in double, in token order.
 class RouterStats {
  public:
-  /// @throws std::invalid_argument  if heads < 1.
   explicit RouterStats(Index heads) {
     expects(heads >= 1, "RouterStats: heads is ", heads, ", expected >= 1");
-    weight_sums_ = Eigen::VectorXd::Zero(heads);
-    top1_counts_ = Eigen::VectorXd::Zero(heads);
+    weight_sums_ = top1_counts_ = Eigen::VectorXd::Zero(heads);
   }
-
   Index heads() const { return weight_sums_.size(); }
   Index tokens() const { return tokens_; }
 
-  /// Adds the weights of some tokens.
-  /// @param weights  (heads × tokens), read. tokens = 0 is a no-op. A NaN shows in the results.
+  /// @param weights  (heads × tokens), read. A NaN shows in the results.
   /// @throws std::invalid_argument  on another number of heads; the statistics are then unchanged.
   /// Cost     one logarithm per number; allocates nothing.
   template <class Scalar>
@@ -51,23 +46,17 @@ class RouterStats {
     }
     tokens_ += weights.tokens();
   }
-  template <class Scalar>
-  void add(Tokens<Scalar> weights) {
-    add(ConstTokens<Scalar>(weights));
-  }
   template <class Derived>
   void add(const Eigen::DenseBase<Derived>& weights) {
     add(ConstTokens<typename Derived::Scalar>(weights.derived()));
   }
 
-  /// The mean weight of each head. Zeros without tokens.
+  // Without tokens all of these are 0.
+  /// The mean weight of each head.
   Eigen::VectorXd usage() const { return weight_sums_ / token_divisor(); }
-
-  /// The share of tokens whose largest weight is that of the head; of equal ones the lower counts. 0 without tokens.
+  /// The share of tokens whose largest weight is that of the head; of equal ones the lower counts.
   Eigen::VectorXd top1_share() const { return top1_counts_ / token_divisor(); }
-
-  /// Mean over tokens of  -Σ_i ω_i ln ω_i / ln N, in [0, 1] for weights that sum to 1. 0 before the first token and for
-  /// N = 1.
+  /// The mean over tokens of  -Σ_i ω_i ln ω_i / ln N, in [0, 1] for weights that sum to 1; 0 for N = 1.
   double normalized_entropy() const {
     if (heads() == 1) return 0;
     return entropy_sum_ / (token_divisor() * std::log(static_cast<double>(heads())));
@@ -76,8 +65,7 @@ class RouterStats {
  private:
   double token_divisor() const { return static_cast<double>(std::max<Index>(tokens_, 1)); }
 
-  Eigen::VectorXd weight_sums_;
-  Eigen::VectorXd top1_counts_;
+  Eigen::VectorXd weight_sums_, top1_counts_;
   double entropy_sum_ = 0;
   Index tokens_ = 0;
 };
@@ -86,7 +74,6 @@ class RouterStats {
 ///
 /// Near 1 = the heads are alike; near 0 = they write different directions; near -1 = one undoes the other. The cosine
 /// with an all-zero head is 0, also on the diagonal, which otherwise is exactly 1.
-///
 /// @param layer  has config().heads and B(head), an Eigen expression; all heads of one shape.
 /// @return  (heads × heads), symmetric, within [-1, 1].
 /// @throws std::invalid_argument  if a head's shape differs from the first head's.
@@ -119,7 +106,6 @@ Eigen::MatrixXd head_cosine(const Layer& layer) {
 
 /// ‖ΔW‖ (Frobenius) of a layer without forming ΔW. It shows an adapter that was loaded but does nothing.
 /// ‖s Σ_i ω_i B_i A_i‖² = s² Σ_ij ω_i ω_j ⟨B_iᵀ B_j, A_i A_jᵀ⟩, from the two Gram matrices of the stacks.
-///
 /// @param layer    a LoRA, SplitLoRA, HydraLoRA or SharedBLoRA.
 /// @param weights  ω, for example RouterStats::usage(). Empty: 1 each without a router, 1/N each with one.
 /// @throws std::invalid_argument  on another number of weights.

@@ -14,7 +14,6 @@ inline namespace HYDRALORA_BUILD {
 
 /// The mean silhouette of a clustering, in [-1, 1]; higher is better. That of a sample is (b − a) / max(a, b), with a
 /// the mean distance to the others of its cluster and b that to the nearest other cluster; 0 if it is alone.
-///
 /// Source   Rousseeuw 1987, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis".
 /// @param points  (features × samples), a column is a sample.
 /// @param labels  one per sample, below the number of samples; a negative label (noise) excludes the sample.
@@ -56,8 +55,7 @@ double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<In
   return values.sum() / sizes.sum();
 }
 
-/// The silhouette of k-means for k = 1 … max_clusters clusters at result[k - 1], 0 for one cluster. Arguments as for
-/// sse_curve().
+/// The silhouettes of k-means with k = 1 … max_clusters clusters at [k - 1], 0 for k = 1. Arguments as in sse_curve().
 template <class Derived>
 std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, Index max_clusters,
                                      KMeansConfig config = {}) {
@@ -71,8 +69,7 @@ std::vector<double> silhouette_curve(const Eigen::MatrixBase<Derived>& points, I
 
 /// How alike two labellings of the same samples are: 1 = the same clusters, about 0 = as by chance. For a router: the
 /// true components against the head with the largest weight.
-///
-/// Source   Hubert and Arabie 1985, "Comparing partitions": the adjusted Rand index.
+/// Source   Hubert and Arabie 1985, "Comparing partitions".
 /// @param a, b  one label per sample, 0 … 9999.
 /// @return  1 for fewer than two samples, if both are one cluster, or if in both every sample is its own cluster.
 /// @throws std::invalid_argument  if the sizes differ, or on another label.

@@ -17,7 +17,6 @@ inline namespace HYDRALORA_BUILD {
 /// The cosine of two matrices after the best rotation of their rows: max over orthogonal R of ⟨X, R Y⟩ / (‖X‖ ‖Y‖),
 /// which is the nuclear norm of X Yᵀ over the norms. For A; for B pass B(i).transpose(). So matrices that differ only
 /// by a rotation of the rank-r space, which B A does not depend on, have cosine 1.
-///
 /// @return  in [0, 1]; 0 if one of them is zero.
 /// @throws std::invalid_argument  if the shapes differ, or on numbers that are not finite.
 template <class X, class Y>
@@ -34,7 +33,6 @@ double aligned_cosine(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Y>&
 
 /// The cosines of the principal angles between two column spaces, descending: all 1 = one contains the other, all 0 =
 /// orthogonal. For B(i); for A pass A().transpose(). Source: Björck and Golub 1973.
-///
 /// @return  as many numbers in [0, 1] as the smaller rank; none for a zero matrix.
 /// @throws std::invalid_argument  if the numbers of rows differ, or on numbers that are not finite.
 template <class X, class Y>
@@ -48,13 +46,8 @@ Eigen::VectorXd principal_cosines(const Eigen::MatrixBase<X>& x, const Eigen::Ma
   };
   const Eigen::MatrixXd overlap =
       orthonormal(x.template cast<double>()).transpose() * orthonormal(y.template cast<double>());
-  const Index cosines = std::min(overlap.rows(), overlap.cols()), size = std::max(overlap.rows(), overlap.cols());
-  if (cosines == 0) return Eigen::VectorXd();
-  Eigen::MatrixXd square = Eigen::MatrixXd::Zero(size, size);  // zeros do not change the singular values
-  square.topLeftCorner(overlap.rows(), overlap.cols()) = overlap;
-  // The fastest of Eigen's SVDs to compile.
-  const Eigen::JacobiSVD<Eigen::MatrixXd, Eigen::NoQRPreconditioner> svd(square);
-  return svd.singularValues().head(cosines).cwiseMin(1.0);
+  if (overlap.size() == 0) return Eigen::VectorXd();
+  return Eigen::BDCSVD<Eigen::MatrixXd>(overlap).singularValues().cwiseMin(1.0);
 }
 
 struct PrincipalComponents {
@@ -63,7 +56,6 @@ struct PrincipalComponents {
 };
 
 /// PCA of the centred columns. The coordinate with the largest absolute value of each component is positive.
-///
 /// @param samples     (features × samples): flattened matrices, activations.
 /// @param components  1 … min(features, samples).
 /// @throws std::invalid_argument  on another number of components, or numbers that are not finite.

@@ -10,9 +10,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// TF-IDF weights of word counts: count · (ln((1 + n) / (1 + documents with the word)) + 1), every document then scaled
-/// to length 1.
-///
+/// TF-IDF:  count · (ln((1 + documents) / (1 + documents with the word)) + 1),  every document then scaled to length 1.
 /// Source   Salton and Buckley 1988; smoothed like scikit-learn's default, with the same results.
 /// @param counts  (words × documents), ≥ 0. A document without words stays 0.
 /// @throws std::invalid_argument  on a count that is negative or not finite.

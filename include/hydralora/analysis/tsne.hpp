@@ -18,7 +18,7 @@ inline namespace HYDRALORA_BUILD {
 struct TsneConfig {
   double perplexity = 30;  ///< about how many neighbours a point has, in [1, samples − 1)
   int iterations = 1000;   ///< of gradient descent
-  std::uint64_t seed = 0;  ///< of the initial coordinates
+  std::uint64_t seed = 0;
 };
 
 struct TsneResult {
@@ -82,7 +82,6 @@ inline void tsne_gradient(const Eigen::MatrixXd& p, double exaggeration, const E
   });
 }
 
-/// KL(P ‖ Q) in nats.
 inline double tsne_divergence(const Eigen::MatrixXd& p, const Eigen::MatrixXd& y) {
   const Index samples = y.cols();
   const Eigen::MatrixXd weights = tsne_weights(y);
@@ -99,7 +98,6 @@ inline double tsne_divergence(const Eigen::MatrixXd& p, const Eigen::MatrixXd& y
 }  // namespace detail
 
 /// Maps points to a plane.
-///
 /// Source   van der Maaten and Hinton 2008, "Visualizing data using t-SNE", with its momentum (0.5, then 0.8) and the
 ///          gains of Jacobs 1988. As in scikit-learn, early exaggeration is 12 for a quarter of the iterations and the
 ///          learning rate is samples / 48, at least 50.

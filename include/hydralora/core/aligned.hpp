@@ -13,11 +13,10 @@ inline namespace HYDRALORA_BUILD {
 /// The bytes of a cache line and of the widest register (AVX-512).
 inline constexpr std::size_t memory_alignment = 64;
 
-/// Numbers in a cache line.
 template <class Scalar>
 inline constexpr Index cache_line = static_cast<Index>(memory_alignment / sizeof(Scalar));
 
-/// Lets a std::vector begin at a cache line. Loading a register across two lines costs twice.
+/// Lets a std::vector begin at a cache line: loading a register across two lines costs twice as much.
 template <class T>
 struct AlignedAllocator {
   using value_type = T;

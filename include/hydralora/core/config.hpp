@@ -40,7 +40,6 @@ Compile this file without it."
 #define HYDRALORA_ASSERT_TAG assert
 #endif
 
-// core/expects.hpp says what a failed check does without exceptions.
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
 #define HYDRALORA_HAS_EXCEPTIONS 1
 #define HYDRALORA_ERRORS_TAG throwing
@@ -49,7 +48,7 @@ Compile this file without it."
 #define HYDRALORA_ERRORS_TAG calling
 #endif
 
-// The widest instruction set this file is compiled for: a part of HYDRALORA_BUILD below.
+// The widest instruction set this file is compiled for.
 #if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define HYDRALORA_ISA_TAG avx512
 #elif defined(__AVX512F__)

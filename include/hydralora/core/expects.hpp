@@ -3,12 +3,10 @@
 // message, before anything has been written. Compiled without exceptions, it calls hydralora::on_failure().
 #pragma once
 
-#include <cmath>
 #include <initializer_list>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
-#include <string>
 
 #include "hydralora/core/config.hpp"
 
@@ -22,10 +20,9 @@ namespace hydralora {
 
 inline namespace HYDRALORA_BUILD {
 
-/// Rows and columns; 8x16 in an error message.
+/// Rows and columns; of a view, features and tokens. 8x16 in an error message.
 struct Shape {
-  Index rows;  ///< features of a view
-  Index cols;  ///< tokens of a view
+  Index rows, cols;
 
   friend bool operator==(Shape a, Shape b) { return a.rows == b.rows && a.cols == b.cols; }
   friend std::ostream& operator<<(std::ostream& out, Shape s) { return out << s.rows << 'x' << s.cols; }
@@ -33,7 +30,7 @@ struct Shape {
 
 namespace detail {
 
-/// A reference to anything that a stream takes, so that one function makes all messages, whatever the types.
+/// A reference to anything that a stream takes, so that one function makes all messages.
 class MessagePart {
  public:
   MessagePart(const char* text)  // NOLINT(google-explicit-constructor)

@@ -21,28 +21,24 @@ inline namespace HYDRALORA_BUILD {
 /// the host's own parallel regions. Without OpenMP it does nothing.
 class SerialScope {
  public:
+  SerialScope(const SerialScope&) = delete;
+  SerialScope& operator=(const SerialScope&) = delete;
 #if HYDRALORA_HAS_OPENMP
   SerialScope() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
   ~SerialScope() { omp_set_num_threads(threads_); }
+
+ private:
+  int threads_;
 #else
   SerialScope() {}   // NOLINT(modernize-use-equals-default): not trivial, as with OpenMP
   ~SerialScope() {}  // NOLINT(modernize-use-equals-default)
 #endif
-  SerialScope(const SerialScope&) = delete;
-  SerialScope& operator=(const SerialScope&) = delete;
-
-#if HYDRALORA_HAS_OPENMP
- private:
-  int threads_;
-#endif
 };
 
-/// Loops of fewer flop stay on the calling thread: starting the others costs 5 to 10 µs, in which a core does 10^6
-/// flop.
+/// Loops of fewer flop stay on the calling thread: in the 5 to 10 µs that starting the others takes, a core does 10^6.
 inline constexpr Index parallel_work_minimum = 1000000;
 
 namespace detail {
-
 template <class Function>
 void call_with_thread(Function& f, Index i, Index thread) {
   if constexpr (std::is_invocable_v<Function&, Index, Index>) {
@@ -51,7 +47,6 @@ void call_with_thread(Function& f, Index i, Index thread) {
     f(i);
   }
 }
-
 }  // namespace detail
 
 /// The largest number of threads on which parallel_for(count, work, f), called now, runs f.

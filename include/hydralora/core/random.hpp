@@ -42,12 +42,10 @@ inline double portable_log(double x) {
     m += m;
     --exponent;
   }
-  const double s = (m - 1.0) / (m + 1.0);  // |s| ≤ 0.172, so s^24/25 is below double rounding
-  const double square = s * s;
+  const double s = (m - 1.0) / (m + 1.0), square = s * s;  // |s| ≤ 0.172, so s^24/25 is below double rounding
   double series = 1.0 / 25.0;
   for (int k = 23; k >= 1; k -= 2) series = std::fma(series, square, 1.0 / k);
-  const double log_m = 2.0 * s * series;
-  return std::fma(static_cast<double>(exponent), 0.69314718055994531, log_m);
+  return std::fma(static_cast<double>(exponent), 0.69314718055994531, 2.0 * s * series);
 }
 
 /// cos(2πu) for u in [0, 1): a Taylor series on a quarter turn. The series runs to x^24/24! < 1e-19 at π/2.
@@ -65,11 +63,9 @@ inline double portable_cos_turns(double u) {
 
 }  // namespace detail
 
-/// Philox4x64-10: four 64-bit words from a 256-bit counter and a 128-bit key.
-///
+/// Philox4x64-10: four 64-bit words from a 256-bit counter and a 128-bit key, by 20 multiplications.
 /// Source   Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.3. The tests
 ///          compare with its known answers.
-/// Cost     20 multiplications, no memory.
 inline std::array<std::uint64_t, 4> philox4x64(std::array<std::uint64_t, 4> counter, std::array<std::uint64_t, 2> key) {
   constexpr std::uint64_t multiplier_0 = 0xD2E7470EE14C6C93U, multiplier_1 = 0xCA5A826395121157U;  // paper, table 2
   constexpr std::uint64_t weyl_0 = 0x9E3779B97F4A7C15U, weyl_1 = 0xBB67AE8584CAA73BU;  // golden ratio, √3 - 1
@@ -88,37 +84,29 @@ inline std::array<std::uint64_t, 4> philox4x64(std::array<std::uint64_t, 4> coun
 class CounterRandom {
  public:
   explicit CounterRandom(std::uint64_t seed, std::uint64_t stream = 0) : key_{seed, stream} {}
-
   /// 64 random bits at (i, j, k). Four neighbouring i share one Philox block.
   std::uint64_t bits(std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
     return block(i / 4, j, k)[i % 4];
   }
-
   /// Uniform in [0, 1), a multiple of 2^-53.
   double uniform(std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const { return to_unit(bits(i, j, k)); }
-
   /// Uniform in [low, high]; high can only occur by rounding.
   double uniform_between(double low, double high, std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
     return std::fma(high - low, uniform(i, j, k), low);
   }
-
   /// Uniform integer in [0, n), n > 0. Bias below n / 2^64.
   std::uint64_t below(std::uint64_t n, std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
     return detail::multiply_high(bits(i, j, k), n);
   }
-
   /// Normal with mean 0 and variance 1, by Box and Muller from two uniforms of another block.
   double normal(std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
     const auto words = philox4x64({i, j, k, 1}, key_);
     const double positive = to_unit(words[0]) + 0x1p-54;  // in (0, 1]: the logarithm stays finite
     return std::sqrt(-2.0 * detail::portable_log(positive)) * detail::portable_cos_turns(to_unit(words[1]));
   }
-
-  /// True with probability p.
   bool bernoulli(double p, std::uint64_t i, std::uint64_t j = 0, std::uint64_t k = 0) const {
     return uniform(i, j, k) < p;
   }
-
   /// The words bits(4i … 4i+3, j, k).
   std::array<std::uint64_t, 4> block(std::uint64_t i, std::uint64_t j, std::uint64_t k) const {
     return philox4x64({i, j, k, 0}, key_);

@@ -8,13 +8,12 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Segments of a batch (documents, prompts), given by their lengths in order. A view of the caller's list.
+/// Segments of a batch (documents, prompts), given by their lengths in order. Refers to the caller's list.
 struct Segments {
   const Index* lengths = nullptr;
   Index count = 0;  ///< 0 = all tokens are one segment
 
   Segments() = default;
-  /// The list must outlive the call.
   Segments(const Index* list, Index size) : lengths(list), count(size) {}
   Segments(const std::vector<Index>& list)  // NOLINT(google-explicit-constructor)
       : Segments(list.data(), static_cast<Index>(list.size())) {}

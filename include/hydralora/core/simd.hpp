@@ -54,7 +54,6 @@ template <class Scalar>
 inline constexpr bool has_simd = has_simd_v<Scalar, DefaultArch>;
 
 HYDRALORA_FALSE_UNINITIALIZED_BEGIN
-/// e^x of every lane.
 template <class Arch, class Scalar>
 HYDRALORA_FLATTEN Batch<Scalar, Arch> exponential(const Batch<Scalar, Arch>& x) {
   return exp(x);
@@ -66,7 +65,6 @@ template <class Scalar, class Arch>
 inline constexpr Index lanes = static_cast<Index>(Batch<Scalar, Arch>::size);
 
 namespace detail {
-
 /// Copies `half` … 2 · half numbers as two pieces that may overlap, fewer by the next smaller `half`. A piece is a
 /// single move; a call of the C library costs more than all of them.
 template <Index half, class Scalar>
@@ -80,7 +78,6 @@ void copy_few(const Scalar* from, Scalar* to, Index count) {
     std::memcpy(to + count - half, last, sizeof last);
   }
 }
-
 }  // namespace detail
 
 /// The first `count` lanes from memory, the others zero. Reads nothing else.
@@ -93,7 +90,7 @@ Batch<Scalar, Arch> load_first(const Scalar* from, Index count) {
   return Batch<Scalar, Arch>::load_unaligned(buffer);
 }
 
-/// Writes the first `count` lanes and nothing else.
+/// Writes the first `count` lanes only.
 template <class Arch, class Scalar>
 void store_first(const Batch<Scalar, Arch>& value, Scalar* to, Index count) {
   constexpr Index width = lanes<Scalar, Arch>;

@@ -4,8 +4,7 @@
 //   Eigen::MatrixXf x(features, tokens)            Eigen's default, column-major
 //   float x[tokens][features]                      the same bytes in torch, ggml, ONNX Runtime, dlib, plain C
 //
-// A view never copies. A row-major matrix, an expression that is not in memory, or another scalar type does not
-// compile.
+// A view never copies. A row-major matrix, another scalar type or an expression that is not in memory does not compile.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +26,6 @@ template <class T>
 struct is_eigen<T, std::void_t<typename bare_t<T>::PlainObject>>
     : std::is_base_of<Eigen::DenseBase<bare_t<T>>, bare_t<T>> {};
 
-/// The compile-time checks of an Eigen argument.
 template <class Scalar, class Expression>
 constexpr void expects_contiguous_columns() {
   using E = bare_t<Expression>;
@@ -50,7 +48,7 @@ constexpr void expects_contiguous_columns() {
   }
 }
 
-/// Reports what is wrong with a view; apart, so that the constructors stay short.
+/// Says what is wrong with a view. A separate function keeps the constructors short.
 [[noreturn]] inline void refuse_view(Shape shape, Index stride) {
   expects(shape.rows >= 0 && shape.cols >= 0, "tokens view: negative size ", shape);
   expects(stride >= shape.rows || shape.cols <= 1, "tokens view: stride ", stride, " is below ", shape.rows,
@@ -78,7 +76,6 @@ class ConstTokens {
   }
   ConstTokens(const Scalar* data, Index features, Index tokens) : ConstTokens(data, features, tokens, features) {}
 
-  /// The memory of an Eigen expression.
   template <class Expression, std::enable_if_t<detail::is_eigen<Expression>::value, int> = 0>
   ConstTokens(const Expression& x) : features_(x.rows()), tokens_(x.cols()) {  // NOLINT(google-explicit-constructor)
     detail::expects_contiguous_columns<Scalar, Expression>();
@@ -109,11 +106,10 @@ class ConstTokens {
 
  private:
   ConstTokens part(const Scalar* data, Index features, Index tokens) const {
-    ConstTokens result;
+    ConstTokens result = *this;
     result.data_ = data;
     result.features_ = features;
     result.tokens_ = tokens;
-    result.stride_ = stride_;
     return result;
   }
   void check() const {
@@ -124,52 +120,40 @@ class ConstTokens {
   }
 
   const Scalar* data_ = nullptr;
-  Index features_ = 0;
-  Index tokens_ = 0;
-  Index stride_ = 0;
+  Index features_ = 0, tokens_ = 0, stride_ = 0;
 };
 
-/// Writable view with the members of ConstTokens, to which it converts. Accepts lvalue matrices and writable
-/// temporaries such as `y.leftCols(3)`. A temporary matrix, whose result would be lost, does not compile.
+/// A writable view. Accepts lvalue matrices and writable temporaries such as `y.leftCols(3)`. A temporary matrix, whose
+/// result would be lost, does not compile.
 template <class Scalar>
-class Tokens {
+class Tokens : public ConstTokens<Scalar> {
+  using Base = ConstTokens<Scalar>;
+
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+  using Matrix = typename Base::Matrix;
   using Map = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
 
   Tokens() = default;
-  Tokens(Scalar* data, Index features, Index tokens, Index stride)
-      : data_(data), view_(data, features, tokens, stride) {}
-  Tokens(Scalar* data, Index features, Index tokens) : Tokens(data, features, tokens, features) {}
-
+  Tokens(Scalar* data, Index features, Index tokens, Index stride) : Base(data, features, tokens, stride) {}
+  Tokens(Scalar* data, Index features, Index tokens) : Base(data, features, tokens) {}
   template <class Expression, std::enable_if_t<detail::is_eigen<Expression>::value, int> = 0>
-  Tokens(Expression&& y) : view_(y) {  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
+  Tokens(Expression&& y) : Base(y) {  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
     using E = detail::bare_t<Expression>;
     static_assert(std::is_lvalue_reference_v<Expression> || !std::is_base_of_v<Eigen::PlainObjectBase<E>, E>,
                   "hydralora: the result would be written into a temporary matrix and lost.");
     static_assert(std::is_convertible_v<decltype(y.data()), Scalar*>, "hydralora: the output argument is read-only.");
-    data_ = y.data();
   }
 
-  operator ConstTokens<Scalar>() const { return view_; }  // NOLINT(google-explicit-constructor)
+  Scalar* data() const { return const_cast<Scalar*>(Base::data()); }  // every constructor takes writable memory
+  Scalar* token(Index t) const { return data() + t * this->stride(); }
+  Scalar& operator()(Index feature, Index t) const { return token(t)[feature]; }
 
-  Scalar* data() const { return data_; }
-  Index features() const { return view_.features(); }
-  Index tokens() const { return view_.tokens(); }
-  Index stride() const { return view_.stride(); }
-  Shape shape() const { return view_.shape(); }
-  Scalar* token(Index t) const { return data_ + t * stride(); }
-  Scalar& operator()(Index feature, Index t) const { return data_[t * stride() + feature]; }
-
-  Tokens slice(Index begin, Index count) const { return Tokens(token(begin), view_.slice(begin, count)); }
-  Tokens rows(Index begin, Index count) const { return Tokens(data_ + begin, view_.rows(begin, count)); }
-  Map matrix() const { return Map(data_, features(), tokens(), Eigen::OuterStride<>(stride())); }
+  Tokens slice(Index begin, Index count) const { return Tokens(Base::slice(begin, count)); }
+  Tokens rows(Index begin, Index count) const { return Tokens(Base::rows(begin, count)); }
+  Map matrix() const { return Map(data(), this->features(), this->tokens(), Eigen::OuterStride<>(this->stride())); }
 
  private:
-  Tokens(Scalar* data, ConstTokens<Scalar> view) : data_(data), view_(view) {}
-
-  Scalar* data_ = nullptr;
-  ConstTokens<Scalar> view_;
+  explicit Tokens(const Base& view) : Base(view) {}
 };
 
 /// Whether two views share a number. Exact for interleaved columns: the upper and the lower half of one matrix do not
@@ -180,8 +164,7 @@ bool overlap(ConstTokens<Scalar> a, ConstTokens<Scalar> b) {
   const auto end = [](const ConstTokens<Scalar>& v) { return v.token(v.tokens() - 1) + v.features(); };
   if (a.features() == 0 || b.features() == 0 || a.tokens() == 0 || b.tokens() == 0) return false;
   if (address(end(a)) <= address(b.data()) || address(end(b)) <= address(a.data())) return false;
-  Index i = 0;
-  Index j = 0;
+  Index i = 0, j = 0;
   while (i < a.tokens() && j < b.tokens()) {  // columns ascend in both views: proceed as in a merge
     const auto a_begin = address(a.token(i)), a_end = address(a.token(i) + a.features());
     const auto b_begin = address(b.token(j)), b_end = address(b.token(j) + b.features());

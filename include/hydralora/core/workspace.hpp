@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Scratch memory: one buffer per thread that grows to what its calls need and is reused. The library's only global.
+// Scratch memory: one buffer per thread, which grows as calls need it and is reused. The library's only global.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +24,7 @@ class Workspace {
   static constexpr std::size_t alignment = memory_alignment;
 
   struct Position {
-    std::size_t block;
-    std::size_t offset;
+    std::size_t block, offset;
   };
 
   Position open() {
@@ -38,12 +37,10 @@ class Workspace {
     ++open_frames_;
     return top_;
   }
-
   void close(Position position) {
     --open_frames_;
     top_ = position;
   }
-
   void* take(std::size_t bytes) {
     bytes = (bytes + alignment - 1) / alignment * alignment;
     if (blocks_.empty()) add_block(bytes);
@@ -84,8 +81,7 @@ inline Workspace& thread_workspace() {
 }  // namespace detail
 
 /// Scratch memory for a scope, from the calling thread's buffer: uninitialised, 64-byte aligned, valid until the frame
-/// ends. Frames nest like scopes. Other threads may use the memory. @throws std::bad_alloc where the buffer cannot
-/// grow.
+/// ends. Frames nest like scopes. Other threads may use the memory. Throws std::bad_alloc if the buffer cannot grow.
 class ScratchFrame {
  public:
   ScratchFrame() = default;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-//
 // An MPI communicator for train/data_parallel.hpp. The only header that includes <mpi.h>.
 #pragma once
 
 #include <mpi.h>
-
 #include <algorithm>
+#include <cstddef>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -27,9 +27,7 @@ enum class Summation {
 ///
 /// The host calls MPI_Init before construction and should call MPI_Finalize after destruction. All calls come from the
 /// thread that constructed it (MPI_THREAD_FUNNELED is enough), each on all ranks.
-///
-/// If a rank stops early, the others wait forever in their next call: catch exceptions and call MPI_Abort, which ends
-/// all ranks. mpirun does the same when a rank is killed.
+/// If a rank stops early, the others wait forever in their next call: catch exceptions and call MPI_Abort.
 /// @throws std::runtime_error  on an MPI error, with MPI's message.
 class MpiCommunicator {
  public:
@@ -48,22 +46,16 @@ class MpiCommunicator {
   MpiCommunicator(const MpiCommunicator&) = delete;
   MpiCommunicator& operator=(const MpiCommunicator&) = delete;
 
-  int rank() const { return rank_; }  ///< from 0
-  int size() const { return size_; }  ///< number of processes
+  int rank() const { return rank_; }
+  int size() const { return size_; }
 
-  /// data = Σ of all ranks' data.
   template <class Scalar>
   void sum(Scalar* data, Index count) {
     in_pieces(data, count, [&](Scalar* piece, int piece_count) {
-      if (summation_ == Summation::rank_order) {
-        sum_in_rank_order(piece, piece_count);
-      } else {
-        check(MPI_Allreduce(MPI_IN_PLACE, piece, piece_count, type<Scalar>(), MPI_SUM, comm_), "MPI_Allreduce");
-      }
+      if (summation_ == Summation::rank_order) return sum_in_rank_order(piece, piece_count);
+      check(MPI_Allreduce(MPI_IN_PLACE, piece, piece_count, type<Scalar>(), MPI_SUM, comm_), "MPI_Allreduce");
     });
   }
-
-  /// data = rank 0's data.
   template <class Scalar>
   void broadcast(Scalar* data, Index count) {
     in_pieces(data, count, [&](Scalar* piece, int piece_count) {
@@ -78,22 +70,19 @@ class MpiCommunicator {
                   "hydralora: gradients are float or double.");
     return std::is_same_v<Scalar, float> ? MPI_FLOAT : MPI_DOUBLE;
   }
-
   static bool running() {
     int initialized = 0, finalized = 0;
     MPI_Initialized(&initialized);
     MPI_Finalized(&finalized);
     return initialized != 0 && finalized == 0;
   }
-
   static void check(int status, const char* what) {
     if (status == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING] = "";
     int length = 0;
     MPI_Error_string(status, text, &length);
-    throw std::runtime_error(std::string(what) + ": " + std::string(text, static_cast<std::size_t>(length)));
+    throw std::runtime_error(std::string(what) + ": " + text);
   }
-
   /// MPI counts in int. Pieces of 2^24 numbers also bound the buffer of sum_in_rank_order().
   template <class Scalar, class Function>
   static void in_pieces(Scalar* data, Index count, Function&& f) {
@@ -102,29 +91,25 @@ class MpiCommunicator {
       f(data + begin, static_cast<int>(std::min(piece, count - begin)));
     }
   }
-
   /// Every rank receives its share of all ranks' numbers, adds them in rank order and sends the sums to all. Like a
   /// ring, a rank sends and receives 2 (size − 1) / size of the numbers.
   template <class Scalar>
   void sum_in_rank_order(Scalar* data, int count) {
-    const auto ranks = static_cast<std::size_t>(size_);
-    std::vector<int> counts(ranks), begins(ranks), own_counts(ranks), own_begins(ranks);
     const auto own = static_cast<int>(share_of(count, rank_, size_).count);
+    std::vector<int> counts, begins, own_counts, own_begins;
     for (int r = 0; r < size_; ++r) {
       const Share share = share_of(count, r, size_);
-      const auto i = static_cast<std::size_t>(r);
-      begins[i] = static_cast<int>(share.begin);
-      counts[i] = static_cast<int>(share.count);
-      own_begins[i] = r * own;
-      own_counts[i] = own;
+      begins.push_back(static_cast<int>(share.begin));
+      counts.push_back(static_cast<int>(share.count));
+      own_begins.push_back(r * own);
+      own_counts.push_back(own);
     }
-    std::vector<Scalar> all(ranks * static_cast<std::size_t>(own));
+    std::vector<Scalar> all(counts.size() * static_cast<std::size_t>(own));
     check(MPI_Alltoallv(data, counts.data(), begins.data(), type<Scalar>(), all.data(), own_counts.data(),
                         own_begins.data(), type<Scalar>(), comm_),
           "MPI_Alltoallv");
-    for (std::size_t r = 1; r < ranks; ++r) {
-      for (int i = 0; i < own; ++i)
-        all[static_cast<std::size_t>(i)] += all[r * static_cast<std::size_t>(own) + static_cast<std::size_t>(i)];
+    for (auto from = all.begin() + own; from < all.end(); from += own) {
+      std::transform(all.begin(), all.begin() + own, from, all.begin(), std::plus<>());
     }
     check(MPI_Allgatherv(all.data(), own, type<Scalar>(), data, counts.data(), begins.data(), type<Scalar>(), comm_),
           "MPI_Allgatherv");
@@ -132,8 +117,7 @@ class MpiCommunicator {
 
   Summation summation_;
   MPI_Comm comm_ = MPI_COMM_NULL;
-  int rank_ = 0;
-  int size_ = 1;
+  int rank_ = 0, size_ = 1;
 };
 
 }  // namespace HYDRALORA_BUILD

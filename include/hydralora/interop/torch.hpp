@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT
-//
 // The layers as libtorch modules, on CPU tensors without a copy. The only header that includes <torch/torch.h>.
 #pragma once
 
 #include <torch/torch.h>
-
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
@@ -27,9 +26,7 @@ torch::Tensor as_tensor(Map map) {
 }
 
 namespace detail {
-
-/// Finds the distance between tokens in a tensor [..., features].
-/// @return  false if the tokens are not evenly spaced or the features of a token are not contiguous.
+/// The distance between tokens in a tensor [..., features]. False if they are not evenly spaced or not contiguous.
 inline bool find_stride(const torch::Tensor& tensor, Index& stride) {
   stride = tensor.size(-1);
   if (tensor.numel() == 0) return true;
@@ -43,7 +40,6 @@ inline bool find_stride(const torch::Tensor& tensor, Index& stride) {
   }
   return true;
 }
-
 }  // namespace detail
 
 /// A CPU tensor [..., features] as tokens; the leading dimensions are flattened.
@@ -69,30 +65,27 @@ Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
 ///   y = adapter->forward(x, base->forward(x));          // adds ΔW(x) to the base's result in place
 ///
 /// The parameters are two flat tensors over the layer's buffer: "down" (A and the gate) and "up" (B with its column
-/// padding, which stays zero). They work with optimisers, clip_grad_norm_, torch::save and all-reduce. The matrices are
-/// layer().A() and so on; as_tensor() makes tensors of them.
+/// padding, which stays zero), for optimisers, clip_grad_norm_, torch::save. as_tensor(layer().A()) gives a matrix.
 template <class Layer>
 class TorchAdapterImpl : public torch::nn::Module {
  public:
-  using Scalar = typename Layer::Scalar;  ///< float or double
-  using Config = typename Layer::Config;  ///< the layer's settings
+  using Scalar = typename Layer::Scalar;
+  using Config = typename Layer::Config;
   static_assert(std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>,
                 "hydralora: torch modules are of float or double.");
 
-  /// Initialised like a layer with this seed.
-  /// @throws std::invalid_argument  as the layer's constructor.
+  /// Initialised like a layer with this seed. Errors as in the layer's constructor.
   explicit TorchAdapterImpl(const Config& config, std::uint64_t seed = 0)
-      : flat_(torch::zeros({shape_of_checked(config).parameter_count()}, type())),
-        layer_(config, flat_map(), seed),
-        undropped_(without_dropout(config), flat_map(), seed) {
+      : flat_(torch::zeros({detail::checked_shape<typename Layer::Middle>(config).parameter_count()}, type())),
+        layer_(config, map_of(flat_), seed),
+        undropped_(without_dropout(config), map_of(flat_), seed) {
     layer_.initialize();
-    const std::int64_t down_size = layer_.down_parameters().size();
-    down = register_parameter("down", flat_.narrow(0, 0, down_size).detach());
-    up = register_parameter("up", flat_.narrow(0, down_size, flat_.numel() - down_size).detach());
+    const auto [down_half, up_half] = halves(flat_, layer_.down_parameters().size());
+    down = register_parameter("down", down_half.detach());
+    up = register_parameter("up", up_half.detach());
   }
 
-  /// y += ΔW(x) in place. @return  y, as a part of the autograd graph.
-  ///
+  /// y += ΔW(x) in place. @return  y, as a part of the autograd graph; once differentiable.
   /// @param x        [..., in_features], read in place.
   /// @param y        [..., out_features], with as many tokens, ADDED to in place: the base's result. Not allowed: a
   ///                 leaf that requires a gradient; a tensor whose own backward needs its values; one of several views
@@ -101,9 +94,8 @@ class TorchAdapterImpl : public torch::nn::Module {
   /// In training mode dropout draws from (the layer's seed, `step`), and `step` is incremented. For a gate that pools,
   /// every sequence (the last dimension but one) is a segment.
   /// @throws std::invalid_argument  on a wrong shape, or a tensor that would have to be copied; y is untouched.
-  /// Cost    that of the layer; forward allocates and copies nothing of the size of x or y. Backward allocates dx and
-  ///         the gradients, and copies a dy that is expanded or strided.
-  /// Once differentiable.
+  /// Cost    that of the layer; forward copies neither x nor y. Backward allocates dx and the gradients, and copies
+  ///         a dy that is expanded or strided.
   torch::Tensor forward(torch::Tensor x, torch::Tensor y, torch::Tensor weights = {}) {
     const Tokens<Scalar> x_tokens = tokens_of<Scalar>(x, "x"), y_tokens = tokens_of<Scalar>(y, "y");
     expects(!(torch::GradMode::is_enabled() && y.is_leaf() && y.requires_grad()),
@@ -119,13 +111,11 @@ class TorchAdapterImpl : public torch::nn::Module {
     }
     return Function::apply(y, x, down, up, weights.defined() ? weights : torch::empty({0}, type()), this);
   }
-
   /// The layer over the same memory. This call and forward() update it after Module::load() or to().
   Layer& layer() {
     adopt_parameters();
     return layer_;
   }
-
   torch::Tensor down;      ///< A and the gate, flat
   torch::Tensor up;        ///< B, flat
   std::uint64_t step = 0;  ///< of dropout's random numbers
@@ -183,18 +173,12 @@ class TorchAdapterImpl : public torch::nn::Module {
       } else {
         saved->layer.backward(x_tokens, dy_tokens, saved->cache, g, options);
       }
-      const std::int64_t down_size = g.down_parameters().size();
-      return {upstream[0],
-              dx,
-              gradients.narrow(0, 0, down_size),
-              gradients.narrow(0, down_size, gradients.numel() - down_size),
-              dweights,
-              torch::Tensor()};
+      const auto [ddown, dup] = halves(gradients, g.down_parameters().size());
+      return {upstream[0], dx, ddown, dup, dweights, torch::Tensor()};
     }
   };
 
   static torch::TensorOptions type() { return torch::TensorOptions(torch::CppTypeToScalarType<Scalar>::value); }
-  static auto shape_of_checked(const Config& config) { return detail::checked_shape<typename Layer::Middle>(config); }
   static Config without_dropout(Config config) {
     config.dropout = 0;
     return config;
@@ -202,7 +186,10 @@ class TorchAdapterImpl : public torch::nn::Module {
   static auto map_of(torch::Tensor& flat) {
     return Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>(flat.template data_ptr<Scalar>(), flat.numel());
   }
-  auto flat_map() { return map_of(flat_); }
+  /// The parts "down" and "up" of a flat tensor.
+  static std::pair<torch::Tensor, torch::Tensor> halves(const torch::Tensor& flat, std::int64_t down_size) {
+    return {flat.narrow(0, 0, down_size), flat.narrow(0, down_size, flat.numel() - down_size)};
+  }
   bool dropping() const { return is_training() && layer_.config().dropout > 0; }
 
   void set_options(CallOptions<Scalar>& options, std::vector<Index>& segments, const torch::Tensor& x,
@@ -213,13 +200,11 @@ class TorchAdapterImpl : public torch::nn::Module {
     segments.assign(static_cast<std::size_t>(x.numel() / (x.size(-1) * x.size(-2))), x.size(-2));
     options.segments = segments;
   }
-
-  /// Module::load(), to() and set_data() move a parameter to other memory. This copies its numbers to the layer's
-  /// memory and points the parameter there again.
+  /// Module::load(), to() and set_data() move a parameter to other memory. This copies it back to the layer's memory.
   void adopt_parameters() {
-    const std::int64_t down_size = layer_.down_parameters().size();
-    adopt(down, flat_.narrow(0, 0, down_size), "down");
-    adopt(up, flat_.narrow(0, down_size, flat_.numel() - down_size), "up");
+    const auto [down_half, up_half] = halves(flat_, layer_.down_parameters().size());
+    adopt(down, down_half, "down");
+    adopt(up, up_half, "up");
   }
   static void adopt(torch::Tensor& parameter, const torch::Tensor& own, const char* name) {
     if (parameter.data_ptr() == own.data_ptr() && parameter.numel() == own.numel()) return;
@@ -231,13 +216,11 @@ class TorchAdapterImpl : public torch::nn::Module {
     own.copy_(parameter);
     parameter.set_data(own);
   }
-
   torch::Tensor flat_;  // before the layers, which refer to its memory
   Layer layer_;
   Layer undropped_;
 };
 
-/// A shared pointer to a TorchAdapterImpl, as usual for torch modules.
 template <class Layer>
 using TorchAdapter = torch::nn::ModuleHolder<TorchAdapterImpl<Layer>>;
 

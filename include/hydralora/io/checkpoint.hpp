@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Checkpoints of a training run. A run that is resumed from one ends with the same bits as an uninterrupted run.
 #pragma once
 
@@ -12,25 +11,20 @@
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/io/safetensors.hpp"
+#include "hydralora/io/safetensors_header.hpp"
 #include "hydralora/train/adamw.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
-
 namespace detail {
-
 inline std::string parameters_name(std::size_t group) { return "parameters." + std::to_string(group); }
 constexpr const char* moments_name = "optimizer.moments";
 constexpr const char* steps_name = "optimizer.steps";
-
 }  // namespace detail
 
-/// Saves the parameters of every group, the optimiser's moments and the number of steps. Batches and dropout are
-/// functions of seed and step, which the program knows.
-///
-/// @param path       REPLACED atomically (write_file_atomically()).
-/// @param optimizer  read.
-/// @param notes      text that load_checkpoint() returns: the seed, the data, the settings.
+/// Saves parameters, the optimiser's moments and the number of steps; batches and dropout follow from seed and step.
+/// @param path   REPLACED atomically (write_file_atomically()).
+/// @param notes  text that load_checkpoint() returns: the seed, the data, the settings.
 /// @throws FileError  if the file cannot be written; the old file is then unchanged.
 template <class Scalar>
 void save_checkpoint(const std::filesystem::path& path, const AdamW<Scalar>& optimizer,
@@ -48,8 +42,6 @@ void save_checkpoint(const std::filesystem::path& path, const AdamW<Scalar>& opt
 }
 
 /// Restores the parameters, the moments and the number of steps that save_checkpoint() wrote.
-///
-/// @param path         a file of save_checkpoint().
 /// @param optimizer    has groups of the same sizes; parameters, moments and steps are OVERWRITTEN.
 /// @param finite_only  refuse numbers that are not finite: a run that had diverged.
 /// @return  the notes.
@@ -64,8 +56,8 @@ std::map<std::string, std::string> load_checkpoint(const std::filesystem::path& 
   const auto read = [&](const std::string& name, Index size) {
     const DType stored = file.entry(name, {size}).type, expected = sizeof(Scalar) == 4 ? DType::F32 : DType::F64;
     if (stored != expected) {
-      throw FileError(path, "tensor " + in_quotes(name) + " holds " + info_of(stored).name + ", the run has " +
-                                info_of(expected).name);
+      detail::fail_tensor(path, name,
+                          std::string(" holds ") + info_of(stored).name + ", the run has " + info_of(expected).name);
     }
     Vector numbers(size);
     file.read(name, numbers, finite_only);
@@ -76,16 +68,13 @@ std::map<std::string, std::string> load_checkpoint(const std::filesystem::path& 
     parameters.push_back(read(detail::parameters_name(g), groups[g].parameters.size()));
   }
   const Vector moments = read(detail::moments_name, optimizer.state().size());
-  if (file.entry(detail::steps_name, {1}).type != DType::I64) {
-    throw FileError(path, "tensor " + in_quotes(detail::steps_name) + " is not I64");
-  }
+  const DType steps_type = file.entry(detail::steps_name, {1}).type;
+  if (steps_type != DType::I64) detail::fail_tensor(path, detail::steps_name, " is not I64");
   const auto steps = detail::from_little_endian<std::uint64_t>(file.bytes(detail::steps_name).data());
   constexpr std::uint64_t most_steps = std::uint64_t{1} << 62U;
-  if (steps > most_steps) {
-    throw FileError(path, "tensor " + in_quotes(detail::steps_name) + " is negative or above 2^62");
-  }
+  if (steps > most_steps) detail::fail_tensor(path, detail::steps_name, " is negative or above 2^62");
   if ((moments.tail(moments.size() / 2).array() < 0).any()) {  // AdamW takes their square roots
-    throw FileError(path, "tensor " + in_quotes(detail::moments_name) + " holds a negative mean of squares");
+    detail::fail_tensor(path, detail::moments_name, " holds a negative mean of squares");
   }
   if (file.tensors().size() != groups.size() + 2) {
     throw FileError(path, "has " + std::to_string(file.tensors().size()) + " tensors, a run with " +

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
-//
 // The number types of adapter files. Files are little-endian on every machine.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -21,21 +19,9 @@ struct DTypeInfo {
   Index bytes;       ///< of one number
 };
 inline const DTypeInfo& info_of(DType type) {
-  static constexpr std::array<DTypeInfo, 15> table = {{{"BOOL", 1},
-                                                       {"U8", 1},
-                                                       {"I8", 1},
-                                                       {"F8_E5M2", 1},
-                                                       {"F8_E4M3", 1},
-                                                       {"I16", 2},
-                                                       {"U16", 2},
-                                                       {"F16", 2},
-                                                       {"BF16", 2},
-                                                       {"I32", 4},
-                                                       {"U32", 4},
-                                                       {"F32", 4},
-                                                       {"I64", 8},
-                                                       {"U64", 8},
-                                                       {"F64", 8}}};
+  static constexpr DTypeInfo table[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1},
+                                        {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
+                                        {"U32", 4},  {"F32", 4}, {"I64", 8}, {"U64", 8},     {"F64", 8}};
   return table[static_cast<std::size_t>(type)];
 }
 
@@ -67,34 +53,24 @@ inline bool is_floating(DType type) {
   return type == DType::F16 || type == DType::BF16 || type == DType::F32 || type == DType::F64;
 }
 
-/// @param type  F16, BF16, F32 or F64.
+/// @param type  F16, BF16, F32 or F64, also in encode().
 template <class Scalar>
 Scalar decode(DType type, const unsigned char* bytes) {
-  switch (type) {
-    case DType::F16:
-      return static_cast<Scalar>(static_cast<float>(bits_as<Eigen::half>(from_little_endian<std::uint16_t>(bytes))));
-    case DType::BF16:
-      return static_cast<Scalar>(
-          static_cast<float>(bits_as<Eigen::bfloat16>(from_little_endian<std::uint16_t>(bytes))));
-    case DType::F32:
-      return static_cast<Scalar>(bits_as<float>(from_little_endian<std::uint32_t>(bytes)));
-    default:
-      return static_cast<Scalar>(bits_as<double>(from_little_endian<std::uint64_t>(bytes)));
-  }
+  if (type == DType::F32) return static_cast<Scalar>(bits_as<float>(from_little_endian<std::uint32_t>(bytes)));
+  if (type == DType::F64) return static_cast<Scalar>(bits_as<double>(from_little_endian<std::uint64_t>(bytes)));
+  const auto bits = from_little_endian<std::uint16_t>(bytes);
+  return static_cast<Scalar>(type == DType::F16 ? static_cast<float>(bits_as<Eigen::half>(bits))
+                                                : static_cast<float>(bits_as<Eigen::bfloat16>(bits)));
 }
 /// Rounds to nearest, ties to even. From double to 16 bits it rounds twice, by way of float.
 template <class Scalar>
 void encode(DType type, Scalar value, unsigned char* bytes) {
-  switch (type) {
-    case DType::F16:
-      return to_little_endian(bits_as<std::uint16_t>(Eigen::half(static_cast<float>(value))), bytes);
-    case DType::BF16:
-      return to_little_endian(bits_as<std::uint16_t>(Eigen::bfloat16(static_cast<float>(value))), bytes);
-    case DType::F32:
-      return to_little_endian(bits_as<std::uint32_t>(static_cast<float>(value)), bytes);
-    default:
-      return to_little_endian(bits_as<std::uint64_t>(static_cast<double>(value)), bytes);
-  }
+  if (type == DType::F64) return to_little_endian(bits_as<std::uint64_t>(static_cast<double>(value)), bytes);
+  const auto single = static_cast<float>(value);
+  if (type == DType::F32) return to_little_endian(bits_as<std::uint32_t>(single), bytes);
+  to_little_endian(type == DType::F16 ? bits_as<std::uint16_t>(Eigen::half(single))
+                                      : bits_as<std::uint16_t>(Eigen::bfloat16(single)),
+                   bytes);
 }
 
 }  // namespace detail

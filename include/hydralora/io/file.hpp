@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Checked reading and atomic writing of files.
 #pragma once
 
@@ -52,17 +51,13 @@ namespace detail {
   throw FileError(path, std::string(what) + ": " + std::generic_category().message(errno));
 }
 
-/// Owns a file descriptor.
 class Descriptor {
  public:
   explicit Descriptor(int fd = -1) : fd_(fd) {}
   ~Descriptor() { reset(); }
   Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    if (this != &other) {
-      reset();
-      fd_ = std::exchange(other.fd_, -1);
-    }
+  Descriptor& operator=(Descriptor other) noexcept {
+    std::swap(fd_, other.fd_);
     return *this;
   }
   int get() const { return fd_; }
@@ -90,8 +85,34 @@ inline Descriptor open_file(const std::filesystem::path& path, int flags, mode_t
 class InputFile {
  public:
   /// @throws FileError  if it cannot be opened or is not a regular file.
-  explicit InputFile(std::filesystem::path path, FileAccess access = FileAccess::buffered);
-  ~InputFile();
+  explicit InputFile(std::filesystem::path path, [[maybe_unused]] FileAccess access = FileAccess::buffered)
+      : path_(std::move(path)) {
+#if HYDRALORA_HAS_POSIX
+    // O_NONBLOCK: opening a pipe would wait for its writer.
+    file_ = detail::open_file(path_, O_RDONLY | O_NONBLOCK);
+    if (file_.get() < 0) detail::fail_with_errno(path_, "cannot open");
+    struct stat status {};
+    if (::fstat(file_.get(), &status) != 0) detail::fail_with_errno(path_, "cannot determine its size");
+    if (!S_ISREG(status.st_mode)) throw FileError(path_, "is not a regular file");
+    size_ = static_cast<std::uint64_t>(status.st_size);
+    if (access == FileAccess::buffered || size_ == 0) return;
+    void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file_.get(), 0);
+    if (mapped == MAP_FAILED) detail::fail_with_errno(path_, "cannot map");
+    mapped_ = static_cast<const unsigned char*>(mapped);
+#else
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(path_, error)) throw FileError(path_, "is not a regular file");
+    size_ = std::filesystem::file_size(path_, error);
+    if (error) throw FileError(path_, "cannot determine its size: " + error.message());
+    file_.open(path_, std::ios::binary);
+    if (!file_) throw FileError(path_, "cannot open");
+#endif
+  }
+  ~InputFile() {
+#if HYDRALORA_HAS_POSIX
+    if (mapped_ != nullptr) ::munmap(const_cast<unsigned char*>(mapped_), size_);
+#endif
+  }
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;
 
@@ -100,7 +121,31 @@ class InputFile {
 
   /// Reads bytes [offset, offset + count).
   /// @throws FileError  if the file ends before.
-  void read(std::uint64_t offset, void* to, std::size_t count) const;
+  void read(std::uint64_t offset, void* to, std::size_t count) const {
+    if (offset > size_ || count > size_ - offset) {
+      throw FileError(path_, "has " + std::to_string(size_) + " bytes, " + std::to_string(count) +
+                                 " more are needed at " + std::to_string(offset));
+    }
+#if HYDRALORA_HAS_POSIX
+    if (mapped_ != nullptr) {
+      std::copy_n(mapped_ + offset, count, static_cast<unsigned char*>(to));
+      return;
+    }
+    for (std::size_t done = 0; done < count;) {
+      const ssize_t got =
+          ::pread(file_.get(), static_cast<unsigned char*>(to) + done, count - done, static_cast<off_t>(offset + done));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) detail::fail_with_errno(path_, "cannot read");
+      if (got == 0) throw FileError(path_, "became shorter while it was read");
+      done += static_cast<std::size_t>(got);
+    }
+#else
+    file_.clear();
+    file_.seekg(static_cast<std::streamoff>(offset));
+    file_.read(static_cast<char*>(to), static_cast<std::streamsize>(count));
+    if (!file_) throw FileError(path_, "cannot read");
+#endif
+  }
 
  private:
   std::filesystem::path path_;
@@ -118,48 +163,8 @@ class InputFile {
 /// link. If the process is killed, a file `path`.tmp-… may remain (hydralora.tmp-… for a long name).
 /// @throws FileError  if a step fails; the old file is then unchanged and the temporary one is removed. One exception:
 ///                    if the sync of the folder fails, at the end, the new content is already in place.
-void write_file_atomically(const std::filesystem::path& path, const void* bytes, std::size_t count);
-
-#if HYDRALORA_HAS_POSIX
-
-inline InputFile::InputFile(std::filesystem::path path, FileAccess access) : path_(std::move(path)) {
-  // O_NONBLOCK: opening a pipe would wait for its writer.
-  file_ = detail::open_file(path_, O_RDONLY | O_NONBLOCK);
-  if (file_.get() < 0) detail::fail_with_errno(path_, "cannot open");
-  struct stat status {};
-  if (::fstat(file_.get(), &status) != 0) detail::fail_with_errno(path_, "cannot determine its size");
-  if (!S_ISREG(status.st_mode)) throw FileError(path_, "is not a regular file");
-  size_ = static_cast<std::uint64_t>(status.st_size);
-  if (access == FileAccess::buffered || size_ == 0) return;
-  void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file_.get(), 0);
-  if (mapped == MAP_FAILED) detail::fail_with_errno(path_, "cannot map");
-  mapped_ = static_cast<const unsigned char*>(mapped);
-}
-
-inline InputFile::~InputFile() {
-  if (mapped_ != nullptr) ::munmap(const_cast<unsigned char*>(mapped_), size_);
-}
-
-inline void InputFile::read(std::uint64_t offset, void* to, std::size_t count) const {
-  if (offset > size_ || count > size_ - offset) {
-    throw FileError(path_, "has " + std::to_string(size_) + " bytes, " + std::to_string(count) +
-                               " more are needed at " + std::to_string(offset));
-  }
-  if (mapped_ != nullptr) {
-    std::copy_n(mapped_ + offset, count, static_cast<unsigned char*>(to));
-    return;
-  }
-  for (std::size_t done = 0; done < count;) {
-    const ssize_t got =
-        ::pread(file_.get(), static_cast<unsigned char*>(to) + done, count - done, static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) detail::fail_with_errno(path_, "cannot read");
-    if (got == 0) throw FileError(path_, "became shorter while it was read");
-    done += static_cast<std::size_t>(got);
-  }
-}
-
 inline void write_file_atomically(const std::filesystem::path& path, const void* bytes, std::size_t count) {
+#if HYDRALORA_HAS_POSIX
   std::filesystem::path target = path;
   std::error_code error, no_link;
   for (int links = 0; std::filesystem::is_symlink(target, no_link); ++links) {
@@ -170,8 +175,7 @@ inline void write_file_atomically(const std::filesystem::path& path, const void*
   }
   const std::filesystem::path folder = target.has_parent_path() ? target.parent_path() : std::filesystem::path(".");
 
-  // Opened first, so that only the sync can fail after the rename. A folder without read permission cannot be opened;
-  // it is not synced.
+  // Opened first, so that only the sync can fail after the rename. A folder without read permission is not synced.
   const detail::Descriptor directory = detail::open_file(folder, O_RDONLY | O_DIRECTORY);
   if (directory.get() < 0 && errno != EACCES) detail::fail_with_errno(folder, "cannot open the folder");
 
@@ -213,33 +217,7 @@ inline void write_file_atomically(const std::filesystem::path& path, const void*
   if (directory.get() >= 0 && ::fsync(directory.get()) != 0 && errno != EINVAL) {  // EINVAL: not supported here
     detail::fail_with_errno(folder, "cannot sync the folder to disk");
   }
-}
-
 #else
-
-inline InputFile::InputFile(std::filesystem::path path, FileAccess) : path_(std::move(path)) {
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path_, error)) throw FileError(path_, "is not a regular file");
-  size_ = std::filesystem::file_size(path_, error);
-  if (error) throw FileError(path_, "cannot determine its size: " + error.message());
-  file_.open(path_, std::ios::binary);
-  if (!file_) throw FileError(path_, "cannot open");
-}
-
-inline InputFile::~InputFile() = default;
-
-inline void InputFile::read(std::uint64_t offset, void* to, std::size_t count) const {
-  if (offset > size_ || count > size_ - offset) {
-    throw FileError(path_, "has " + std::to_string(size_) + " bytes, " + std::to_string(count) +
-                               " more are needed at " + std::to_string(offset));
-  }
-  file_.clear();
-  file_.seekg(static_cast<std::streamoff>(offset));
-  file_.read(static_cast<char*>(to), static_cast<std::streamsize>(count));
-  if (!file_) throw FileError(path_, "cannot read");
-}
-
-inline void write_file_atomically(const std::filesystem::path& path, const void* bytes, std::size_t count) {
   const std::filesystem::path temporary = path.string() + ".tmp";
   std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
   file.write(static_cast<const char*>(bytes), static_cast<std::streamsize>(count));
@@ -250,9 +228,8 @@ inline void write_file_atomically(const std::filesystem::path& path, const void*
     std::filesystem::remove(temporary, error);
     throw FileError(path, "cannot write");
   }
-}
-
 #endif
+}
 
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora

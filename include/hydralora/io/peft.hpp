@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Adapter directories: PeftDirectory reads, PeftWriter writes.
 #pragma once
 

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: MIT
-//
 // adapter_config.json: reads the settings that this library supports and refuses the others.
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "hydralora/core/config.hpp"
 #include "hydralora/io/file.hpp"
@@ -32,18 +31,9 @@ class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
     keys_.emplace_back();
     return deeper();
   }
-  bool end_object() override {
-    keys_.pop_back();
-    return --depth_, true;
-  }
-  bool start_array(std::size_t) override {
-    ++arrays_;
-    return deeper();
-  }
-  bool end_array() override {
-    --arrays_;
-    return --depth_, true;
-  }
+  bool end_object() override { return keys_.pop_back(), --depth_, true; }
+  bool start_array(std::size_t) override { return ++arrays_, deeper(); }
+  bool end_array() override { return --arrays_, --depth_, true; }
   bool key(string_t& text) override {
     if (!keys_.back().insert(text).second) throw FileError(path_, in_quotes(text) + " appears twice");
     return true;
@@ -65,7 +55,6 @@ class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
     if (++depth_ > most_depth) throw FileError(path_, "is nested deeper than " + std::to_string(most_depth));
     return true;
   }
-
   const std::filesystem::path& path_;
   std::vector<std::set<std::string>> keys_;
   int depth_ = 0, arrays_ = 0;
@@ -87,35 +76,27 @@ inline nlohmann::json read_json_object(const std::filesystem::path& path) {
   return json;
 }
 
-/// Joins error messages, up to a readable length.
-class Reasons {
- public:
-  void add(const std::string& reason) {
-    constexpr std::size_t enough = 2000;
-    if (text_.size() < enough) text_ += (text_.empty() ? "" : "; ") + reason;
-  }
-  bool empty() const { return text_.empty(); }
-  const std::string& text() const { return text_; }
-
- private:
-  std::string text_;
-};
+/// Appends a reason to an error message, up to a readable length.
+inline void add_reason(std::string& text, const std::string& reason) {
+  constexpr std::size_t enough = 2000;
+  if (text.size() < enough) text += (text.empty() ? "" : "; ") + reason;
+}
 
 /// The supported settings of adapter_config.json.
 class PeftConfig {
  public:
-  explicit PeftConfig(const std::filesystem::path& path) : path_(path), json_(read_json_object(path)) {
+  explicit PeftConfig(const std::filesystem::path& path) : json_(read_json_object(path)) {
     if (text("peft_type", "LORA") != "LORA") refuse("peft_type is " + in_quotes(text("peft_type", "")) + ", not LORA");
     rank = integer("r");
     alpha = number("lora_alpha");
     dropout = json_.contains("lora_dropout") ? number("lora_dropout") : 0;
     if (!(dropout >= 0 && dropout < 1)) refuse("lora_dropout is " + std::to_string(dropout) + ", expected in [0, 1)");
-    rank_stabilized = truth("use_rslora");
+    rank_stabilized = get("use_rslora", nlohmann::json::value_t::boolean, " is neither true nor false", false);
     heads = json_.contains("lora_nums") ? integer("lora_nums") : 1;
     for (const auto& [key, value] : object("rank_pattern")) rank_pattern[pattern(key)] = integer(key, value);
     for (const auto& [key, value] : object("alpha_pattern")) alpha_pattern[pattern(key)] = number(key, value);
     check_unsupported();
-    if (!reasons_.empty()) throw FileError(path_, reasons_.text());
+    if (!reasons_.empty()) throw FileError(path, reasons_);
   }
 
   Index rank = 0, heads = 1;
@@ -139,30 +120,31 @@ class PeftConfig {
   }
 
  private:
-  void refuse(const std::string& reason) { reasons_.add(reason); }
+  void refuse(const std::string& reason) { add_reason(reasons_, reason); }
 
-  /// Refuses settings that change the forward pass or the base and are not supported.
+  /// Refuses settings that change the forward pass or the base.
   void check_unsupported() {
+    std::set<std::string> known = {"peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "lora_nums",
+                                   "rank_pattern", "alpha_pattern", "bias", "init_lora_weights",
+                                   // these do not affect a forward pass
+                                   "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode",
+                                   "target_modules", "exclude_modules", "fan_in_fan_out", "layers_to_transform",
+                                   "layers_pattern", "megatron_core", "loftq_config", "eva_config", "corda_config",
+                                   "runtime_config", "peft_version", "qalora_group_size", "merge_weights",
+                                   "enable_lora", "blc_alpha", "blc_weight", "ensure_weight_tying", "arrow_config"};
     for (const char* key : {"use_dora", "lora_bias", "use_qalora", "alora_invocation_tokens", "modules_to_save",
                             "layer_replication", "trainable_token_indices", "target_parameters", "megatron_config"}) {
+      known.insert(key);
       if (json_.contains(key) && !is_nothing(json_[key])) refuse(std::string(key) + " is not supported");
     }
     if (text("bias", "none") != "none") refuse("bias " + in_quotes(text("bias", "none")) + " is not supported");
-    const std::string start = text_or_truth("init_lora_weights");
+    const auto start = json_.find("init_lora_weights");  // a string, true or false
     for (const char* changed : {"pissa", "olora", "loftq", "corda"}) {
-      if (start.rfind(changed, 0) == 0) {
-        refuse("init_lora_weights " + in_quotes(start) + " changed the base: convert it to a plain LoRA first");
+      if (start != json_.end() && start->is_string() && start->get<std::string>().rfind(changed, 0) == 0) {
+        refuse("init_lora_weights " + in_quotes(start->get<std::string>()) +
+               " changed the base: convert it to a plain LoRA first");
       }
     }
-    static const std::set<std::string> known = {
-        "peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "lora_nums", "rank_pattern", "alpha_pattern",
-        "bias", "init_lora_weights", "use_dora", "lora_bias", "use_qalora", "alora_invocation_tokens",
-        "modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters", "megatron_config",
-        // these do not affect a forward pass
-        "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "target_modules",
-        "exclude_modules", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "megatron_core", "loftq_config",
-        "eva_config", "corda_config", "runtime_config", "peft_version", "qalora_group_size", "merge_weights",
-        "enable_lora", "blc_alpha", "blc_weight", "ensure_weight_tying", "arrow_config"};
     for (const auto& [key, value] : json_.items()) {
       if (known.count(key) == 0 && !is_nothing(value)) refuse("has the unknown setting " + in_quotes(key));
     }
@@ -172,19 +154,20 @@ class PeftConfig {
     return value.is_null() || value == false || ((value.is_array() || value.is_object()) && value.empty()) ||
            value == "";
   }
-  std::string text(const char* key, const char* otherwise) {
-    if (!json_.contains(key) || json_[key].is_null()) return otherwise;
-    if (json_[key].is_string()) return json_[key].get<std::string>();
-    refuse(std::string(key) + " is not a string");
+  /// The value of a setting, `otherwise` if it is missing, null or of another type.
+  template <class Value>
+  Value get(const std::string& key, nlohmann::json::value_t type, const char* wrong_type, Value otherwise) {
+    const auto found = json_.find(key);
+    if (found == json_.end() || found->is_null()) return otherwise;
+    if (found->type() == type) return found->template get<Value>();
+    refuse(key + wrong_type);
     return otherwise;
   }
-  std::string text_or_truth(const char* key) {
-    return json_.contains(key) && json_[key].is_string() ? json_[key].get<std::string>() : "";
+  std::string text(const char* key, const char* otherwise) {
+    return get<std::string>(key, nlohmann::json::value_t::string, " is not a string", otherwise);
   }
-  bool truth(const char* key) {
-    if (!json_.contains(key) || json_[key].is_null()) return false;
-    if (!json_[key].is_boolean()) refuse(std::string(key) + " is neither true nor false");
-    return json_[key] == true;
+  nlohmann::json::object_t object(const char* key) {
+    return get<nlohmann::json::object_t>(key, nlohmann::json::value_t::object, " is not an object", {});
   }
   Index integer(const std::string& key) { return integer(key, json_.value(key, nlohmann::json())); }
   Index integer(const std::string& key, const nlohmann::json& value) {
@@ -201,12 +184,6 @@ class PeftConfig {
     refuse(in_quotes(key) + " is not a finite number");
     return 0;
   }
-  nlohmann::json::object_t object(const char* key) {
-    if (!json_.contains(key) || json_[key].is_null()) return {};
-    if (json_[key].is_object()) return json_[key].get<nlohmann::json::object_t>();
-    refuse(std::string(key) + " is not an object");
-    return {};
-  }
   /// PEFT's keys are regular expressions. Only names and ends of names are supported.
   std::string pattern(const std::string& key) {
     if (key.empty() || key.find_first_of("\\^$|()[]{}*+?") != std::string::npos) {
@@ -215,9 +192,8 @@ class PeftConfig {
     return key;
   }
 
-  std::filesystem::path path_;
   nlohmann::json json_;
-  Reasons reasons_;
+  std::string reasons_;
 };
 
 }  // namespace detail

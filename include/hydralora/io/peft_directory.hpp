@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT
-//
 // Adapter directories of Python trainers: adapter_config.json and adapter_model.safetensors.
 //
 //   PEFT LoRA              <module>.lora_A.weight [r, in]       <module>.lora_B.weight [out, r]
 //   HydraLoRA              … lora_A … lora_B0 … lora_B{N-1}     <module>.lora_route.weight [N, in]
 //   LoRAMoE, SplitLoRA     … lora_A0 … lora_B0 …                <module>.lora_route.weight [N, in], or none (their sum)
 //
-// <module> is base_model.model. and the module's name in the model. Nothing is ignored: one message names every setting
-// and tensor that this library does not support.
+// <module> is base_model.model. and the module's name in the model. One message names everything that is not supported.
 #pragma once
 
 #include <cmath>
@@ -34,7 +32,6 @@ inline namespace HYDRALORA_BUILD {
 
 enum class AdapterKind { lora, split_lora, hydra_lora };
 
-/// The layer's name, for messages.
 inline const char* name_of(AdapterKind kind) {
   return kind == AdapterKind::lora ? "LoRA" : kind == AdapterKind::split_lora ? "SplitLoRA" : "HydraLoRA";
 }
@@ -48,7 +45,7 @@ struct AdapterModule {
   Index rank = 0;                        ///< of each head
   Index heads = 1;                       ///< number of B
   bool routed = false;                   ///< whether it has a gate; a SplitLoRA without one is the sum of its heads
-  double alpha = 0;                      ///< lora_alpha, or the value of alpha_pattern for this module
+  double alpha = 0;                      ///< lora_alpha, or this module's value in alpha_pattern
   bool rank_stabilized = false;          ///< use_rslora
   double dropout = 0;                    ///< lora_dropout
   DType type = DType::F32;               ///< of its A
@@ -56,7 +53,7 @@ struct AdapterModule {
 
 namespace detail {
 
-/// Calls f("lora_A", 0, layer.A(0)) and so on for every tensor of a layer. Head −1: the name has no number.
+/// Calls f("lora_A", 0, layer.A(0)) and so on for every tensor of a layer; head −1: without a number.
 template <class Layer, class Function>
 void for_each_tensor(Layer& layer, Function&& f) {
   using Middle = typename std::decay_t<Layer>::Middle;
@@ -93,8 +90,7 @@ class PeftDirectory {
     find_modules();
   }
 
-  /// Sorted by name.
-  const std::vector<AdapterModule>& modules() const { return modules_; }
+  const std::vector<AdapterModule>& modules() const { return modules_; }  ///< sorted by name
   /// @throws FileError  if there is no module of this name.
   const AdapterModule& module(const std::string& name) const {
     for (const AdapterModule& m : modules_) {
@@ -102,8 +98,7 @@ class PeftDirectory {
     }
     throw FileError(weights_.path(), "has no module " + in_quotes(name));
   }
-
-  /// A new layer (LoRA, SplitLoRA or HydraLoRA) with a module's settings and parameters. The seed is for dropout.
+  /// A new layer (LoRA, SplitLoRA or HydraLoRA) with a module's settings and parameters. The seed is dropout's.
   /// @throws FileError  no such module, another kind, unreadable, or, with finite_only, a number that is not finite.
   template <class Layer>
   Layer load(const std::string& name, std::uint64_t seed = 0, bool finite_only = true) const {
@@ -113,7 +108,6 @@ class PeftDirectory {
       return layer;
     });
   }
-
   /// Loads a module into an existing layer. On an error the layer is unchanged.
   /// Memory   a second set of parameters while reading: at most 2 × the file for float, 4 × from 16 bits to double.
   /// @throws FileError  as load(), or if sizes or scaling differ.
@@ -129,9 +123,9 @@ class PeftDirectory {
     if (!(has == expected) || std::abs(scaling - expected_scaling) > 1e-12 * std::abs(expected_scaling)) {
       std::ostringstream text;
       text.precision(14);  // shows any difference that is refused
-      text << "module " << in_quotes(name) << " is " << has << " with scaling " << scaling << ", the layer is "
-           << expected << " with scaling " << expected_scaling;
-      throw FileError(weights_.path(), text.str());
+      text << " is " << has << " with scaling " << scaling << ", the layer is " << expected << " with scaling "
+           << expected_scaling;
+      refuse_module(name, text.str());
     }
     without_bad_alloc(name, [&] {
       Layer loaded(wanted);
@@ -141,24 +135,28 @@ class PeftDirectory {
   }
 
  private:
+  using Heads = std::map<Index, const TensorEntry*>;  // by number, -1 without one
+
+  [[noreturn]] void refuse_module(const std::string& name, const std::string& reason) const {
+    throw FileError(weights_.path(), "module " + in_quotes(name) + reason);
+  }
   /// A sparse file may claim terabytes.
   template <class Function>
   auto without_bad_alloc(const std::string& name, Function&& f) const {
     try {
       return f();
     } catch (const std::bad_alloc&) {
-      throw FileError(weights_.path(), "module " + in_quotes(name) + " does not fit into memory");
+      refuse_module(name, " does not fit into memory");
     }
   }
-
   void find_modules() {
     struct Parts {
-      std::map<Index, const TensorEntry*> A, B;
+      Heads A, B;
       const TensorEntry* route = nullptr;
     };
     std::map<std::string, Parts> found;
-    detail::Reasons reasons;
-    const auto refuse = [&](const std::string& reason) { reasons.add(reason); };
+    std::string reasons;
+    const auto refuse = [&](const std::string& reason) { detail::add_reason(reasons, reason); };
     for (const auto& [name, entry] : weights_.tensors()) {
       detail::TensorName parsed;
       if (!parsed.parse(name)) {
@@ -171,11 +169,10 @@ class PeftDirectory {
         continue;
       }
       Parts& parts = found[parsed.module];
-      if (parsed.part == "lora_route") {
-        parts.route = &entry;
-      } else {
-        (parsed.part == "lora_A" ? parts.A : parts.B)[parsed.head] = &entry;
-      }
+      const TensorEntry*& place = parsed.part == "lora_route" ? parts.route
+                                  : parsed.part == "lora_A"   ? parts.A[parsed.head]
+                                                              : parts.B[parsed.head];
+      place = &entry;
     }
     for (const auto& [name, parts] : found) {
       if (!reasons.empty()) break;
@@ -183,19 +180,16 @@ class PeftDirectory {
       if (!reason.empty()) refuse("module " + in_quotes(name) + ": " + reason);
     }
     if (reasons.empty() && modules_.empty()) refuse("holds no adapter");
-    if (!reasons.empty()) throw FileError(weights_.path(), reasons.text());
+    if (!reasons.empty()) throw FileError(weights_.path(), reasons);
   }
 
   /// @return  an error message, or an empty string.
-  std::string add_module(const std::string& name, const std::map<Index, const TensorEntry*>& A,
-                         const std::map<Index, const TensorEntry*>& B, const TensorEntry* route) {
-    const auto numbered = [](const std::map<Index, const TensorEntry*>& heads) {  // 0 … n-1
+  std::string add_module(const std::string& name, const Heads& A, const Heads& B, const TensorEntry* route) {
+    const auto numbered = [](const Heads& heads) {  // 0 … n-1
       return !heads.empty() && heads.begin()->first == 0 &&
              heads.rbegin()->first + 1 == static_cast<Index>(heads.size());
     };
-    const auto single = [](const std::map<Index, const TensorEntry*>& heads) {
-      return heads.size() == 1 && heads.begin()->first == -1;
-    };
+    const auto single = [](const Heads& heads) { return heads.size() == 1 && heads.begin()->first == -1; };
     AdapterModule m;
     m.name = name;
     m.routed = route != nullptr;
@@ -210,16 +204,18 @@ class PeftDirectory {
              (m.routed ? "with" : "without") + " lora_route are not a LoRA, HydraLoRA or LoRAMoE";
     }
     m.heads = static_cast<Index>(B.size());
-    m.rank = A.begin()->second->shape[0];
-    m.in_features = A.begin()->second->shape[1];
+    const TensorEntry& first = *A.begin()->second;
+    m.rank = first.shape[0];
+    m.in_features = first.shape[1];
     m.out_features = B.begin()->second->shape[0];
-    m.type = A.begin()->second->type;
+    m.type = first.type;
     m.alpha = detail::PeftConfig::for_module(config_.alpha_pattern, name, config_.alpha);
     m.rank_stabilized = config_.rank_stabilized;
     m.dropout = config_.dropout;
     const Index rank = detail::PeftConfig::for_module(config_.rank_pattern, name, config_.rank);
-    if (m.rank != rank)
+    if (m.rank != rank) {
       return "its lora_A has " + std::to_string(m.rank) + " rows, the settings say rank " + std::to_string(rank);
+    }
     if (m.kind != AdapterKind::lora && config_.heads != m.heads) {
       return "it has " + std::to_string(m.heads) + " heads, the settings say lora_nums " +
              std::to_string(config_.heads);
@@ -243,8 +239,7 @@ class PeftDirectory {
     using Config = typename Layer::Config;
     constexpr AdapterKind kind = detail::kind_of<Layer>();
     if (m.kind != kind) {
-      throw FileError(weights_.path(),
-                      "module " + in_quotes(m.name) + " is a " + name_of(m.kind) + ", not a " + name_of(kind));
+      refuse_module(m.name, std::string(" is a ") + name_of(m.kind) + ", not a " + name_of(kind));
     }
     Config config;
     config.in_features = m.in_features;
@@ -258,8 +253,7 @@ class PeftDirectory {
       config.routing = m.routed ? Routing::learned : Routing::uniform;
     }
     if (!std::isfinite(static_cast<typename Layer::Scalar>(scaling_of(config)))) {
-      throw FileError(weights_.path(),
-                      "module " + in_quotes(m.name) + " has a scaling that is too large for the layer's scalar type");
+      refuse_module(m.name, " has a scaling that is too large for the layer's scalar type");
     }
     return config;
   }
@@ -270,7 +264,6 @@ class PeftDirectory {
       weights_.read(detail::tensor_name(name, part, head), matrix, finite_only);
     });
   }
-
   detail::PeftConfig config_;
   SafetensorsFile weights_;
   std::vector<AdapterModule> modules_;

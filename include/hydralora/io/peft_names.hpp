@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-//
 // The names of an adapter directory's files and tensors.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -23,23 +23,21 @@ struct TensorName {
 
   /// @return  false for a name that no adapter's tensor has.
   bool parse(const std::string& name) {
-    constexpr std::string_view ending = ".weight";
-    if (name.size() < ending.size() || name.compare(name.size() - ending.size(), ending.size(), ending) != 0)
+    constexpr std::string_view prefix = module_prefix, ending = ".weight";
+    if (name.size() < ending.size() || name.compare(name.size() - ending.size(), ending.size(), ending) != 0) {
       return false;
+    }
     const std::string stem = name.substr(0, name.size() - ending.size());
     const std::size_t dot = stem.rfind('.');
-    if (dot == std::string::npos || dot == 0) return false;
-    constexpr std::string_view prefix = module_prefix;
-    if (stem.compare(0, prefix.size(), prefix) != 0 || dot <= prefix.size()) return false;
+    if (dot == std::string::npos || dot <= prefix.size() || stem.compare(0, prefix.size(), prefix) != 0) return false;
     module = stem.substr(prefix.size(), dot - prefix.size());
     part = stem.substr(dot + 1);
     head = -1;
     const std::size_t digits = part.find_first_of("0123456789");
     if (digits != std::string::npos) {
       const std::string number = part.substr(digits);
-      // At most four digits; no leading zero, because 07 and 7 would be the same head.
       if (number.size() > 4 || number.find_first_not_of("0123456789") != std::string::npos) return false;
-      if (number.size() > 1 && number[0] == '0') return false;
+      if (number.size() > 1 && number[0] == '0') return false;  // 07 and 7 would be the same head
       head = std::stol(number);
       part.resize(digits);
     }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Writes layers to an adapter directory that PEFT, HydraLoRA's trainer and this library read.
 #pragma once
 
@@ -8,13 +7,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/io/peft_directory.hpp"
@@ -68,9 +66,8 @@ class PeftWriter {
     dropout_ = config.dropout;
   }
 
-  /// Creates the folder if it is missing and replaces both files, each atomically, the weights first.
-  /// @throws FileError  if they cannot be written.
-  /// @throws std::invalid_argument  if nothing was added or a name is not UTF-8; nothing is then written.
+  /// Creates the folder if it is missing and replaces both files, each atomically, the weights first. Throws FileError
+  /// if it cannot; std::invalid_argument, with nothing written, if nothing was added or a name is not UTF-8.
   void save(const std::filesystem::path& folder) const {
     expects(!modules_.empty(), "PeftWriter: there is nothing to save");
     const std::string weights = weights_.content(), config = config_text();
@@ -132,7 +129,6 @@ class PeftWriter {
     if (value == std::floor(value) && std::abs(value) < most) return static_cast<std::int64_t>(value);
     return value;
   }
-
   SafetensorsWriter weights_;
   std::map<std::string, Settings> modules_;
   Index heads_ = 0;

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The safetensors format. Files are not trusted when read, and written atomically.
 //
 // A file is: the length N of a header, 8 bytes; the header, N bytes of JSON with the name, type, shape and place of
@@ -9,18 +8,18 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/io/dtype.hpp"
@@ -31,10 +30,10 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
 /// A safetensors file, open for reading. The constructor reads and checks only the header: every tensor lies inside the
-/// file and has the size that its type and shape need; there are no gaps or overlaps.
+/// file and has the size that its type and shape need; there are no gaps or overlaps. All functions throw FileError on
+/// a broken file or a tensor that is missing, has another shape or type, or cannot be read.
 class SafetensorsFile {
  public:
-  /// @throws FileError  if the file is broken.
   /// Memory   at most about 32 times the header, which has at most 16 MiB.
   explicit SafetensorsFile(const std::filesystem::path& path, FileAccess access = FileAccess::buffered)
       : file_(path, access) {
@@ -52,7 +51,7 @@ class SafetensorsFile {
     data_begin_ = length_bytes + header_bytes;
     const std::uint64_t data_bytes = file_.size() - data_begin_;
     detail::SafetensorsHeader header(path, data_bytes);
-    {
+    {  // the text is released before check_places() allocates
       std::string text(static_cast<std::size_t>(header_bytes), '\0');
       file_.read(length_bytes, text.data(), text.size());
       if (text.empty() || text[0] != '{') throw FileError(path, "header: does not begin with {");
@@ -64,41 +63,35 @@ class SafetensorsFile {
   }
 
   const std::filesystem::path& path() const { return file_.path(); }
-  /// Sorted by name.
-  const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }  ///< the header's text, by key
+  const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }  ///< by name
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool has(const std::string& name) const { return tensors_.count(name) > 0; }
-  /// @throws FileError  if there is no tensor of this name.
   const TensorEntry& entry(const std::string& name) const {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) throw FileError(path(), "has no tensor " + in_quotes(name));
     return found->second;
   }
-  /// @throws FileError  as above, or if its shape differs.
   const TensorEntry& entry(const std::string& name, const std::vector<Index>& shape) const {
     const TensorEntry& found = entry(name);
     if (found.shape != shape) {
-      throw FileError(path(), "tensor " + in_quotes(name) + " has shape " + shape_text(found.shape) + ", expected " +
-                                  shape_text(shape));
+      detail::fail_tensor(path(), name, " has shape " + shape_text(found.shape) + ", expected " + shape_text(shape));
     }
     return found;
   }
-
   /// Reads a floating-point tensor of shape [rows, columns], or [rows] for one column, rounded to the matrix's type.
-  ///
-  /// @param matrix       of the tensor's size, OVERWRITTEN. May be a view of writable memory.
+  /// @param matrix       an Eigen matrix or writable view of the tensor's size, OVERWRITTEN.
   /// @param finite_only  refuse a tensor with an infinity or a NaN.
-  /// @throws FileError  no such tensor, another shape, not floating-point, unreadable. The matrix may be changed.
-  template <class Derived>
-  void read(const std::string& name, Eigen::MatrixBase<Derived>& matrix, bool finite_only = true) const {
-    using Scalar = typename Derived::Scalar;
+  /// @throws FileError  also if it is not floating-point. The matrix may be changed.
+  template <class Matrix>
+  void read(const std::string& name, Matrix&& matrix, bool finite_only = true) const {
+    using Scalar = typename std::decay_t<Matrix>::Scalar;
     static_assert(std::is_floating_point_v<Scalar>, "hydralora: tensors are read into float or double.");
     const bool vector = has(name) && entry(name).shape.size() == 1 && matrix.cols() == 1;
     const TensorEntry& from =
         entry(name, vector ? std::vector<Index>{matrix.rows()} : std::vector<Index>{matrix.rows(), matrix.cols()});
     if (!detail::is_floating(from.type)) {
-      throw FileError(path(), "tensor " + in_quotes(name) + " holds " + info_of(from.type).name +
-                                  ", expected F64, F32, F16 or BF16");
+      detail::fail_tensor(path(), name,
+                          std::string(" holds ") + info_of(from.type).name + ", expected F64, F32, F16 or BF16");
     }
     const auto size = static_cast<std::size_t>(info_of(from.type).bytes);
     std::array<unsigned char, 8192> buffer;
@@ -110,28 +103,21 @@ class SafetensorsFile {
       for (Index i = 0; i < count; ++i) {
         const auto value = detail::decode<Scalar>(from.type, buffer.data() + static_cast<std::size_t>(i) * size);
         if (finite_only && !std::isfinite(value)) {
-          throw FileError(path(), "tensor " + in_quotes(name) + " holds a number that is not finite at " +
-                                      std::to_string(first + i));
+          detail::fail_tensor(path(), name, " holds a number that is not finite at " + std::to_string(first + i));
         }
         matrix((first + i) / matrix.cols(), (first + i) % matrix.cols()) = value;
       }
     }
   }
-  template <class Derived>
-  void read(const std::string& name, Eigen::MatrixBase<Derived>&& matrix, bool finite_only = true) const {
-    read(name, matrix, finite_only);
-  }
 
-  /// The bytes of a tensor of any type, as in the file.
-  /// @throws FileError  no such tensor, unreadable, or not enough memory: a sparse file can claim any size.
+  /// The bytes of a tensor of any type, as in the file. Also throws if there is no memory: a file can claim any size.
   std::vector<unsigned char> bytes(const std::string& name) const {
     const TensorEntry& from = entry(name);
     std::vector<unsigned char> all;
     try {
       all.resize(static_cast<std::size_t>(from.bytes));
     } catch (const std::exception&) {  // bad_alloc or length_error
-      throw FileError(path(), "tensor " + in_quotes(name) + " has " + std::to_string(from.bytes) +
-                                  " bytes: there is no memory for them");
+      detail::fail_tensor(path(), name, " has " + std::to_string(from.bytes) + " bytes: there is no memory for them");
     }
     file_.read(from.offset, all.data(), all.size());
     return all;
@@ -142,21 +128,19 @@ class SafetensorsFile {
     std::vector<std::pair<std::uint64_t, std::uint64_t>> places;
     places.reserve(tensors_.size());
     for (auto& [name, tensor] : tensors_) {
-      const auto fail = [&, &name = name](const std::string& reason) {
-        throw FileError(path(), "tensor " + in_quotes(name) + ": " + reason);
-      };
       // With a dimension of 0 the product is 0; the dimensions before it must still not overflow.
       std::uint64_t needed = static_cast<std::uint64_t>(info_of(tensor.type).bytes);
       for (const Index extent : tensor.shape) {
         const auto factor = static_cast<std::uint64_t>(extent);
         if (factor != 0 && needed > static_cast<std::uint64_t>(std::numeric_limits<Index>::max()) / factor) {
-          fail("shape " + shape_text(tensor.shape) + " is too large");
+          detail::fail_tensor(path(), name, ": shape " + shape_text(tensor.shape) + " is too large");
         }
         needed *= factor;
       }
       if (needed != tensor.bytes) {
-        fail("shape " + shape_text(tensor.shape) + " of " + info_of(tensor.type).name + " needs " +
-             std::to_string(needed) + " bytes, data_offsets hold " + std::to_string(tensor.bytes));
+        detail::fail_tensor(path(), name,
+                            ": shape " + shape_text(tensor.shape) + " of " + info_of(tensor.type).name + " needs " +
+                                std::to_string(needed) + " bytes, data_offsets hold " + std::to_string(tensor.bytes));
       }
       places.emplace_back(tensor.offset, tensor.bytes);
       tensor.offset += data_begin_;
@@ -182,7 +166,7 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// Collects tensors and saves them as one file.
+/// Collects tensors and saves them as one file:
 ///
 ///   SafetensorsWriter file;
 ///   file.add("A", layer.A());
@@ -236,8 +220,7 @@ class SafetensorsWriter {
     const bool is_new = tensors_.try_emplace(name, Tensor{type, std::move(shape), std::move(bytes)}).second;
     expects(is_new, "SafetensorsWriter: ", in_quotes(name), " was added before");
   }
-
-  /// The whole file. Wider types come first, then the order is by name, as in other writers: all are aligned.
+  /// The whole file. Wider types come first, so that all numbers are aligned, then by name, as in other writers.
   /// @throws std::invalid_argument  if a name or the metadata is not UTF-8.
   std::string content() const {
     std::vector<const std::pair<const std::string, Tensor>*> order;
@@ -266,9 +249,7 @@ class SafetensorsWriter {
     expects(text.size() <= detail::most_header_bytes, "SafetensorsWriter: the header has ", text.size(),
             " bytes, more than 16 MiB");
     std::string all(alignment, '\0');
-    std::array<unsigned char, alignment> length;
-    detail::to_little_endian<std::uint64_t>(text.size(), length.data());
-    std::copy(length.begin(), length.end(), all.begin());
+    detail::to_little_endian<std::uint64_t>(text.size(), reinterpret_cast<unsigned char*>(all.data()));
     all.reserve(all.size() + text.size() + end);
     all += text;
     for (const auto* one : order) all.append(one->second.bytes.begin(), one->second.bytes.end());

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The header of a safetensors file: JSON with the type, shape and place of every tensor. It is not trusted.
 #pragma once
 
@@ -8,11 +7,10 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <tuple>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "hydralora/io/dtype.hpp"
 #include "hydralora/io/file.hpp"
@@ -30,7 +28,7 @@ struct TensorEntry {
   Index elements() const { return static_cast<Index>(bytes) / info_of(type).bytes; }
 };
 
-/// A name from a file for a message: quoted, short, printable.
+/// A name from a file for a message: quoted, shortened, printable.
 inline std::string in_quotes(const std::string& text) {
   constexpr std::size_t most = 120;
   std::string result = "'";
@@ -49,6 +47,11 @@ inline std::string shape_text(const std::vector<Index>& shape) {
 
 namespace detail {
 
+[[noreturn]] inline void fail_tensor(const std::filesystem::path& path, const std::string& name,
+                                     const std::string& reason) {
+  throw FileError(path, "tensor " + in_quotes(name) + reason);
+}
+
 constexpr std::uint64_t most_header_bytes = std::uint64_t{16} << 20U;
 constexpr std::size_t most_dimensions = 8;
 
@@ -63,31 +66,30 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
 
   bool start_object(std::size_t) override {
     if (place_ == Place::start) return enter(Place::file);
-    if (place_ == Place::file_value) return enter(is_metadata_ ? Place::metadata : Place::tensor);
+    if (place_ == Place::entry) return enter(is_metadata_ ? Place::metadata : Place::tensor);
     refuse("an object where none is allowed");
   }
   bool key(string_t& text) override {
     if (place_ == Place::file) {
       is_metadata_ = text == "__metadata__";
       if (is_metadata_ ? has_metadata_ : tensors.count(text) > 0) refuse(in_quotes(text) + " appears twice");
-      if (is_metadata_) {
-        has_metadata_ = true;
-      } else {
+      has_metadata_ = has_metadata_ || is_metadata_;
+      if (!is_metadata_) {
         current_ = &tensors[text];
         name_ = text;
         has_type_ = has_shape_ = has_offsets_ = false;
       }
-      return enter(Place::file_value);
+      return enter(Place::entry);
     }
     if (place_ == Place::metadata) {
       const auto [found, is_new] = metadata.try_emplace(text);
       if (!is_new) refuse("__metadata__: " + in_quotes(text) + " appears twice");
       metadata_value_ = &found->second;
-      return enter(Place::metadata_value);
+      return enter(Place::text);
     }
     for (const auto& [field, place, seen] :
-         {std::tuple{"dtype", Place::type, &has_type_}, std::tuple{"shape", Place::shape_value, &has_shape_},
-          std::tuple{"data_offsets", Place::offsets_value, &has_offsets_}}) {
+         {std::tuple{"dtype", Place::type, &has_type_}, std::tuple{"shape", Place::shape_key, &has_shape_},
+          std::tuple{"data_offsets", Place::offsets_key, &has_offsets_}}) {
       if (text != field) continue;
       if (*seen) refuse_tensor(in_quotes(text) + " appears twice");
       *seen = true;
@@ -103,8 +105,8 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
     return enter(Place::file);
   }
   bool start_array(std::size_t) override {
-    if (place_ == Place::shape_value) return enter(Place::shape);
-    if (place_ == Place::offsets_value) return offsets_.clear(), enter(Place::offsets);
+    if (place_ == Place::shape_key) return enter(Place::shape);
+    if (place_ == Place::offsets_key) return offsets_.clear(), enter(Place::offsets);
     refuse("an array where none is allowed");
   }
   bool end_array() override {
@@ -129,17 +131,16 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
         refuse_tensor("has a dimension of " + std::to_string(value));
       }
       current_->shape.push_back(static_cast<Index>(value));
-      return true;
-    }
-    if (place_ == Place::offsets) {
+    } else if (place_ == Place::offsets) {
       if (offsets_.size() == 2) refuse_tensor("data_offsets has more than 2 numbers");
       offsets_.push_back(value);
-      return true;
+    } else {
+      refuse("a number where none is allowed");
     }
-    refuse("a number where none is allowed");
+    return true;
   }
   bool string(string_t& text) override {
-    if (place_ == Place::metadata_value) {
+    if (place_ == Place::text) {
       *metadata_value_ = text;
       return enter(Place::metadata);
     }
@@ -163,35 +164,16 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
   }
 
  private:
-  enum class Place {
-    start,
-    file,
-    file_value,
-    metadata,
-    metadata_value,
-    tensor,
-    type,
-    shape_value,
-    shape,
-    offsets_value,
-    offsets,
-    end
-  };
+  enum class Place { start, file, entry, metadata, text, tensor, type, shape_key, shape, offsets_key, offsets, end };
 
-  bool enter(Place place) {
-    place_ = place;
-    return true;
-  }
+  bool enter(Place place) { return place_ = place, true; }
   [[noreturn]] void refuse(const std::string& reason) const { throw FileError(path_, "header: " + reason); }
-  [[noreturn]] void refuse_tensor(const std::string& reason) const {
-    throw FileError(path_, "tensor " + in_quotes(name_) + ": " + reason);
-  }
+  [[noreturn]] void refuse_tensor(const std::string& reason) const { fail_tensor(path_, name_, ": " + reason); }
 
   const std::filesystem::path& path_;
   std::uint64_t data_bytes_;
   Place place_ = Place::start;
-  bool is_metadata_ = false, has_metadata_ = false;
-  bool has_type_ = false, has_shape_ = false, has_offsets_ = false;
+  bool is_metadata_ = false, has_metadata_ = false, has_type_ = false, has_shape_ = false, has_offsets_ = false;
   TensorEntry* current_ = nullptr;
   std::string* metadata_value_ = nullptr;
   std::string name_;

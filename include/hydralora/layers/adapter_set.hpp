@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Several adapters on one base: switched by name, or used side by side in one batch.
 #pragma once
 
@@ -20,7 +19,7 @@ inline namespace HYDRALORA_BUILD {
 /// Consecutive tokens of a batch with the same adapter.
 struct AdapterRun {
   Index adapter;  ///< place in the set, or base_only
-  Index tokens;   ///< ≥ 0
+  Index tokens;
 };
 /// No adapter.
 inline constexpr Index base_only = -1;
@@ -33,7 +32,7 @@ inline constexpr Index base_only = -1;
 ///   adapters.forward(x, y);                             all tokens with "law"
 ///   adapters.forward(x, y, {{law, 7}, {base_only, 3}}); seven with "law", three without an adapter
 ///
-/// Switching allocates nothing. Const calls are thread-safe; switching is not.
+/// Switching allocates nothing. Const calls are thread-safe. An unknown place or name throws std::invalid_argument.
 template <class Layer>
 class AdapterSet {
  public:
@@ -42,7 +41,7 @@ class AdapterSet {
   /// What forward() over runs saves for backward(). Reusable, grows, never shrinks.
   class Cache {
    public:
-    Index tokens() const { return tokens_; }  ///< of the saved forward pass
+    Index tokens() const { return tokens_; }
 
    private:
     friend class AdapterSet;
@@ -54,32 +53,26 @@ class AdapterSet {
   /// @return  the adapter's place, which does not change.
   /// @throws std::invalid_argument  a null pointer, a name that is in the set already, or other features.
   Index add(std::string name, std::unique_ptr<Layer> adapter) {
-    expects(adapter != nullptr, "AdapterSet::add: no adapter for '", name, "'");
     for (const Entry& entry : entries_) expects(entry.name != name, "AdapterSet::add: '", name, "' was added before");
-    check_features("AdapterSet::add", *adapter);
+    check_adapter("AdapterSet::add", name, adapter.get());
     entries_.push_back({std::move(name), std::move(adapter)});
     return size() - 1;
   }
-  /// Replaces the adapter at a place. @return  the old one.
-  /// @throws std::invalid_argument  as add().
+  /// Replaces the adapter at a place. Errors as in add(). @return  the old one.
   std::unique_ptr<Layer> exchange(Index place, std::unique_ptr<Layer> adapter) {
     check_place("AdapterSet::exchange", place);
-    expects(adapter != nullptr, "AdapterSet::exchange: no adapter for '", name(place), "'");
-    check_features("AdapterSet::exchange", *adapter);
+    check_adapter("AdapterSet::exchange", name(place), adapter.get());
     std::swap(entries_[static_cast<std::size_t>(place)].adapter, adapter);
     return adapter;
   }
-
   Index size() const { return static_cast<Index>(entries_.size()); }
   const std::string& name(Index place) const { return entry("AdapterSet::name", place).name; }
-  /// The place of the adapter with this name. @throws std::invalid_argument if there is none.
   Index place(const std::string& name) const {
     for (Index i = 0; i < size(); ++i) {
       if (entries_[static_cast<std::size_t>(i)].name == name) return i;
     }
     fail("AdapterSet::place: there is no '", name, "'");
   }
-  /// @throws std::invalid_argument  if there is no such place.
   Layer& operator[](Index place) { return *entry("AdapterSet", place).adapter; }
   const Layer& operator[](Index place) const { return *entry("AdapterSet", place).adapter; }
 
@@ -88,15 +81,13 @@ class AdapterSet {
     if (place != base_only) check_place("AdapterSet::use", place);
     used_ = place;
   }
-  Index used() const { return used_; }  ///< the adapter in use, or base_only
+  Index used() const { return used_; }
 
   /// y += ΔW(x) of the adapter in use, if there is one. Arguments and errors as in Layer::forward().
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
     if (used_ != base_only) (*this)[used_].forward(x, y, options);
   }
-
   /// y += ΔW(x), every run of tokens with its adapter. The bits are those of one call per run.
-  ///
   /// @param x     (in_features × tokens), read.
   /// @param y     (out_features × tokens), ADDED to: the host writes W x first. Must not overlap x.
   /// @param runs  in token order; their tokens sum to those of x.
@@ -122,14 +113,15 @@ class AdapterSet {
     cache.tokens_ = 0;
     cache.runs_.assign(runs.begin(), runs.end());
     for_each_run(runs, [&](std::size_t run, Index adapter, Index first, Index count) {
-      (*this)[adapter].forward(x.slice(first, count), y.slice(first, count), cache.caches_[run],
-                               for_run(options, first));
+      CallOptions<Scalar> own;
+      own.step = options.step;
+      own.first_token = options.first_token + static_cast<std::uint64_t>(first);
+      (*this)[adapter].forward(x.slice(first, count), y.slice(first, count), cache.caches_[run], own);
     });
     cache.tokens_ = x.tokens();
   }
 
   /// The gradients of forward() over runs. It takes no gradient of a balance loss; Layer::backward() does.
-  ///
   /// @param x          (in_features × tokens), as in forward(), read.
   /// @param dy         (out_features × tokens), read.
   /// @param cache      filled by forward() on the same x.
@@ -144,12 +136,11 @@ class AdapterSet {
             ": the cache holds ", cache.tokens_, " tokens, x is ", x.shape(), ", dy ", dy.shape(), ", dx ", dx.shape());
     expects(static_cast<Index>(gradients.size()) == size(), where, ": ", gradients.size(), " gradients for ", size(),
             " adapters");
-    for (const AdapterRun& run : cache.runs_) {
-      if (run.adapter == base_only || run.tokens == 0) continue;
-      check_place(where, run.adapter);
-      expects(gradients[static_cast<std::size_t>(run.adapter)] != nullptr, where, ": no gradients for '",
-              name(run.adapter), "'");
-    }
+    for_each_run(cache.runs_, [&](std::size_t, Index adapter, Index, Index) {
+      check_place(where, adapter);
+      expects(gradients[static_cast<std::size_t>(adapter)] != nullptr, where, ": no gradients for '", name(adapter),
+              "'");
+    });
     for_each_run(cache.runs_, [&](std::size_t run, Index adapter, Index first, Index count) {
       (*this)[adapter].backward(x.slice(first, count), dy.slice(first, count), cache.caches_[run],
                                 *gradients[static_cast<std::size_t>(adapter)], dx.slice(first, count));
@@ -162,13 +153,6 @@ class AdapterSet {
     std::unique_ptr<Layer> adapter;
   };
 
-  static CallOptions<Scalar> for_run(const CallOptions<Scalar>& options, Index first) {
-    CallOptions<Scalar> own;
-    own.step = options.step;
-    own.first_token = options.first_token + static_cast<std::uint64_t>(first);
-    return own;
-  }
-
   /// f(run, adapter, first, count) for the runs with an adapter and tokens.
   template <class Function>
   static void for_each_run(const std::vector<AdapterRun>& runs, Function&& f) {
@@ -177,7 +161,6 @@ class AdapterSet {
       if (runs[i].adapter != base_only && runs[i].tokens > 0) f(i, runs[i].adapter, first, runs[i].tokens);
     }
   }
-
   const Entry& entry(const char* where, Index place) const {
     check_place(where, place);
     return entries_[static_cast<std::size_t>(place)];
@@ -185,11 +168,11 @@ class AdapterSet {
   void check_place(const char* where, Index place) const {
     expects(place >= 0 && place < size(), where, ": place ", place, " of ", size(), " adapters");
   }
-  void check_features(const char* where, const Layer& adapter) const {
-    if (entries_.empty()) return;
-    const auto& first = entries_[0].adapter->shape();
-    expects(adapter.shape().in == first.in && adapter.shape().out == first.out, where, ": an adapter ",
-            adapter.shape().in, "->", adapter.shape().out, " beside those of ", first.in, "->", first.out);
+  void check_adapter(const char* where, const std::string& name, const Layer* adapter) const {
+    expects(adapter != nullptr, where, ": no adapter for '", name, "'");
+    const auto &shape = adapter->shape(), &first = entries_.empty() ? shape : entries_[0].adapter->shape();
+    expects(shape.in == first.in && shape.out == first.out, where, ": an adapter ", shape.in, "->", shape.out,
+            " beside those of ", first.in, "->", first.out);
   }
   void check(const char* where, ConstTokens<Scalar> x, Tokens<Scalar> y, const std::vector<AdapterRun>& runs) const {
     expects(y.tokens() == x.tokens(), where, ": x is ", x.shape(), " and y is ", y.shape());

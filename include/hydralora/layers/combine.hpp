@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// Converts other layers to LoRAs, and combines several LoRAs into one.
-//
-// Not part of hydralora.hpp, because Eigen's SVD compiles slowly.
+// Converts other layers to LoRAs and combines LoRAs. Not part of hydralora.hpp, because Eigen's SVD compiles slowly.
 #pragma once
 
 #include <Eigen/QR>
@@ -19,7 +16,6 @@
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
-
 namespace detail {
 
 /// The LoRA with ΔW = up · down and scaling 1.
@@ -100,29 +96,24 @@ LoRA<Scalar> as_lora(const SplitLoRA<Scalar>& layer) {
 }
 
 /// Σ_i c_i ΔW_i as one LoRA of rank Σ r_i with scaling 1: exact up to the rounding of c_i s_i B_i.
-///
-/// Source   PEFT's add_weighted_adapter with "cat".
-/// @throws std::invalid_argument  no LoRA, a null pointer, another number of coefficients, different features, a
-///                 coefficient that is not finite.
+/// Source: PEFT's add_weighted_adapter with "cat".
+/// @throws std::invalid_argument  without LoRAs, on a null pointer, different features, or coefficients that are
+///                 missing or not finite.
 template <class Scalar>
 LoRA<Scalar> combine_exactly(const std::vector<const LoRA<Scalar>*>& loras, const std::vector<double>& coefficients) {
   const auto [up, down] = detail::joined_factors("combine_exactly", loras, coefficients);
   return detail::lora_of<Scalar>("combine_exactly", up, down);
 }
 
-/// The result of combine_to_rank().
 template <class Scalar>
 struct CompressedLoRA {
-  LoRA<Scalar> lora;  ///< the closest one, scaling 1
+  LoRA<Scalar> lora;
   double relative_error = 0;  ///< ‖ΔW − Σ c_i ΔW_i‖ / ‖Σ c_i ΔW_i‖ (Frobenius), without rounding; 0 if the sum is 0
 };
 
 /// The LoRA of a given rank that is closest to Σ_i c_i ΔW_i. Its scaling is 1; A and B have equal singular values.
-///
 /// Source   Eckart and Young 1936; PEFT's add_weighted_adapter with "svd". From the factors, without forming ΔW.
-/// @param loras         of the same features, read.
-/// @param coefficients  c, one per LoRA.
-/// @param rank          1 … min(Σ r_i, in_features, out_features).
+/// @param rank  1 … min(Σ r_i, in_features, out_features).
 /// @throws std::invalid_argument  as combine_exactly(), on another rank, or if a number is not finite.
 /// Cost     two QR and one SVD in double, of Σ r_i columns.
 template <class Scalar>
@@ -155,10 +146,8 @@ CompressedLoRA<Scalar> combine_to_rank(const std::vector<const LoRA<Scalar>*>& l
           all > 0 ? lost / all : 0};
 }
 
-/// (Σ_i c_i B_i) (Σ_i c_i A_i), with the scaling of the first: LoRAHub's composition. This is not Σ c_i ΔW_i, because
-/// it contains the products of every B with every A.
-///
-/// Source   Huang et al. 2023, arXiv:2307.13269, eq. (1).
+/// (Σ_i c_i B_i) (Σ_i c_i A_i), with the first's scaling: LoRAHub's composition. It multiplies every B by every A.
+/// Source: Huang et al. 2023, arXiv:2307.13269, eq. (1).
 /// @throws std::invalid_argument  as combine_exactly(), or if ranks or scalings differ.
 template <class Scalar>
 LoRA<Scalar> combine_as_lorahub(const std::vector<const LoRA<Scalar>*>& loras,

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT
-//
 // DoRA: a LoRA changes the direction of a weight's rows, a trained magnitude their length.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <utility>
 
@@ -21,25 +18,22 @@ inline namespace HYDRALORA_BUILD {
 /// A frozen dense weight whose rows are changed by a LoRA and scaled to trained magnitudes m:
 ///   y += (m / c) ∘ (W x + s B A x),  c_o = ‖row o of W + s B A‖.
 /// A new one computes the same as the base: m starts as the norms of W's rows, B as 0.
-///
 /// Source    Liu et al. 2024, arXiv:2402.09353, eq. (5); c is constant in backward, as in its section 4.3.
 /// forward   z = W x + s B A x     y += (m / c) ∘ z
 /// backward  dm += Σ_t dy ∘ z / c     dz = (m / c) ∘ dy     then backward of the LoRA and the base with dz
 ///
 /// c without forming ΔW:  c_o² = ‖w_o‖² + 2 s ⟨b_o, (W Aᵀ)_o⟩ + s² b_oᵀ (A Aᵀ) b_o. Every forward() computes it, at the
-/// cost of a forward pass of `rank` tokens. Unlike the other adapters it includes the base, and its cache holds z, out
-/// × tokens numbers.
+/// cost of a forward pass of `rank` tokens. It includes the base. The cache holds z, (out × tokens).
 template <class Scalar = float>
 class DoRALinear {
  public:
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;               ///< out_features numbers
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< the base's weight
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 
   struct Gradients {
-    typename LoRA<Scalar>::Gradients adapter;  ///< of A and B
-    Vector magnitude;                          ///< dm, (out_features)
+    typename LoRA<Scalar>::Gradients adapter;
+    Vector magnitude;  ///< dm, (out_features)
 
-    /// Zeros.
     explicit Gradients(const LoRAConfig& config) : adapter(config), magnitude(Vector::Zero(config.out_features)) {}
     void set_zero() {
       adapter.set_zero();
@@ -50,7 +44,7 @@ class DoRALinear {
   /// What forward() saves for backward(). Reusable, grows, never shrinks.
   class Cache {
    public:
-    Index tokens() const { return adapter_.tokens(); }  ///< of the saved forward pass
+    Index tokens() const { return adapter_.tokens(); }
 
    private:
     friend class DoRALinear;
@@ -59,8 +53,8 @@ class DoRALinear {
   };
 
   DenseLinear<Scalar> base;  ///< its weight must not change: the norms of its rows are computed once
-  LoRA<Scalar> adapter;      ///< changes the rows' direction
-  Vector magnitude;          ///< m, trained together with adapter.parameters()
+  LoRA<Scalar> adapter;
+  Vector magnitude;  ///< m, trained together with adapter.parameters()
 
   /// @throws std::invalid_argument  if the config is invalid or does not match the weight's shape.
   DoRALinear(DenseLinear<Scalar> base_layer, const LoRAConfig& config, std::uint64_t seed = 0)
@@ -77,15 +71,12 @@ class DoRALinear {
     norms(Tokens<Scalar>(c.data(), c.size(), 1));
     return c;
   }
-
   /// y += (m / c) ∘ (W x + s B A x).
-  ///
-  /// @param x  (in_features × tokens), read.
-  /// @param y  (out_features × tokens), ADDED to. Must not overlap x.
+  /// @param x        (in_features × tokens), read.
+  /// @param y        (out_features × tokens), ADDED to. Must not overlap x.
   /// @param cache    OVERWRITTEN with what backward() needs. A call without a cache is inference: no dropout.
   /// @param options  as in LoRA::forward().
   /// @throws std::invalid_argument  on a shape mismatch or overlap; y and the cache are then untouched.
-  ///
   /// Numerics as DenseLinear. A zero row of W + s B A gives NaN.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
     const Index out = base.out_features(), tokens = x.tokens();
@@ -106,29 +97,27 @@ class DoRALinear {
     adapter.forward(x, z);
     finish(x, y, z, c);
   }
-
-  /// @param x      as in forward(), read.
-  /// @param dy     (out_features × tokens), read.
-  /// @param cache  filled by forward() on the same x, with the same parameters.
-  /// @param g      ADDED to.
+  /// @param x        as in forward(), read.
+  /// @param dy       (out_features × tokens), read.
+  /// @param cache    filled by forward() on the same x, with the same parameters.
+  /// @param g        ADDED to.
+  /// @param dx       (in_features × tokens), ADDED to, including Wᵀ dz of the base. Must overlap neither x nor dy.
   /// @param options  as in LoRA::backward().
-  /// @param dx     (in_features × tokens), ADDED to, including Wᵀ dz of the base. Must overlap neither x nor dy.
   /// @throws std::invalid_argument  on a mismatch of shapes, cache or gradients, or overlap; nothing is then written.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
     const Index out = base.out_features(), tokens = dy.tokens();
-    expects_shape("DoRALinear::backward", "dy", dy.shape(), Shape{out, x.tokens()}, "out_features x tokens");
-    expects_shape("DoRALinear::backward", "the gradient of the magnitude", Shape{g.magnitude.size(), 1}, Shape{out, 1},
+    constexpr auto where = "DoRALinear::backward";
+    expects_shape(where, "dy", dy.shape(), Shape{out, x.tokens()}, "out_features x tokens");
+    expects_shape(where, "the gradient of the magnitude", Shape{g.magnitude.size(), 1}, Shape{out, 1},
                   "out_features x 1");
-    expects(!overlap<Scalar>(dx, dy), "DoRALinear::backward: dx ", dx.shape(), " and dy ", dy.shape(), " overlap");
-    expects(cache.tokens() == tokens, "DoRALinear::backward: the cache holds ", cache.tokens(), " tokens, expected ",
-            tokens);
+    expects(!overlap<Scalar>(dx, dy), where, ": dx ", dx.shape(), " and dy ", dy.shape(), " overlap");
+    expects(cache.tokens() == tokens, where, ": the cache holds ", cache.tokens(), " tokens, expected ", tokens);
     ScratchFrame scratch;
     const Tokens<Scalar> dz = scratch.take_tokens<Scalar>(out, tokens);
     const ConstTokens<Scalar> z(cache.values_.data(), out, tokens), c(cache.values_.data() + out * tokens, out, 1);
     dz.matrix().array() = dy.matrix().array().colwise() * (magnitude.array() / c.matrix().col(0).array());
-    adapter.backward(x, dz, cache.adapter_, g.adapter, dx,
-                     options);  // checks the other arguments first
+    adapter.backward(x, dz, cache.adapter_, g.adapter, dx, options);  // checks the other arguments first
     for (Index t = 0; t < tokens; ++t) {
       g.magnitude.array() += dy.matrix().col(t).array() * z.matrix().col(t).array() / c.matrix().col(0).array();
     }
@@ -137,19 +126,17 @@ class DoRALinear {
 
  private:
   void check_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
-    expects_shape("DoRALinear::forward", "x", x.shape(), Shape{base.in_features(), x.tokens()}, "in_features x tokens");
-    expects_shape("DoRALinear::forward", "y", y.shape(), Shape{base.out_features(), x.tokens()},
-                  "out_features x tokens");
-    expects(!overlap<Scalar>(x, y), "DoRALinear::forward: x ", x.shape(), " and y ", y.shape(), " overlap");
+    constexpr auto where = "DoRALinear::forward";
+    expects_shape(where, "x", x.shape(), Shape{base.in_features(), x.tokens()}, "in_features x tokens");
+    expects_shape(where, "y", y.shape(), Shape{base.out_features(), x.tokens()}, "out_features x tokens");
+    expects(!overlap<Scalar>(x, y), where, ": x ", x.shape(), " and y ", y.shape(), " overlap");
   }
-
   /// @param z  holds s B A x.
   void finish(ConstTokens<Scalar> x, Tokens<Scalar> y, Tokens<Scalar> z, Tokens<Scalar> c) const {
     norms(c);
     base.forward(x, z);
     y.matrix().array() += z.matrix().array().colwise() * (magnitude.array() / c.matrix().col(0).array());
   }
-
   void norms(Tokens<Scalar> c) const {
     const Index out = base.out_features(), rank = adapter.shape().rank;
     const Scalar s = adapter.scaling();

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The frozen base of an adapter, and both together. A base is any class with
 //
 //   Index in_features() const;
@@ -8,7 +7,6 @@
 //   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const;   // dx += Wᵀ dy
 #pragma once
 
-#include <algorithm>
 #include <utility>
 
 #include "hydralora/core/expects.hpp"
@@ -20,45 +18,38 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
 /// A dense frozen weight W (out_features × in_features), multiplied by Eigen.
-///
 /// Numerics  the same bits for any number of threads: the tokens are cut into fixed slices, each multiplied on one
-///           thread, because the bits of Eigen's own threading depend on the number of threads. Unlike an adapter's, a
-///           token's bits may depend on its place in the batch. With HYDRALORA_NO_OPENMP in a program compiled for
-///           OpenMP, Eigen would thread the slices itself: define EIGEN_DONT_PARALLELIZE too, or call
-///           Eigen::setNbThreads(1). With Eigen's EIGEN_USE_BLAS, a BLAS multiplies float and double; the bits then
-///           depend on the BLAS.
+///           thread. Unlike an adapter's, a token's bits may depend on its place in the batch. With HYDRALORA_NO_OPENMP
+///           in a program compiled for OpenMP, Eigen would thread the slices itself: define EIGEN_DONT_PARALLELIZE too,
+///           or call Eigen::setNbThreads(1). With EIGEN_USE_BLAS the bits depend on the BLAS.
 /// Cost      2 · tokens · in · out flop. Eigen allocates its packed blocks on each call.
 template <class Scalar = float>
 class DenseLinear {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< column-major
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 
   /// @param weight  W, (out × in).
   explicit DenseLinear(Matrix weight) : weight_(std::move(weight)) {}
 
-  const Matrix& weight() const { return weight_; }  ///< W, (out × in)
+  const Matrix& weight() const { return weight_; }
   Matrix& weight() { return weight_; }
-  Index in_features() const { return weight_.cols(); }   ///< columns of W
-  Index out_features() const { return weight_.rows(); }  ///< rows of W
+  Index in_features() const { return weight_.cols(); }
+  Index out_features() const { return weight_.rows(); }
 
-  /// y += W x.
-  /// @throws std::invalid_argument  on a shape mismatch or overlap; y is then untouched.
+  /// y += W x. forward() and backward() throw std::invalid_argument on wrong shapes or overlap, before they write.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
     check("DenseLinear::forward: ", x, y, weight_.cols(), weight_.rows());
     parallel_slices(x.tokens(), slice_tokens, [&](Index begin, Index count) {
       y.slice(begin, count).matrix().noalias() += weight_ * x.slice(begin, count).matrix();
     });
   }
-
   /// dx += Wᵀ dy.
-  /// @throws std::invalid_argument  on a shape mismatch or overlap; dx is then untouched.
   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
     check("DenseLinear::backward: ", dy, dx, weight_.rows(), weight_.cols());
     parallel_slices(dy.tokens(), slice_tokens, [&](Index begin, Index count) {
       dx.slice(begin, count).matrix().noalias() += weight_.transpose() * dy.slice(begin, count).matrix();
     });
   }
-
   /// The former names of forward() and backward().
   [[deprecated("use forward()")]] void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const { forward(x, y); }
   [[deprecated("use backward()")]] void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
@@ -71,18 +62,15 @@ class DenseLinear {
 
   static void check(const char* where, ConstTokens<Scalar> from, Tokens<Scalar> to, Index from_features,
                     Index to_features) {
-    expects(from.features() == from_features, where, "the input is ", from.shape(), ", expected ",
-            Shape{from_features, from.tokens()});
-    expects(to.shape() == Shape{to_features, from.tokens()}, where, "the output is ", to.shape(), ", expected ",
-            Shape{to_features, from.tokens()});
+    const Shape in{from_features, from.tokens()}, out{to_features, from.tokens()};
+    expects(from.shape() == in, where, "the input is ", from.shape(), ", expected ", in);
+    expects(to.shape() == out, where, "the output is ", to.shape(), ", expected ", out);
     expects(!overlap<Scalar>(from, to), where, "the input ", from.shape(), " and the output ", to.shape(), " overlap");
   }
-
   Matrix weight_;
 };
 
 namespace detail {
-
 // Until version 0.3 a base may still have the former names add_forward() and add_backward().
 template <class Base, class In, class Out>
 auto base_forward(const Base& base, const In& x, const Out& y, int) -> decltype(base.forward(x, y)) {
@@ -100,19 +88,17 @@ template <class Base, class In, class Out>
 void base_backward(const Base& base, const In& dy, const Out& dx, long) {
   base.add_backward(dy, dx);
 }
-
 }  // namespace detail
 
-/// A frozen base with an adapter:  y += W x + ΔW(x). The adapter is called first, because it checks the arguments
-/// before anything is written.
+/// A frozen base with an adapter:  y += W x + ΔW(x). The adapter comes first, as it checks the arguments.
 template <class Base, class Adapter>
 struct AdaptedLinear {
-  using Scalar = typename Adapter::Scalar;        ///< of the adapter
-  using Cache = typename Adapter::Cache;          ///< of the adapter; the base saves nothing
-  using Gradients = typename Adapter::Gradients;  ///< of the adapter; the base is frozen
+  using Scalar = typename Adapter::Scalar;
+  using Cache = typename Adapter::Cache;
+  using Gradients = typename Adapter::Gradients;
 
-  Base base;        ///< frozen
-  Adapter adapter;  ///< trained
+  Base base;
+  Adapter adapter;
 
   /// @throws std::invalid_argument  if the shapes of the base's weight and the adapter differ.
   AdaptedLinear(Base base_layer, Adapter adapter_layer)
@@ -121,7 +107,7 @@ struct AdaptedLinear {
     expects(weight == delta, "AdaptedLinear: the base's weight is ", weight, ", the adapter's is ", delta);
   }
 
-  /// y += W x + ΔW(x). Arguments and errors as in the adapter's forward().
+  /// Arguments and errors as in the adapter's forward().
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
     adapter.forward(x, y, options);
     detail::base_forward(base, x, y, 0);
@@ -130,13 +116,12 @@ struct AdaptedLinear {
     adapter.forward(x, y, cache, options);
     detail::base_forward(base, x, y, 0);
   }
-  /// The adapter's backward(), and dx += Wᵀ dy. Arguments and errors as there.
+  /// The adapter's backward(), and dx += Wᵀ dy. Without dx, the base is not used.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
                 const CallOptions<Scalar>& options = {}) const {
     adapter.backward(x, dy, cache, g, dx, options);
     detail::base_backward(base, dy, dx, 0);
   }
-  /// Without dx. The base is not used.
   void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
                 const CallOptions<Scalar>& options = {}) const {
     adapter.backward(x, dy, cache, g, options);

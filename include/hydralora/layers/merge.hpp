@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: MIT
-//
-// Merging an adapter into the weight of its base. This is exact if ΔW is the same for all tokens: LoRA, the plain sum
-// of a SplitLoRA's heads, constant weights of the heads. A routed layer has a different ΔW for every token; it can only
-// be merged approximately.
+// Merging an adapter into the weight of its base. It is exact if ΔW is the same for all tokens: LoRA, the plain sum of
+// a SplitLoRA's heads, constant weights of the heads. A routed layer can only be merged approximately.
 #pragma once
 
-#include <cmath>
 #include <type_traits>
 #include <utility>
 
@@ -18,7 +15,6 @@
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
-
 namespace detail {
 
 /// s Σ_i ω_i B_i A_i in double, (out × in). With a shared A or B: A_i = A, B_i = B.
@@ -74,8 +70,6 @@ SavedWeight<typename Derived::Scalar> add_to_weight(const char* where, const Eig
 }  // namespace detail
 
 /// ΔW = s Σ_i ω_i B_i A_i, (out × in), for a layer with the same ΔW for all tokens.
-///
-/// @param layer    read.
 /// @param weights  ω, only with Routing::given.
 /// @throws std::invalid_argument  on a layer with a learned gate, or another number of weights.
 /// Cost     2 · heads · rank · in · out flop, in double.
@@ -85,8 +79,6 @@ Eigen::MatrixXd delta_weight(const Layer& layer, const Eigen::VectorXd& weights 
 }
 
 /// W += ΔW: the base then computes what base and adapter computed, up to rounding to W's type.
-///
-/// @param layer    read.
 /// @param weight   (out × in), CHANGED: an Eigen matrix, block or map of float, double, Eigen::half or Eigen::bfloat16.
 ///                 Pass a weight stored as in × out as W.transpose(), a row-major buffer as the transpose of its map.
 /// @param weights  ω, only with Routing::given: for example a task's one-hot weights.
@@ -94,19 +86,13 @@ Eigen::MatrixXd delta_weight(const Layer& layer, const Eigen::VectorXd& weights 
 /// @throws std::invalid_argument  as delta_weight(), on another shape, or if the sum is not finite in W's type; the
 ///                 weight is then unchanged.
 /// Cost     delta_weight() and some copies of W.
-template <class Layer, class Derived>
-SavedWeight<typename Derived::Scalar> merge(const Layer& layer, Eigen::MatrixBase<Derived>& weight,
-                                            const Eigen::VectorXd& weights = {}) {
+template <class Layer, class Weight>
+SavedWeight<typename std::decay_t<Weight>::Scalar> merge(const Layer& layer, Weight&& weight,
+                                                         const Eigen::VectorXd& weights = {}) {
   return detail::add_to_weight(
       "merge", detail::weighted_delta(layer, detail::constant_weights("merge", layer, weights)), weight);
 }
-template <class Layer, class Derived>
-SavedWeight<typename Derived::Scalar> merge(const Layer& layer, Eigen::MatrixBase<Derived>&& weight,
-                                            const Eigen::VectorXd& weights = {}) {
-  return merge(layer, weight, weights);
-}
 
-/// The result of merge_approximately().
 template <class Scalar>
 struct ApproximateMerge {
   SavedWeight<Scalar> saved;  ///< the old weight
@@ -116,16 +102,12 @@ struct ApproximateMerge {
 
 /// Merges a routed layer with the mean weights of its gate over the calibration tokens, and measures the error on these
 /// tokens; on others it may be larger. In HydraLoRA's ablation (arXiv:2404.19245) averaged heads did worse than LoRA.
-///
-/// @param layer        with a learned gate, read.
 /// @param weight       as in merge().
-/// @param calibration  (in_features × tokens), at least one, typical inputs of the layer.
-/// @param options      as in the layer's forward().
-/// @throws std::invalid_argument  on a layer without a learned gate (use merge()), no tokens, or as merge(); the weight
-///                 is then unchanged.
-template <class Layer, class Derived>
-ApproximateMerge<typename Derived::Scalar> merge_approximately(
-    const Layer& layer, Eigen::MatrixBase<Derived>& weight, ConstTokens<typename Layer::Scalar> calibration,
+/// @param calibration  (in_features × tokens), at least one, typical inputs of the layer. `options` as in forward().
+/// @throws std::invalid_argument  on a layer without a learned gate, no tokens, or as merge(); W is then unchanged.
+template <class Layer, class Weight>
+ApproximateMerge<typename std::decay_t<Weight>::Scalar> merge_approximately(
+    const Layer& layer, Weight&& weight, ConstTokens<typename Layer::Scalar> calibration,
     const CallOptions<typename Layer::Scalar>& options = {}) {
   using Scalar = typename Layer::Scalar;
   constexpr auto where = "merge_approximately";
@@ -134,8 +116,7 @@ ApproximateMerge<typename Derived::Scalar> merge_approximately(
   expects(calibration.tokens() > 0, where, ": no calibration tokens");
   expects_shape(where, "the weight", Shape{weight.rows(), weight.cols()}, Shape{shape.out, shape.in}, "out x in");
   typename Layer::Cache cache;
-  Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> routed =
-      Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>::Zero(shape.out, calibration.tokens());
+  typename Tokens<Scalar>::Matrix routed = Tokens<Scalar>::Matrix::Zero(shape.out, calibration.tokens());
   layer.forward(calibration, routed, cache, options);
   const Eigen::MatrixXd x = calibration.matrix().template cast<double>();
   const Eigen::MatrixXd exact = weight.template cast<double>() * x + routed.template cast<double>();
@@ -143,12 +124,6 @@ ApproximateMerge<typename Derived::Scalar> merge_approximately(
   auto saved = detail::add_to_weight(where, detail::weighted_delta(layer, weights), weight);
   const double size = exact.norm(), error = (weight.template cast<double>() * x - exact).norm();
   return {std::move(saved), std::move(weights), size > 0 ? error / size : error};
-}
-template <class Layer, class Derived>
-ApproximateMerge<typename Derived::Scalar> merge_approximately(
-    const Layer& layer, Eigen::MatrixBase<Derived>&& weight, ConstTokens<typename Layer::Scalar> calibration,
-    const CallOptions<typename Layer::Scalar>& options = {}) {
-  return merge_approximately(layer, weight, calibration, options);
 }
 
 }  // namespace HYDRALORA_BUILD

@@ -12,24 +12,18 @@ inline namespace HYDRALORA_BUILD {
 template <class Scalar>
 class SavedWeight {
  public:
-  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;  ///< column-major
+  using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 
   explicit SavedWeight(Matrix original) : original_(std::move(original)) {}
 
   const Matrix& original() const { return original_; }
-  /// Restores the weight, bit for bit.
-  ///
-  /// @param weight  an Eigen matrix, block, map or transpose in memory.
+  /// Restores the weight (an Eigen matrix, block, map or transpose in memory), bit for bit.
   /// @throws std::invalid_argument  if the shape differs; the weight is then unchanged.
-  template <class Derived>
-  void restore(Eigen::MatrixBase<Derived>& weight) const {
+  template <class Weight>
+  void restore(Weight&& weight) const {
     expects_shape("SavedWeight::restore", "the weight", Shape{weight.rows(), weight.cols()},
                   Shape{original_.rows(), original_.cols()}, "out x in");
     weight = original_;
-  }
-  template <class Derived>
-  void restore(Eigen::MatrixBase<Derived>&& weight) const {
-    restore(weight);
   }
 
  private:

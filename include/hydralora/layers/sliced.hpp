@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT
-//
-// forward() and backward() for a host that owns the threads and calls a kernel as slice i of n, as ggml does. Nothing
-// here starts a thread or waits for one. The bits are those of forward() and backward(), for every number of slices.
-//
-// Inference does not need this, because tokens are independent: each thread calls forward() with its own slice of x and
-// y inside a SerialScope (core/parallel.hpp).
+// forward() and backward() for a host that owns the threads and calls a kernel as slice i of n, as ggml does, with the
+// same bits for every n. Nothing here starts a thread or waits for one. Inference does not need this: each thread can
+// call forward() with its own tokens inside a SerialScope (core/parallel.hpp).
 #pragma once
 
 #include <algorithm>
@@ -52,7 +49,7 @@ struct SliceRange {
 template <class Layer>
 class SlicedForward {
  public:
-  using Scalar = typename Layer::Scalar;  ///< of the layer
+  using Scalar = typename Layer::Scalar;
 
   /// Checks the arguments and allocates the cache.
   SlicedForward(const Layer& layer, ConstTokens<Scalar> x, Tokens<Scalar> y, typename Layer::Cache& cache,
@@ -69,10 +66,10 @@ class SlicedForward {
     const detail::SliceRange tokens(x_.tokens(), 1, slice, slices);
     if (tokens.count == 0) return;
     const SerialScope serial;
+    const auto part = [&](const auto& view) { return view.slice(tokens.begin, tokens.count); };
     CallOptions<Scalar> options = options_;
-    if (options.weights.tokens() > 0) options.weights = options.weights.slice(tokens.begin, tokens.count);
-    layer_.formula().forward(x_.slice(tokens.begin, tokens.count), y_.slice(tokens.begin, tokens.count),
-                             pass_.slice(tokens.begin, tokens.count), options);
+    if (options.weights.tokens() > 0) options.weights = part(options.weights);
+    layer_.formula().forward(part(x_), part(y_), part(pass_), options);
   }
 
  private:
@@ -93,10 +90,10 @@ class SlicedForward {
 template <class Layer>
 class SlicedBackward {
  public:
-  using Scalar = typename Layer::Scalar;        ///< of the layer
-  using Cache = typename Layer::Cache;          ///< of the layer
-  using Gradients = typename Layer::Gradients;  ///< of the layer
-  static constexpr int phases = 2;              ///< run() takes 0 … phases − 1
+  using Scalar = typename Layer::Scalar;
+  using Cache = typename Layer::Cache;
+  using Gradients = typename Layer::Gradients;
+  static constexpr int phases = 2;  ///< run() takes 0 … phases − 1
 
   /// Checks the arguments and allocates. dx is ADDED to.
   SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
@@ -114,11 +111,15 @@ class SlicedBackward {
     expects(phase >= 0 && phase < phases, "SlicedBackward: phase ", phase, " of ", phases, " phases");
     if (x_.tokens() == 0) return;
     const SerialScope serial;
-    if (phase == 0) {
-      run_tokens(detail::SliceRange(x_.tokens(), 1, slice, slices));
-    } else {
-      run_up(detail::SliceRange(dy_.features(), grain, slice, slices));
-      run_down(detail::SliceRange(x_.features(), grain, slice, slices));
+    if (phase == 0) return run_tokens(detail::SliceRange(x_.tokens(), 1, slice, slices));
+    const detail::SliceRange up(dy_.features(), grain, slice, slices), down(x_.features(), grain, slice, slices);
+    if (up.count > 0) {
+      layer_.formula().backward_up(dy_.rows(up.begin, up.count), pass_,
+                                   g_.up_stack().feature_range(up.begin, up.count));
+    }
+    if (down.count > 0) {
+      const Tokens<Scalar> dx = dx_.features() == 0 ? dx_ : dx_.rows(down.begin, down.count);
+      layer_.formula().backward_down(x_.rows(down.begin, down.count), dp(), pass_, g_.down_stack(), dx, down.begin);
     }
   }
 
@@ -146,18 +147,6 @@ class SlicedBackward {
     if (options.logits_gradient.tokens() > 0) options.logits_gradient = slice(options.logits_gradient);
     layer_.formula().backward_tokens(slice(dy_), slice(pass_), slice(dp()), g_.gate_stack(), options);
   }
-  void run_up(detail::SliceRange features) const {
-    if (features.count == 0) return;
-    layer_.formula().backward_up(dy_.rows(features.begin, features.count), pass_,
-                                 g_.up_stack().feature_range(features.begin, features.count));
-  }
-  void run_down(detail::SliceRange features) const {
-    if (features.count == 0) return;
-    const Tokens<Scalar> dx = dx_.features() == 0 ? dx_ : dx_.rows(features.begin, features.count);
-    layer_.formula().backward_down(x_.rows(features.begin, features.count), dp(), pass_, g_.down_stack(), dx,
-                                   features.begin);
-  }
-
   const Layer& layer_;
   ConstTokens<Scalar> x_, dy_;
   Tokens<Scalar> dx_;

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// Frozen bases in compressed storage: 16 bits, 8 bits with a scale per row, 4 bits with a scale per block. W is decoded
-// strip by strip, and Eigen multiplies the strip.
+// Frozen bases in 16 bits, 8 bits or 4 bits per number. W is decoded strip by strip, and Eigen multiplies the strip.
 #pragma once
 
 #include <algorithm>
@@ -32,8 +30,8 @@ class NarrowWeight {
     expects(weight_.template cast<float>().allFinite(),
             "NarrowWeight: a number is not finite, or too large for 16 bits");
   }
-  Index rows() const { return weight_.rows(); }  ///< out_features
-  Index cols() const { return weight_.cols(); }  ///< in_features
+  Index rows() const { return weight_.rows(); }
+  Index cols() const { return weight_.cols(); }
   Index bytes() const { return weight_.size() * static_cast<Index>(sizeof(Narrow)); }
   /// Decodes W's block at (row, col) into the tile.
   template <class Scalar>
@@ -49,10 +47,9 @@ class NarrowWeight {
 };
 
 /// W in 8 bits: the step of a row is its largest absolute value / 127, at least the smallest normal float. The error is
-/// at most half a step.
+/// at most half a step. It throws on a number that is not finite as a float.
 class Int8Weight {
  public:
-  /// @throws std::invalid_argument  on a number that is not finite as a float.
   template <class Derived>
   explicit Int8Weight(const Eigen::MatrixBase<Derived>& weight)
       : codes_(weight.rows(), weight.cols()), steps_(weight.rows()) {
@@ -68,8 +65,8 @@ class Int8Weight {
       }
     }
   }
-  Index rows() const { return codes_.rows(); }  ///< out_features
-  Index cols() const { return codes_.cols(); }  ///< in_features
+  Index rows() const { return codes_.rows(); }
+  Index cols() const { return codes_.cols(); }
   Index bytes() const { return codes_.size() + steps_.size() * static_cast<Index>(sizeof(float)); }
   const Eigen::VectorXf& steps() const { return steps_; }  ///< one per row
   template <class Scalar>
@@ -92,8 +89,7 @@ class Int8Weight {
 /// W in 4 bits: blocks of 64 numbers in row-major order, divided by the block's largest absolute value and rounded to
 /// the nearest of 16 codes, quantiles of a normal distribution. The error is at most 0.152 of the block's largest
 /// value. 4.5 bits per number with the scales, which are floats: no double quantisation.
-///
-/// Source   NF4, Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E.
+/// Source: NF4, Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E. Errors as in Int8Weight.
 class NF4Weight {
  public:
   static constexpr Index block = 64;  ///< numbers that share a scale
@@ -102,7 +98,6 @@ class NF4Weight {
       -1.0F,        -0.69619280F, -0.52507305F, -0.39491749F, -0.28444138F, -0.18477343F, -0.09105004F, 0.0F,
       0.079580300F, 0.16093020F,  0.24611230F,  0.33791524F,  0.44070983F,  0.56261700F,  0.72295684F,  1.0F};
 
-  /// @throws std::invalid_argument  on a number that is not finite as a float.
   template <class Derived>
   explicit NF4Weight(const Eigen::MatrixBase<Derived>& weight)
       : rows_(weight.rows()),
@@ -125,8 +120,8 @@ class NF4Weight {
       }
     }
   }
-  Index rows() const { return rows_; }  ///< out_features
-  Index cols() const { return cols_; }  ///< in_features
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
   Index bytes() const {
     return static_cast<Index>(packed_.size()) + static_cast<Index>(scales_.size() * sizeof(float));
   }
@@ -154,14 +149,12 @@ class NF4Weight {
     }
     return best;
   }
-
   Index rows_, cols_;
   std::vector<std::uint8_t> packed_;  // two codes per byte, the first in the upper half
   std::vector<float> scales_;
 };
 
 /// A frozen weight W (out_features × in_features) in one of the storages above, multiplied as float or double.
-///
 /// Numerics  the same bits for any number of threads, as DenseLinear; a token's bits may depend on its place.
 /// Cost      2 · tokens · in · out flop and decoding W, which dominates for few tokens. Scratch: a strip per thread.
 template <class StorageType, class Scalar = float>
@@ -172,9 +165,9 @@ class StoredLinear {
   /// @param storage  W, (out × in).
   explicit StoredLinear(Storage storage) : storage_(std::move(storage)) {}
 
-  const Storage& storage() const { return storage_; }     ///< W, encoded
-  Index in_features() const { return storage_.cols(); }   ///< columns of W
-  Index out_features() const { return storage_.rows(); }  ///< rows of W
+  const Storage& storage() const { return storage_; }
+  Index in_features() const { return storage_.cols(); }
+  Index out_features() const { return storage_.rows(); }
 
   /// W, decoded.
   Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> weight() const {
@@ -194,9 +187,7 @@ class StoredLinear {
     std::swap(storage, storage_);
     return storage;
   }
-
-  /// y += W x.
-  /// @throws std::invalid_argument  on a shape mismatch or overlap; y is then untouched.
+  /// y += W x. Errors as in DenseLinear.
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
     check("forward", x, y, in_features(), out_features());
     parallel_slices(out_features(), strip, [&](Index begin, Index count) {
@@ -207,7 +198,6 @@ class StoredLinear {
     });
   }
   /// dx += Wᵀ dy.
-  /// @throws std::invalid_argument  on a shape mismatch or overlap; dx is then untouched.
   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
     check("backward", dy, dx, out_features(), in_features());
     parallel_slices(in_features(), strip, [&](Index begin, Index count) {
@@ -217,7 +207,6 @@ class StoredLinear {
       dx.rows(begin, count).matrix().noalias() += columns.matrix().transpose() * dy.matrix();
     });
   }
-
   /// The former names of forward() and backward().
   [[deprecated("use forward()")]] void add_forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const { forward(x, y); }
   [[deprecated("use backward()")]] void add_backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
@@ -230,9 +219,9 @@ class StoredLinear {
 
   static void check(const char* what, ConstTokens<Scalar> from, Tokens<Scalar> to, Index from_features,
                     Index to_features) {
-    expects(from.features() == from_features && to.shape() == Shape{to_features, from.tokens()}, "StoredLinear::", what,
-            ": from ", from.shape(), " to ", to.shape(), ", expected ", Shape{from_features, from.tokens()}, " to ",
-            Shape{to_features, from.tokens()});
+    const Shape in{from_features, from.tokens()}, out{to_features, from.tokens()};
+    expects(from.shape() == in && to.shape() == out, "StoredLinear::", what, ": from ", from.shape(), " to ",
+            to.shape(), ", expected ", in, " to ", out);
     expects(!overlap<Scalar>(from, to), "StoredLinear::", what, ": the input ", from.shape(), " and the output ",
             to.shape(), " overlap");
   }
@@ -240,16 +229,12 @@ class StoredLinear {
   Storage storage_;
 };
 
-/// A frozen base in bfloat16.
 template <class Scalar = float>
 using BFloat16Linear = StoredLinear<NarrowWeight<Eigen::bfloat16>, Scalar>;
-/// A frozen base in half precision.
 template <class Scalar = float>
 using HalfLinear = StoredLinear<NarrowWeight<Eigen::half>, Scalar>;
-/// A frozen base in 8 bits.
 template <class Scalar = float>
 using Int8Linear = StoredLinear<Int8Weight, Scalar>;
-/// A frozen base in 4 bits.
 template <class Scalar = float>
 using NF4Linear = StoredLinear<NF4Weight, Scalar>;
 

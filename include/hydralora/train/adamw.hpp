@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // AdamW over flat parameter buffers.
 #pragma once
 
@@ -18,7 +17,6 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The settings that all groups share.
 struct AdamWConfig {
   double beta1 = 0.9;     ///< decay of the mean of the gradients, in [0, 1)
   double beta2 = 0.999;   ///< decay of the mean of their squares, in [0, 1)
@@ -48,13 +46,7 @@ void adamw_update(Number& p, const Number& g, Number& m, Number& v, const AdamWF
   p = p - (f.decay * p + f.rate * m / (sqrt(v * f.square_correction) + f.epsilon));
 }
 
-/// The readable version, for any Scalar.
-template <class Scalar>
-void adamw_plain(Scalar* p, const Scalar* g, Scalar* m, Scalar* v, Index count, const AdamWFactors<Scalar>& f) {
-  for (Index i = 0; i < count; ++i) adamw_update(p[i], g[i], m[i], v[i], f);
-}
-
-/// The same in registers. Explicit, because compilers do not vectorise a loop with sqrt unless -fno-math-errno is set.
+/// adamw_update() in registers: compilers do not vectorise a loop with sqrt unless -fno-math-errno is set.
 template <class Arch, class Scalar>
 void adamw_simd(Scalar* p, const Scalar* g, Scalar* m, Scalar* v, Index count, const AdamWFactors<Scalar>& f) {
   using Batch = simd::Batch<Scalar, Arch>;
@@ -91,8 +83,7 @@ inline double integer_power(double base, std::int64_t exponent) {
 ///   p = p - η · weight_decay · p - η · m̂ / (√v̂ + ε),     m̂ = m / (1-β1^t),  v̂ = v / (1-β2^t),
 ///                                                 η = learning_rate · schedule
 ///
-/// Source   Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2. The decay is multiplied by the learning rate, as
-///          in PyTorch; in the paper it is not.
+/// Source   Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2; η also scales the decay, as in PyTorch.
 /// Cost     15 flop per parameter, including a square root and a division, and 7 numbers of memory traffic. m and v are
 ///          one allocation of 2 · parameters numbers, made at construction; step() allocates nothing.
 /// Numerics constants in double, everything per number in Scalar; moments start at 0. The bits do not depend on the
@@ -106,9 +97,8 @@ class AdamW {
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;  ///< moments
 
   /// @param groups  borrowed memory, must outlive the optimiser. Empty groups are allowed.
-  /// @throws std::invalid_argument  if a group's sizes differ; if a rate or decay is negative or not finite; if two
-  ///         buffers share memory (a number would be updated twice, or read after its update); if β is outside [0, 1);
-  ///         if ε is not > 0 in Scalar.
+  /// @throws std::invalid_argument  if a group's sizes differ, two buffers share memory, a rate or decay is negative or
+  ///         not finite, β is outside [0, 1), or ε is not > 0 in Scalar.
   explicit AdamW(std::vector<ParameterGroup<Scalar>> groups, AdamWConfig config = {})
       : groups_(std::move(groups)), config_(config) {
     expects(config.beta1 >= 0 && config.beta1 < 1, "AdamW: beta1 is ", config.beta1, ", expected in [0, 1)");
@@ -129,7 +119,6 @@ class AdamW {
   }
 
   /// One step. Reads the gradients, which the caller then sets to zero; OVERWRITES the parameters and state().
-  ///
   /// @param schedule  factor on every group's learning rate, such as cosine_schedule(step, total).
   /// @throws std::invalid_argument  if schedule is negative or not finite; nothing is then written.
   void step(double schedule = 1) {
@@ -154,12 +143,12 @@ class AdamW {
       if constexpr (simd::has_simd<Scalar>) {
         detail::adamw_simd<simd::DefaultArch>(p, g, m, v, chunk.count, factors);
       } else {
-        detail::adamw_plain(p, g, m, v, chunk.count, factors);
+        for (Index i = 0; i < chunk.count; ++i) detail::adamw_update(p[i], g[i], m[i], v[i], factors);
       }
     });
   }
 
-  /// The number of steps taken: t of the formula.
+  /// t of the formula.
   std::int64_t steps() const { return steps_; }
 
   /// Sets t, to restore a checkpoint together with state(). @throws std::invalid_argument if it is negative.
@@ -167,7 +156,6 @@ class AdamW {
     expects(steps >= 0, "AdamW::set_steps: steps is ", steps, ", expected >= 0");
     steps_ = steps;
   }
-
   const std::vector<ParameterGroup<Scalar>>& groups() const { return groups_; }
 
   /// m of every group end to end, then v of every group. Writable, to restore a checkpoint.
@@ -177,20 +165,19 @@ class AdamW {
  private:
   void expects_disjoint() const {
     struct Range {
-      std::uintptr_t begin;
-      std::uintptr_t end;
+      std::uintptr_t begin, end;
       std::size_t group;
       const char* what;
     };
     std::vector<Range> ranges;
-    const auto add = [&ranges](const Scalar* data, Index size, std::size_t group, const char* what) {
-      if (size == 0) return;
-      ranges.push_back(
-          {reinterpret_cast<std::uintptr_t>(data), reinterpret_cast<std::uintptr_t>(data + size), group, what});
+    const auto address = [](const Scalar* p) { return reinterpret_cast<std::uintptr_t>(p); };
+    const auto add = [&](const auto& buffer, std::size_t group, const char* what) {
+      if (buffer.size() == 0) return;
+      ranges.push_back({address(buffer.data()), address(buffer.data() + buffer.size()), group, what});
     };
     for (std::size_t g = 0; g < groups_.size(); ++g) {
-      add(groups_[g].parameters.data(), groups_[g].parameters.size(), g, "parameters");
-      add(groups_[g].gradients.data(), groups_[g].gradients.size(), g, "gradients");
+      add(groups_[g].parameters, g, "parameters");
+      add(groups_[g].gradients, g, "gradients");
     }
     std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
     for (std::size_t i = 1; i < ranges.size(); ++i) {

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
-//
 // Losses against a router that uses only one head. Their gradients go into CallOptions::logits_gradient.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 
 #include "hydralora/core/expects.hpp"
@@ -15,8 +13,7 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The factors of the losses; 0 = not used. A factor that is too large makes the gate uniform: 0.01 is often too large
-/// for a small adapter.
+/// The factors of the losses; 0 = not used. Too large a factor makes the gate uniform: often 0.01 for a small adapter.
 struct BalanceWeights {
   double importance = 0;  ///< of cv² of the heads' importance
   double load = 0;        ///< of N · Σ_i f_i p_i
@@ -34,7 +31,7 @@ struct BalanceLosses {
   /// The mean of (ln Σ_i exp(ℓ_i / temperature))²; 0 without keep_log_partition. ST-MoE, arXiv:2202.08906, eq. (5).
   double z = 0;
 
-  /// The sum that is added to the training loss.
+  /// To be added to the training loss.
   double weighted(const BalanceWeights& w) const { return w.importance * importance + w.load * load + w.z * z; }
 };
 
@@ -46,14 +43,11 @@ struct BalanceLosses {
 ///   options.logits_gradient = gradient;
 ///   layer.backward(x, dy, cache, g, dx, options);
 ///
-/// @param w         factors.
-/// @param layer     with a learned gate.
 /// @param cache     filled by the layer's forward().
 /// @param gradient  (heads × tokens), ADDED to: the gradient with respect to the pooled logits / temperature.
 /// @param mask      m, (1 × tokens), read: 1 for a token that counts, 0 for padding. Empty: all count.
 /// @throws std::invalid_argument  on a shape mismatch, a layer without a learned gate, w.z without keep_log_partition,
-///                  a mask that overlaps the gradient or has a negative or non-finite entry, factors that are not
-///                  finite; the gradient is then untouched.
+///                  an overlapping, negative or non-finite mask, non-finite factors; the gradient is then untouched.
 /// Cost     about ten flop per weight. Sums are in double, in token order. All losses are 0 if no token counts.
 template <class Layer>
 BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const typename Layer::Cache& cache,
@@ -80,7 +74,6 @@ BalanceLosses balance_losses(const BalanceWeights& w, const Layer& layer, const 
             ", expected finite and >= 0");
   }
   const auto counts = [&](Index t) { return mask.tokens() == 0 ? 1.0 : static_cast<double>(mask(0, t)); };
-
   const auto n = static_cast<double>(heads);
   Eigen::VectorXd importance = Eigen::VectorXd::Zero(heads), votes = importance, mass = importance;
   double counted = 0, z = 0;

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Data-parallel training: each process takes a share of the batch, gradients are summed, and all take the same step.
 //
 // A communicator is any class with
@@ -7,8 +6,7 @@
 //   int size() const;
 //   void sum(Scalar* data, Index count);          // data = Σ of all ranks' data, the same bits on every rank
 //   void broadcast(Scalar* data, Index count);    // data = rank 0's data
-// sum() and broadcast() are collective: all ranks call them in the same order with the same count. interop/mpi.hpp has
-// one for MPI.
+// One is MpiCommunicator (interop/mpi.hpp). All ranks call sum() and broadcast() in the same order with equal counts.
 #pragma once
 
 #include <algorithm>
@@ -25,8 +23,7 @@ inline namespace HYDRALORA_BUILD {
 
 /// Positions begin … begin + count − 1 of a batch.
 struct Share {
-  Index begin;
-  Index count;
+  Index begin, count;
 };
 
 /// The share of a rank in a batch of `total` samples. Shares are in rank order; their sizes differ by at most one.
@@ -51,9 +48,8 @@ inline constexpr int most_ranks = 4096;
 
 template <class Scalar>
 void write_digits(std::uint64_t number, Scalar* to) {
-  for (Index i = 0; i < wire_digits; ++i) {
-    to[i] =
-        static_cast<Scalar>((number >> static_cast<unsigned>(i * wire_digit_bits)) & ((1U << wire_digit_bits) - 1U));
+  for (Index i = 0; i < wire_digits; ++i, number >>= wire_digit_bits) {
+    to[i] = static_cast<Scalar>(number & ((1U << wire_digit_bits) - 1U));
   }
 }
 template <class Scalar>
@@ -82,32 +78,29 @@ bool same_on_all_ranks(Communicator& communicator, std::uint64_t number) {
 ///   g = Σ_ranks g_rank / Σ_ranks samples_rank,       g_rank the gradient of the sum of that rank's losses
 ///
 ///   DataParallel<float, MpiCommunicator> parallel(communicator, optimizer.groups());
-///   …                                        // forward and backward on this rank's share: gradients of the summed
-///   loss const auto batch = parallel.reduce(samples, loss_sum);     // now gradients of the mean loss of the whole
-///   batch clip_global_norm(optimizer.groups(), 1.0);                 // after the reduction: the whole gradient
-///   optimizer.step();                                          // the same on every rank
+///   …                                                       // forward, backward: gradients of this rank's summed loss
+///   const auto batch = parallel.reduce(samples, loss_sum);  // now of the mean loss of the whole batch
+///   clip_global_norm(optimizer.groups(), 1.0);              // after the reduction: the whole gradient
+///   optimizer.step();                                       // the same on every rank
 ///
 /// Shares may be uneven or empty. Construct layers with the same seed on every rank and set CallOptions::first_token to
 /// the first token of the share: dropout then draws the same masks as one process. A balance loss (train/balance.hpp)
 /// is computed over the tokens of one rank.
 ///
 /// Only parameters are broadcast. Load a checkpoint on every rank, or broadcast AdamW's state() and steps() too.
-///
 /// Cost     one reduction of all gradients and seven numbers per step; a buffer of that size.
 /// Numerics sums in Scalar. Equal programs on equal processors have the same bits on every rank. A NaN on one rank
-/// becomes
-///          a NaN on all, so all ranks notice it in the same step.
+///          becomes a NaN on all, so all ranks notice it in the same step.
 template <class Scalar, class Communicator>
 class DataParallel {
  public:
   /// The batch of all ranks together.
   struct Batch {
-    Index samples;     ///< of all ranks
+    Index samples;
     double mean_loss;  ///< sum of all losses / samples
   };
 
   /// Collective: copies rank 0's parameters to all ranks and compares a hash of them.
-  ///
   /// @param communicator, groups  borrowed, must outlive this. The groups' sizes must be the same on every rank.
   /// @throws std::invalid_argument  on all ranks, if sizes differ, or parameters after the broadcast.
   DataParallel(Communicator& communicator, std::vector<ParameterGroup<Scalar>> groups)
@@ -132,7 +125,6 @@ class DataParallel {
   }
 
   /// Collective: turns the gradients of this rank's summed loss into those of the mean loss over all ranks' samples.
-  ///
   /// @param samples   of this rank, ≥ 0.
   /// @param loss_sum  the sum of their losses. The gradients must be those of the sum, not of the mean.
   /// @throws std::invalid_argument  if samples is negative, or, on all ranks, 0 everywhere; gradients are untouched.
@@ -156,8 +148,7 @@ class DataParallel {
     return {total, static_cast<double>(to[detail::wire_digits]) / static_cast<double>(total)};
   }
 
-  /// Collective: checks that all ranks have the same parameters, bit for bit.
-  /// @throws std::invalid_argument  on all ranks, if they differ.
+  /// Collective: throws std::invalid_argument on all ranks unless they have the same parameters, bit for bit.
   void expects_equal_parameters() {
     std::uint64_t hash = fnv1a(nullptr, 0);
     for (const auto& group : groups_) {

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT
-//
-// Initialisations of an adapter other than the constructor's (A and the gate kaiming-uniform, B = 0), and ways to break
-// the symmetry of equal heads: under a uniform gate, heads with B_i = 0 get the same gradient at every step and stay
-// equal (head_cosine() in analysis/router_stats.hpp measures it).
-//
-// Not part of hydralora/train.hpp, because Eigen's SVD and QR compile slowly.
+// Initialisations other than the constructor's (A and the gate kaiming-uniform, B = 0), and ways to break the symmetry
+// of equal heads: under a uniform gate, heads with B_i = 0 get the same gradient at every step and stay equal
+// (head_cosine() shows it). Not part of hydralora/train.hpp, because Eigen's SVD and QR compile slowly.
 #pragma once
 
 #include <Eigen/QR>
@@ -12,8 +9,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <type_traits>
-#include <utility>
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/random.hpp"
@@ -26,7 +21,7 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// A of a head, or the shared one.
+/// A of a head, or the one A of the layer; B_of() likewise.
 template <class Layer>
 auto A_of(Layer& layer, [[maybe_unused]] Index head) {
   if constexpr (Layer::Middle::shares_A) {
@@ -35,7 +30,6 @@ auto A_of(Layer& layer, [[maybe_unused]] Index head) {
     return layer.A(head);
   }
 }
-/// B of a head, or LoRA's.
 template <class Layer>
 auto B_of(Layer& layer, [[maybe_unused]] Index head) {
   if constexpr (Layer::Middle::shares_A && Layer::Middle::shares_B) {
@@ -68,8 +62,7 @@ inline Eigen::MatrixXd gaussian_matrix(Index rows, Index cols, double deviation,
 
 /// A ~ N(0, 1/rank²) and B_i ~ N(0, up_deviation²), the gate as in a new layer. With the default, B = 0, the adapter
 /// adds nothing at first; a small deviation (such as 1e-3) makes the heads differ, and adds a little noise.
-///
-/// Source   PEFT's init_lora_weights="gaussian".
+/// Source: PEFT's init_lora_weights="gaussian".
 /// @throws std::invalid_argument  if up_deviation is negative or not finite; the layer is then unchanged.
 template <class Layer>
 void initialize_gaussian(Layer& layer, std::uint64_t seed, double up_deviation = 0) {
@@ -92,8 +85,7 @@ void initialize_gaussian(Layer& layer, std::uint64_t seed, double up_deviation =
 
 /// A and B_i are not zero and differ between heads, but every B_i A_i = 0: A = Q_oddᵀ R and B_i = R_i Q_even, with the
 /// odd and the even rows of an orthogonal rank × rank matrix Q, and R, R_i ~ N(0, 0.1²). The gate as in a new layer.
-///
-/// Source   PEFT's init_lora_weights="orthogonal", with an R_i for every head of HydraLoRA.
+/// Source: PEFT's init_lora_weights="orthogonal", with an R_i for every head of HydraLoRA.
 /// @throws std::invalid_argument  if the rank is odd; the layer is then unchanged.
 template <class Layer>
 void initialize_orthogonal(Layer& layer, std::uint64_t seed) {
@@ -162,7 +154,6 @@ SavedWeight<Scalar> move_into_adapter(const char* where, Layer& layer, const Eig
 
 /// Moves the principal part of W into the adapter:  W = U Σ Vᵀ,  A = √(Σ_r / s) V_rᵀ,  B = U_r √(Σ_r / s),  W −= s B A.
 /// Base and adapter together compute the same as the base before, up to rounding and without dropout.
-///
 /// Source   PiSSA, Meng et al. 2024, arXiv:2404.02948. For LoRA, and HydraLoRA with a learned gate: its heads all start
 ///          with the same B, so use HeadWarmup too.
 /// @param layer   A and every B are OVERWRITTEN; the gate is initialised as in a new layer.
@@ -184,7 +175,6 @@ SavedWeight<typename Layer::Scalar> initialize_pissa(
 }
 
 /// The same with the first columns of W = Q R:  B = Q_r,  A = R_r,  W −= s B A. B is orthonormal.
-///
 /// Source   OLoRA, Büyükakyüz 2024, arXiv:2406.01775.
 /// Layers, changes, result and errors as in initialize_pissa().
 /// Cost     one QR in double, about 4/3 · in · out · min(in, out) flop, and some copies of W.
@@ -200,15 +190,11 @@ SavedWeight<typename Layer::Scalar> initialize_olora(
   return detail::move_into_adapter<Layer, typename Layer::Scalar>("initialize_olora", layer, Q, R, weight);
 }
 
-/// Initialises the gate from clusters of its inputs: G_i = strength · (c_i − c̄) / v, where v is the mean of ‖c_i −
-/// c̄‖². The logit of head i is about `strength` higher at c_i than at c̄. The rest of the layer is unchanged.
-///
-/// @param layer      its gate is OVERWRITTEN.
-/// @param centroids  (gate inputs × heads), such as KMeansResult::centroids. The inputs of the gate are in_features, or
-///                   rank if it reads A x.
+/// Initialises the gate from clusters of its inputs:  G_i = strength · (c_i − c̄) / v,  v the mean of ‖c_i − c̄‖².
+/// The logit of head i is about `strength` higher at c_i than at c̄. Only the gate is OVERWRITTEN.
+/// @param centroids  (in_features × heads), such as KMeansResult::centroids; (rank × heads) if the gate reads A x.
 /// @param strength   in logits.
-/// @throws std::invalid_argument  on a layer without a learned gate, another shape, numbers that are not finite, or
-///                   equal centroids; the layer is then unchanged.
+/// @throws std::invalid_argument  on a layer without a learned gate, another shape, or equal or non-finite centroids.
 template <class Layer, class Derived>
 void initialize_gate(Layer& layer, const Eigen::MatrixBase<Derived>& centroids, double strength = 1) {
   expects(layer.shape().gated(), "initialize_gate: ", layer.shape(), " has no learned gate");
@@ -235,29 +221,25 @@ void initialize_gate(Layer& layer, const Eigen::MatrixBase<Derived>& centroids, 
 ///   const HeadWarmup warmup(layer.config().heads, 100, seed);
 ///   layer.backward(x, dy, cache, g, dx);
 ///   warmup.apply(step, g);
+///
+/// Its functions throw std::invalid_argument on heads < 1, steps < 0, step < 0 or gradients of other heads.
 class HeadWarmup {
  public:
-  /// @throws std::invalid_argument  if heads < 1 or steps < 0.
   HeadWarmup(Index heads, Index steps, std::uint64_t seed) : heads_(heads), steps_(steps), random_(seed, 7) {
     expects(heads >= 1, "HeadWarmup: heads is ", heads, ", expected >= 1");
     expects(steps >= 0, "HeadWarmup: steps is ", steps, ", expected >= 0");
   }
-
   /// The head that learns in this step (0, 1, …), or −1 if all do.
-  /// @throws std::invalid_argument  if step < 0.
   Index head(Index step) const {
     expects(step >= 0, "HeadWarmup: step is ", step, ", expected >= 0");
     if (step >= steps_) return -1;
     return static_cast<Index>(random_.below(static_cast<std::uint64_t>(heads_), static_cast<std::uint64_t>(step)));
   }
-
   /// Sets the gradients of the other heads' B to 0. Those of A and the gate are unchanged.
-  /// @throws std::invalid_argument  if g has another number of heads; g is then unchanged.
   template <class Gradients>
   void apply(Index step, Gradients& g) const {
-    expects(g.config().heads == heads_, "HeadWarmup: the gradients have ", g.config().heads, " heads, expected ",
-            heads_);
-    const Index active = head(step);
+    const Index active = head(step), has = g.config().heads;
+    expects(has == heads_, "HeadWarmup: the gradients have ", has, " heads, expected ", heads_);
     for (Index i = 0; active >= 0 && i < heads_; ++i) {
       if (i != active) g.B(i).setZero();
     }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // Groups of borrowed parameter and gradient buffers for an optimiser, and gradient clipping.
 #pragma once
 
@@ -23,18 +22,15 @@ inline namespace HYDRALORA_BUILD {
 template <class Scalar>
 struct ParameterGroup {
   static_assert(std::is_floating_point_v<Scalar>, "hydralora: an optimiser works on real floating-point numbers.");
-  using Map = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;  ///< a flat buffer
+  using Map = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>;
 
   Map parameters;        ///< changed by step()
   Map gradients;         ///< of the same size, read by step()
   double learning_rate;  ///< η before the schedule
   double weight_decay;   ///< of AdamW
 
-  ParameterGroup(Map the_parameters, Map the_gradients, double the_learning_rate, double the_weight_decay = 0)
-      : parameters(the_parameters),
-        gradients(the_gradients),
-        learning_rate(the_learning_rate),
-        weight_decay(the_weight_decay) {}
+  ParameterGroup(Map p, Map g, double rate, double decay = 0)
+      : parameters(p), gradients(g), learning_rate(rate), weight_decay(decay) {}
   ParameterGroup(const ParameterGroup&) = default;
   /// Refers to the other's buffers; no parameter is copied. (The assignment of an Eigen map would copy the numbers.)
   ParameterGroup& operator=(const ParameterGroup& other) {
@@ -49,16 +45,13 @@ struct ParameterGroup {
 
 namespace detail {
 
-/// `count` numbers of one group from `begin` on. `flat` is their position when all groups lie end to end.
+/// Numbers begin … begin + count − 1 of one group. `flat` is their position when all groups lie end to end.
 struct GroupChunk {
   std::size_t group;
-  Index begin;
-  Index count;
-  Index flat;
+  Index begin, count, flat;
 };
 
-/// Independent of the number of threads, so that sums are too. 8192 numbers are about ten microseconds of work, and
-/// their four float buffers fit into the second-level cache.
+/// Independent of the number of threads, so that sums are too. About 10 µs of work; four float buffers fit into L2.
 inline constexpr Index group_chunk_size = 8192;
 
 template <class Scalar>
@@ -75,10 +68,9 @@ void cut_into_chunks(const std::vector<ParameterGroup<Scalar>>& groups, GroupChu
   for (std::size_t g = 0; g < groups.size(); ++g) {
     const Index size = groups[g].parameters.size();
     for (Index begin = 0; begin < size; begin += group_chunk_size) {
-      const Index count = std::min(group_chunk_size, size - begin);
-      *chunks++ = {g, begin, count, flat};
-      flat += count;
+      *chunks++ = {g, begin, std::min(group_chunk_size, size - begin), flat + begin};
     }
+    flat += size;
   }
 }
 
@@ -113,29 +105,25 @@ double sum_of_squares(const Scalar* x, Index count) {
 }  // namespace detail
 
 /// Scales all gradients so that their joint Euclidean norm is at most max_norm:  g *= min(1, max_norm / ‖g‖).
-///
 /// Source   Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
-/// @param groups    their gradients are read, and SCALED IN PLACE if the norm is larger. They must not overlap: a
-///                  number in two groups would be counted and scaled twice (AdamW refuses such groups).
+/// @param groups    their gradients are SCALED IN PLACE if the norm is larger. They must not overlap (AdamW checks
+///                  that): a number in two groups would be counted and scaled twice.
 /// @param max_norm  > 0; infinity only measures.
 /// @return the norm before scaling. If it is infinite or NaN, no gradient has been changed; skip the step.
 /// @throws std::invalid_argument  if a group's sizes differ or max_norm is not > 0; nothing is then written.
 /// Cost     2 flop per number and one more to scale; allocates only if the thread's scratch memory must grow.
 /// Numerics squares and sums in double, so float never overflows; double does from 1e154 on. The new norm is max_norm
-/// up to
-///          rounding. The bits do not depend on the number of threads.
+///          up to rounding. The bits do not depend on the number of threads.
 template <class Scalar>
 double clip_global_norm(const std::vector<ParameterGroup<Scalar>>& groups, double max_norm) {
   expects(max_norm > 0, "clip_global_norm: max_norm is ", max_norm, ", expected > 0");
   detail::expects_groups("clip_global_norm", groups);
-
   ScratchFrame scratch;
   const Index count = detail::count_chunks(groups);
   auto* chunks = scratch.take<detail::GroupChunk>(count);
   auto* sums = scratch.take<double>(count);
   detail::cut_into_chunks(groups, chunks);
   const Index work = 2 * count * detail::group_chunk_size;
-
   parallel_for(count, work, [&](Index c) {
     sums[c] = detail::sum_of_squares(groups[chunks[c].group].gradients.data() + chunks[c].begin, chunks[c].count);
   });

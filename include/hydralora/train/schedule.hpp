@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-//
 // The learning-rate schedule.
 #pragma once
 
