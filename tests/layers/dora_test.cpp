@@ -64,7 +64,7 @@ TEST_CASE("DoRA: values and gradients against the formula, the norms held consta
     Matrix<Complex> xc = x.cast<Complex>(), Ac = A.cast<Complex>(), Bc = B.cast<Complex>(), mc = m.cast<Complex>();
     const double largest = std::max({1.0, g.adapter.parameters().cwiseAbs().maxCoeff(), dx.cwiseAbs().maxCoeff()});
     const CounterRandom random(index, 3);
-    const auto check_some = [&](const char* name, const auto& gradient, Matrix<Complex>& twin) {
+    const auto check_some = [&](const std::string& name, const auto& gradient, Matrix<Complex>& twin) {
       INFO(name);
       for (std::uint64_t n = 0; n < 6; ++n) {
         const auto at = static_cast<Index>(random.below(static_cast<std::uint64_t>(twin.size()), n));

@@ -101,7 +101,7 @@ void check_gate(const LayerShape& s, const GateConfig& config, std::uint64_t see
 
   const double largest = std::max({1.0, g.parameters().cwiseAbs().maxCoeff(), dx.cwiseAbs().maxCoeff()});
   const CounterRandom random(seed, 79);
-  const auto check_some = [&](const char* tensor, const auto& gradient, Matrix<Complex>& twin) {
+  const auto check_some = [&](const std::string& tensor, const auto& gradient, Matrix<Complex>& twin) {
     INFO(tensor);
     for (std::uint64_t n = 0; n < 3; ++n) {
       const auto at = static_cast<Index>(random.below(static_cast<std::uint64_t>(twin.size()), n));

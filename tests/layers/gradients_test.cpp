@@ -90,12 +90,12 @@ void check_layer(const Layer& layer, Kind kind, const LayerShape& s, std::uint64
   const double largest =
       std::max({1.0, g.parameters().cwiseAbs().maxCoeff(), dx.size() > 0 ? dx.cwiseAbs().maxCoeff() : 0.0});
   const auto step = [&](Complex& entry) { return complex_step(entry, book, xc, mask, dy); };
-  const auto agrees = [&](const char* tensor, double actual, double expected) {
+  const auto agrees = [&](const std::string& tensor, double actual, double expected) {
     INFO(tensor);
     CHECK(std::abs(actual - expected) <= tolerance::complex_step * largest);
   };
   // Of a tensor that heads share, every head's copy moves.
-  const auto check = [&](const char* tensor, const auto& gradient, const std::vector<Matrix<Complex>*>& twins) {
+  const auto check = [&](const std::string& tensor, const auto& gradient, const std::vector<Matrix<Complex>*>& twins) {
     for_some_entries(gradient.rows(), gradient.cols(), seed, [&](Index i, Index j) {
       double sum = 0;
       for (Matrix<Complex>* twin : twins) sum += step((*twin)(i, j));

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <string>
 
 #include "support/shapes.hpp"
 
@@ -13,7 +14,7 @@ enum class Kind { lora, split_uniform, split_learned, split_given, hydra, shared
 inline constexpr Kind all_kinds[] = {Kind::lora,  Kind::split_uniform, Kind::split_learned, Kind::split_given,
                                      Kind::hydra, Kind::shared_b,      Kind::shared_b_given};
 
-inline const char* name(Kind kind) {
+inline std::string name(Kind kind) {  // as a string: doctest shows the addresses of others
   constexpr const char* names[] = {"LoRA",      "SplitLoRA uniform", "SplitLoRA learned", "SplitLoRA given",
                                    "HydraLoRA", "SharedBLoRA",       "SharedBLoRA given"};
   return names[static_cast<int>(kind)];
