@@ -4,13 +4,7 @@
 // apart.
 #include "hydralora/analysis/tsne.hpp"
 
-#include <doctest/doctest.h>
-
-#include <limits>
-
-#include "support/errors.hpp"
 #include "support/shapes.hpp"
-#include "support/threads.hpp"
 
 using namespace hydralora;
 using namespace support;

@@ -3,13 +3,10 @@
 
 #include <algorithm>
 #include <cfenv>
-#include <cstdint>
 #include <hydralora/core/parallel.hpp>
 #include <hydralora/core/workspace.hpp>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
+#include "support/errors.hpp"
 #include "support/threads.hpp"
 
 using namespace hydralora;
@@ -49,15 +46,10 @@ TEST_CASE("parallel_for tells a function that asks on which of parallel_threads(
 TEST_CASE("parallel_for rethrows the exception of the lowest index") {
   for (const int threads : support::thread_counts) {
     const support::Threads use(threads);
-    std::string message;
-    try {
-      parallel_for(100, parallel_work_minimum, [&](Index i) {
-        if (i % 30 == 29) throw std::runtime_error(std::to_string(i));
-      });
-    } catch (const std::runtime_error& e) {
-      message = e.what();
-    }
-    CHECK(message == "29");
+    const auto fail = [](Index i) {
+      if (i % 30 == 29) throw std::runtime_error(std::to_string(i));
+    };
+    CHECK(support::message_of<std::runtime_error>([&] { parallel_for(100, parallel_work_minimum, fail); }) == "29");
   }
 }
 

@@ -23,16 +23,13 @@ TEST_CASE("a view of an Eigen expression is the same memory, never a copy") {
   CHECK(address_of(m.col(3)) == &m(0, 3));
   CHECK(writable_address_of(m) == m.data());
   CHECK(writable_address_of(m.rightCols(2)) == &m(0, 3));
-
   const Eigen::Ref<const Eigen::MatrixXf> ref(m);
   CHECK(address_of(ref) == m.data());
   const Eigen::Map<Eigen::MatrixXf, 0, Eigen::OuterStride<>> map(m.data(), 3, 5, Eigen::OuterStride<>(6));
   CHECK(address_of(map) == m.data());
   CHECK(ConstTokens<float>(map).stride() == 6);
-
   Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rows = m.transpose();
   CHECK(address_of(rows.transpose()) == rows.data());  // a transposed row-major buffer has contiguous columns
-
   Eigen::VectorXf v = Eigen::VectorXf::Random(4);
   CHECK(address_of(v) == v.data());
   CHECK(ConstTokens<float>(v).shape() == Shape{4, 1});

@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "examples/support/corpus.hpp"
 
-#include <doctest/doctest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cctype>
 #include <chrono>
-#include <cmath>
-#include <filesystem>
-#include <fstream>
-#include <functional>
-#include <iterator>
 #include <set>
 
+#include "support/errors.hpp"
 #include "support/files.hpp"
 
 namespace {
@@ -33,7 +27,7 @@ class TemporaryFolder {
   }
   void write(const std::string& name, const std::string& bytes) const {
     fs::create_directories(folder_(name).parent_path());
-    std::ofstream(folder_(name), std::ios::binary) << bytes;
+    support::write_file(folder_(name), bytes);
   }
 
  private:
@@ -57,17 +51,8 @@ class OrdinaryUser {
   bool was_root_;
 };
 
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const InputError& error) {
-    return error.what();
-  }
-  return "no InputError";
-}
-
 void check_refused(const std::string& spec, const std::string& reason, std::size_t max_bytes = plenty) {
-  const std::string message = error_of([&] { load_domain(spec, max_bytes); });
+  const std::string message = support::message_of<InputError>([&] { load_domain(spec, max_bytes); });
   CHECK(message == "domain '" + spec + "': " + reason);
   CHECK(message.find('\n') == std::string::npos);
 }
@@ -95,25 +80,23 @@ TEST_CASE("corpus: every wrong domain is refused with its reason") {
   check_refused("a=" + folder("*.txt"), "no file matches " + folder("*.txt"));
   check_refused("a=" + folder("none/*.txt"), "no file matches " + folder("none/*.txt"));
   check_refused("a=/dev/null", "/dev/null is neither a file nor a folder");
-
   folder.write("empty", "");
   folder.write("one", "x");
   folder.write("short", numbered(minimum_bytes - 1));
   folder.write("binary", numbered(minimum_bytes) + '\0');
   fs::create_directory(folder("bare"));
-  const auto too_small = [&](const std::string& bytes, const std::string& where) {
-    return "found " + bytes + " bytes of text in " + where +
-           ", at least 6144 are needed; files with a NUL byte are binary and do not count";
-  };
-  check_refused("a=" + folder("empty"), too_small("0", folder("empty") + " (0 of 1 files)"));
-  check_refused("a=" + folder("one"), too_small("1", folder("one") + " (1 of 1 files)"));
-  check_refused("a=" + folder("short"), too_small("6143", folder("short") + " (1 of 1 files)"));
-  check_refused("a=" + folder("bare"), too_small("0", folder("bare") + " (0 of 0 files)"));
-  check_refused("a=" + folder("b[hij]nary"), too_small("0", folder("b[hij]nary") + " (0 of 1 files)"));
-  check_refused("a=" + folder("binary"), too_small("0", folder("binary") + " (0 of 1 files)"));
+  for (const auto& [name, bytes, files] : {std::tuple("empty", "0", " (0 of 1 files)"),
+                                           {"one", "1", " (1 of 1 files)"},
+                                           {"short", "6143", " (1 of 1 files)"},
+                                           {"bare", "0", " (0 of 0 files)"},
+                                           {"b[hij]nary", "0", " (0 of 1 files)"},
+                                           {"binary", "0", " (0 of 1 files)"}}) {
+    check_refused("a=" + folder(name),
+                  std::string("found ") + bytes + " bytes of text in " + folder(name) + files +
+                      ", at least 6144 are needed; files with a NUL byte are binary and do not count");
+  }
   check_refused("a=" + folder("short"),
                 "at most 100 bytes of " + folder("short") + " may be used, at least 6144 are needed", 100);
-
   CHECK(load_domain("a=" + folder("*o*"), plenty).text == "x" + numbered(minimum_bytes - 1));  // exactly enough
 }
 
@@ -126,7 +109,6 @@ TEST_CASE("corpus: what cannot be read is named") {
   check_refused("a=" + folder("loop"), "cannot read " + folder("loop") + ": Too many levels of symbolic links");
   if (fs::exists("/proc/self/mem"))
     check_refused("a=/proc/self/mem", "cannot read /proc/self/mem: Input/output error");  // even root cannot
-
   folder.write("tree/open.txt", numbered(minimum_bytes));
   folder.write("tree/locked/deep.txt", numbered(minimum_bytes));
   folder.write("locked_file/closed.txt", numbered(minimum_bytes));
@@ -159,18 +141,15 @@ TEST_CASE("corpus: a file, a folder and a pattern give the bytes that are there,
   fs::create_symlink("nowhere", folder("in/dangling"));           // neither file nor folder
   fs::create_symlink("../outside.md", folder("in/z_linked.md"));  // a file all the same
   REQUIRE(mkfifo(folder("in/pipe").c_str(), 0600) == 0);          // reading it would wait for ever
-
   const Domain tree = load_domain("mine=" + folder("in"), plenty);
   CHECK(tree.name == "mine");
   CHECK(tree.text == a + c + b + b + c);  // a.txt < a/deep/c.txt: '.' < '/'
   CHECK(tree.files == 4);
   CHECK(tree.origin == folder("in") + " (4 of 5 files)");
-
   const Domain pattern = load_domain("p=" + folder("in/[ab].t?t"), plenty);
   CHECK(pattern.text == a + b);
   CHECK(pattern.origin == folder("in/[ab].t?t") + " (2 of 2 files)");
   CHECK(load_domain("p=" + folder("*/a*"), plenty).text == a + c);  // a folder may match, too
-
   CHECK(load_domain("f=" + folder("outside.md"), plenty).text == b + c);
   CHECK(load_domain("f=" + folder("name=odd [1].txt"), plenty).text == b + a);  // a name is tried before a pattern
   CHECK(load_domain("f=" + folder("in/up"), plenty).text.size() >= tree.text.size());
@@ -206,9 +185,7 @@ TEST_CASE("corpus: a split covers every block once and no context crosses a bloc
        {minimum_bytes, minimum_bytes + 1, minimum_bytes + 40, std::size_t{1000 * block_bytes}}) {
     for (const int context : {0, 1, 32, 2047}) {
       for (std::uint64_t seed = 0; seed < (size > 100000 ? 2U : 200U); ++seed) {
-        CAPTURE(size);
-        CAPTURE(context);
-        CAPTURE(seed);
+        INFO("size ", size, ", context ", context, ", seed ", seed);
         const std::size_t before = static_cast<std::size_t>(context);
         const Split split = split_positions(std::string(size, 'x'), context, seed);
         std::vector<int> owner(size, 0);
@@ -248,7 +225,6 @@ TEST_CASE("corpus: a split is 8 : 1 : 1, repeats for its seed and differs for an
   CHECK(split_positions(text, 16, 5).train == split.train);
   CHECK(split_positions(text, 16, 5).test == split.test);
   CHECK(split_positions(text, 16, 6).test != split.test);
-
   CHECK_THROWS_WITH_AS(split_positions(std::string(6143, 'x'), 8, 1),
                        "split_positions: 6143 bytes, expected at least 6144", std::invalid_argument);
   for (const int context : {-1, 2048}) CHECK_THROWS_AS(split_positions(text, context, 1), std::invalid_argument);
@@ -285,19 +261,15 @@ TEST_CASE("corpus: n-gram features") {
   double least_within = 1, most_across = 0;
   for (Index i = 0; i < 21; ++i) {
     for (Index j = 0; j < 21; ++j) {
-      if (i % 2 == j % 2) {
-        least_within = std::min(least_within, likeness(i, j));
-      } else {
-        most_across = std::max(most_across, likeness(i, j));
-      }
+      double& bound = i % 2 == j % 2 ? least_within : most_across;
+      bound = i % 2 == j % 2 ? std::min(bound, likeness(i, j)) : std::max(bound, likeness(i, j));
     }
   }
   CHECK(least_within > most_across);
 
-  CHECK_THROWS_AS(ngram_features(words, 0, 300, 64, 7), std::invalid_argument);
-  CHECK_THROWS_AS(ngram_features(words, 5, 0, 64, 7), std::invalid_argument);
-  CHECK_THROWS_AS(ngram_features(words, 5, 300, 0, 7), std::invalid_argument);
-  CHECK_THROWS_AS(ngram_features(words, 5, 20001, 64, 7), std::invalid_argument);
+  for (const auto& [samples, bytes, buckets] : {std::tuple(0, 300, 64), {5, 0, 64}, {5, 300, 0}, {5, 20001, 64}}) {
+    CHECK_THROWS_AS(ngram_features(words, samples, bytes, buckets, 7), std::invalid_argument);
+  }
   CHECK_THROWS_AS(ngram_features(std::vector<std::string_view>{}, 5, 300, 64, 7), std::invalid_argument);
 }
 
@@ -351,8 +323,7 @@ TEST_CASE("corpus: the text of this machine") {
     if (domain.name == "licences" && domain.text.size() < budget) {  // all there: links and all, each content once
       for (const auto& entry : fs::directory_iterator("/usr/share/common-licenses")) {
         CAPTURE(entry.path());
-        std::ifstream file(entry.path(), std::ios::binary);
-        const std::string licence{std::istreambuf_iterator<char>(file), {}};
+        const std::string licence = support::file_content(entry.path());
         const std::size_t first = domain.text.find(licence);
         CHECK(first != std::string::npos);
         CHECK(domain.text.find(licence, first + 1) == std::string::npos);

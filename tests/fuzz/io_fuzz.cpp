@@ -41,16 +41,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (size == 0) return 0;
   const std::filesystem::path path = file_with(data + 1, size - 1);
   try {
-    switch (data[0] % 3) {
-      case 0:
-        read_tensors(path, FileAccess::buffered);
-        break;
-      case 1:
-        read_tensors(path, FileAccess::mapped);
-        break;
-      default:
-        detail::PeftConfig{path};
-    }
+    const int reader = data[0] % 3;
+    if (reader == 2) detail::PeftConfig{path};
+    if (reader != 2) read_tensors(path, reader == 0 ? FileAccess::buffered : FileAccess::mapped);
   } catch (const FileError&) {
   }
   return 0;

@@ -6,15 +6,9 @@
 
 #include <doctest/doctest.h>
 
-#include <cmath>
-#include <cstdio>
 #include <fstream>
-#include <limits>
-#include <string>
-#include <vector>
 
 #include "hydralora/train/adamw.hpp"
-#include "support/errors.hpp"
 #include "support/shapes.hpp"
 
 using namespace hydralora;
@@ -31,6 +25,17 @@ Share share(bool even, int rank, int size) {
   if (even || size == 1) return share_of(batch_samples, rank, size);
   if (rank == size - 1) return {size - 2, batch_samples - (size - 2)};
   return rank == 0 ? Share{0, 0} : Share{rank - 1, 1};
+}
+
+/// f(ranks, even) for every way to sum and to share.
+template <class Function>
+void for_every_way(Function&& f) {
+  for (const bool even : {true, false}) {
+    for (const Summation summation : {Summation::fastest, Summation::rank_order}) {
+      MpiCommunicator ranks(MPI_COMM_WORLD, summation);
+      f(ranks, even);
+    }
+  }
 }
 
 /// A layer that learns another's output; its batches are functions of the step.
@@ -65,12 +70,7 @@ struct Student {
 template <class Scalar>
 using Hydra = Student<Scalar, HydraLoRA<Scalar>>;
 
-HydraLoRAConfig config() {
-  HydraLoRAConfig c{features, outputs, 4};
-  c.heads = 3;
-  c.dropout = 0.1;
-  return c;
-}
+HydraLoRAConfig config() { return {features, outputs, 4, 16, false, 0.1, 3}; }
 
 template <class Scalar>
 struct Curve {
@@ -117,22 +117,19 @@ Curve<Scalar> many_processes(MpiCommunicator& ranks, int steps, bool even) {
 }  // namespace
 
 TEST_CASE("MPI: one step's gradients are those of one process on the whole batch") {
-  for (const bool even : {true, false}) {
-    for (const Summation summation : {Summation::fastest, Summation::rank_order}) {
-      MpiCommunicator ranks(MPI_COMM_WORLD, summation);
-      Hydra<float> alone(config()), student(config());
-      const double loss = alone.run(7, {0, batch_samples});
-      DataParallel<float, MpiCommunicator> parallel(ranks, student.groups());
-      const Share mine = share(even, ranks.rank(), ranks.size());
-      const auto batch = parallel.reduce(mine.count, student.run(7, mine));
-      const Matrix<float> expected = alone.gradients.parameters() / float{batch_samples},
-                          found = student.gradients.parameters();
-      const float error = (found - expected).norm() / expected.norm();
-      if (ranks.rank() == 0) MESSAGE(ranks.size() << " ranks: the gradients differ by " << error);
-      CHECK(error <= 1e-6F);
-      CHECK(batch.mean_loss == doctest::Approx(loss / batch_samples).epsilon(1e-6));
-    }
-  }
+  for_every_way([](MpiCommunicator& ranks, bool even) {
+    Hydra<float> alone(config()), student(config());
+    const double loss = alone.run(7, {0, batch_samples});
+    DataParallel<float, MpiCommunicator> parallel(ranks, student.groups());
+    const Share mine = share(even, ranks.rank(), ranks.size());
+    const auto batch = parallel.reduce(mine.count, student.run(7, mine));
+    const Matrix<float> expected = alone.gradients.parameters() / float{batch_samples},
+                        found = student.gradients.parameters();
+    const float error = (found - expected).norm() / expected.norm();
+    if (ranks.rank() == 0) MESSAGE(ranks.size() << " ranks: the gradients differ by " << error);
+    CHECK(error <= 1e-6F);
+    CHECK(batch.mean_loss == doctest::Approx(loss / batch_samples).epsilon(1e-6));
+  });
 }
 
 TEST_CASE("MPI: in rank order, a sum has the bits of a loop over the ranks") {
@@ -156,20 +153,16 @@ TEST_CASE("MPI: in rank order, a sum has the bits of a loop over the ranks") {
 TEST_CASE("MPI: whole loss curves are those of one process") {
   constexpr int steps = 60;
   const Curve<double> expected = one_process<double>(steps);
-  for (const bool even : {true, false}) {
-    for (const Summation summation : {Summation::fastest, Summation::rank_order}) {
-      MpiCommunicator ranks(MPI_COMM_WORLD, summation);
-      const Curve<double> found = many_processes<double>(ranks, steps, even);
-      double worst = 0;
-      for (int step = 0; step < steps; ++step) {
-        const auto i = static_cast<std::size_t>(step);
-        worst = std::max(worst, std::abs(found.losses[i] / expected.losses[i] - 1));
-      }
-      if (ranks.rank() == 0) MESSAGE(ranks.size() << " ranks: the curves differ by " << worst);
-      CHECK(worst <= 1e-10);
-      CHECK(found.losses.back() < 0.95 * found.losses.front());
+  for_every_way([&](MpiCommunicator& ranks, bool even) {
+    const Curve<double> found = many_processes<double>(ranks, steps, even);
+    double worst = 0;
+    for (std::size_t i = 0; i < steps; ++i) {
+      worst = std::max(worst, std::abs(found.losses[i] / expected.losses[i] - 1));
     }
-  }
+    if (ranks.rank() == 0) MESSAGE(ranks.size() << " ranks: the curves differ by " << worst);
+    CHECK(worst <= 1e-10);
+    CHECK(found.losses.back() < 0.95 * found.losses.front());
+  });
 }
 
 TEST_CASE("MPI: another run in rank order gives the same bits") {
@@ -192,13 +185,12 @@ TEST_CASE("MPI: ranks that differ are found, by all of them") {
   const bool last = ranks.rank() == ranks.size() - 1;
   Hydra<float> student(config());
   DataParallel<float, MpiCommunicator> parallel(ranks, student.groups());
-  CHECK(message_of<std::invalid_argument>([&] { parallel.expects_equal_parameters(); }) == "nothing thrown");
+  CHECK(message_of([&] { parallel.expects_equal_parameters(); }) == "nothing thrown");
   if (last) student.layer.B(2)(1, 1) = std::nextafter(student.layer.B(2)(1, 1), 9.0F);
-  const bool several = ranks.size() > 1;
-  CHECK((message_of<std::invalid_argument>([&] {
-           parallel.expects_equal_parameters();
-         }).find("the ranks' parameters differ") != std::string::npos) == several);
-
+  const auto refused = [&](const std::string& message, const char* reason) {
+    CHECK((message == containing(reason)) == (ranks.size() > 1));
+  };
+  refused(message_of([&] { parallel.expects_equal_parameters(); }), "the ranks' parameters differ");
   HydraLoRAConfig larger = config();
   larger.rank += last ? 1 : 0;
   Hydra<float> other(larger);
@@ -207,12 +199,8 @@ TEST_CASE("MPI: ranks that differ are found, by all of them") {
       {student.layer.down_parameters(), student.gradients.down_parameters(), 1e-2},
       {student.layer.up_parameters(), student.gradients.up_parameters(), 1e-2}};
   if (last) std::swap(turned[0], turned[1]);
-  CHECK((message_of<std::invalid_argument>([&] {
-           Parallel(ranks, turned);
-         }).find("the ranks' parameters differ in number or groups") != std::string::npos) == several);
-  CHECK((message_of<std::invalid_argument>([&] {
-           Parallel(ranks, other.groups());
-         }).find("the ranks' parameters differ in number") != std::string::npos) == several);
+  refused(message_of([&] { Parallel(ranks, turned); }), "the ranks' parameters differ in number or groups");
+  refused(message_of([&] { Parallel(ranks, other.groups()); }), "the ranks' parameters differ in number");
 }
 
 TEST_CASE("MPI: no samples anywhere is an error, a number that is not finite is everybody's") {
@@ -221,9 +209,8 @@ TEST_CASE("MPI: no samples anywhere is an error, a number that is not finite is 
   DataParallel<float, MpiCommunicator> parallel(ranks, student.groups());
   student.run(1, {0, 4});
   const Matrix<float> before = student.gradients.parameters();
-  CHECK(message_of<std::invalid_argument>([&] { parallel.reduce(0, 0); }).find("no rank has samples") !=
-        std::string::npos);
-  CHECK(message_of<std::invalid_argument>([&] { parallel.reduce(-1, 0); }).find("-1 samples") != std::string::npos);
+  CHECK(message_of([&] { parallel.reduce(0, 0); }) == containing("no rank has samples"));
+  CHECK(message_of([&] { parallel.reduce(-1, 0); }) == containing("-1 samples"));
   CHECK(same_bits<float>(student.gradients.parameters(), before));
   if (ranks.rank() == ranks.size() - 1) student.gradients.A()(0, 0) = std::numeric_limits<float>::quiet_NaN();
   parallel.reduce(4, 1);
@@ -255,9 +242,7 @@ TEST_CASE("shares cover the batch in order, and differ by one at most") {
 }
 
 int main(int argc, char** argv) {
-  if (message_of<std::invalid_argument>([] { MpiCommunicator too_early; }).find("MPI_Init has not been called") ==
-      std::string::npos)
-    return 3;
+  if (!(message_of([] { MpiCommunicator too_early; }) == containing("MPI_Init has not been called"))) return 3;
   int provided = 0;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
   if (argc > 1 && argv[1][0] != '-') dump_path = argv[1];

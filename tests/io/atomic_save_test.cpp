@@ -6,22 +6,17 @@
 // The calls are made to fail by this program's own open(), write(), fchmod(), fsync(), rename() and close(), which the
 // linker prefers to the C library's.
 #include <dlfcn.h>
-#include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <cstdarg>
-#include <string>
-#include <utility>
 #include <vector>
 
 #include "hydralora/core/random.hpp"
 #include "hydralora/io/file.hpp"
+#include "support/child.hpp"
 #include "support/errors.hpp"
 #include "support/files.hpp"
 
@@ -39,16 +34,19 @@ struct Plan {
   std::vector<std::string>* trace = nullptr;  ///< gets the names of the calls
 } plan;
 
-/// Counts a call. @return  true where it is to fail.
-bool before_call(const std::string& name) {
+/// Makes a call, unless the plan has it fail or kills this process before or after it.
+template <class Function>
+auto planned(const std::string& name, Function&& call) {
   if (plan.trace != nullptr) plan.trace->push_back(name);
-  const bool here = plan.calls++ == plan.at;
-  if (here && plan.fault == Fault::kill_before) kill(getpid(), SIGKILL);
-  if (here && plan.fault == Fault::error) errno = plan.error;
-  return here && plan.fault == Fault::error;
-}
-void after_call() {
-  if (plan.calls - 1 == plan.at && plan.fault == Fault::kill_after) kill(getpid(), SIGKILL);
+  const Fault fault = plan.calls++ == plan.at ? plan.fault : Fault::none;
+  if (fault == Fault::kill_before) kill(getpid(), SIGKILL);
+  if (fault == Fault::error) {
+    errno = plan.error;
+    return decltype(call())(-1);
+  }
+  const auto result = call();
+  if (fault == Fault::kill_after) kill(getpid(), SIGKILL);
+  return result;
 }
 
 std::string kind_of(int fd) {
@@ -70,50 +68,37 @@ int open(const char* path, int flags, ...) {
   va_start(list, flags);
   const unsigned mode = (flags & O_CREAT) != 0 ? va_arg(list, unsigned) : 0;
   va_end(list);
-  if (before_call((flags & O_DIRECTORY) != 0 ? "open folder" : "open file")) return -1;
   static const auto call = real<int(const char*, int, ...)>("open");
-  const int result = call(path, flags, mode);
-  after_call();
-  return result;
+  return planned((flags & O_DIRECTORY) != 0 ? "open folder" : "open file", [&] { return call(path, flags, mode); });
 }
 ssize_t write(int fd, const void* bytes, std::size_t count) {
-  if (fd <= 2) return real<ssize_t(int, const void*, std::size_t)>("write")(fd, bytes, count);  // doctest's own
-  if (before_call("write " + kind_of(fd))) return -1;
   static const auto call = real<ssize_t(int, const void*, std::size_t)>("write");
-  const ssize_t result = call(fd, bytes, std::min(count, plan.most_at_once));
-  after_call();
-  return result;
+  if (fd <= 2) return call(fd, bytes, count);  // doctest's own
+  return planned("write " + kind_of(fd), [&] { return call(fd, bytes, std::min(count, plan.most_at_once)); });
 }
 int fsync(int fd) {
-  if (before_call("fsync " + kind_of(fd))) return -1;
   static const auto call = real<int(int)>("fsync");
-  const int result = call(fd);
-  after_call();
-  return result;
+  return planned("fsync " + kind_of(fd), [&] { return call(fd); });
 }
 int fchmod(int fd, mode_t mode) noexcept {
-  if (before_call("rights of file")) return -1;
   static const auto call = real<int(int, mode_t)>("fchmod");
-  const int result = call(fd, mode);
-  after_call();
-  return result;
+  return planned("rights of file", [&] { return call(fd, mode); });
 }
 int rename(const char* from, const char* to) noexcept {
-  if (before_call("rename")) return -1;
   static const auto call = real<int(const char*, const char*)>("rename");
-  const int result = call(from, to);
-  after_call();
-  return result;
+  return planned("rename", [&] { return call(from, to); });
 }
 int close(int fd) {
   static const auto call = real<int(int)>("close");
-  const bool fails = before_call("close " + kind_of(fd));
-  const int result = call(fd);
-  if (fails) {
+  bool closed = false;
+  const int result = planned("close " + kind_of(fd), [&] {
+    closed = true;
+    return call(fd);
+  });
+  if (!closed) {  // a close() that fails closes all the same
+    call(fd);
     errno = plan.error;
-    return -1;
   }
-  after_call();
   return result;
 }
 
@@ -135,17 +120,19 @@ std::string content_of(std::uint64_t which, std::size_t size) {
   return content;
 }
 
-/// Runs f in a child. @return  its status as wait() gives it.
-template <class Function>
-int in_child(Function&& f) {
-  const pid_t child = fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    f();
-    _exit(0);
-  }
-  int status = 0;
-  REQUIRE(waitpid(child, &status, 0) == child);
+/// What a save says that goes by a plan.
+std::string message_with(const Plan& the_plan, const std::filesystem::path& path, const std::string& content,
+                         int* calls = nullptr) {
+  plan = the_plan;
+  const std::string message = message_of<FileError>([&] { save(path, content); });
+  if (calls != nullptr) *calls = plan.calls;
+  plan = {};
+  return message;
+}
+
+struct stat status_of(const std::filesystem::path& path) {
+  struct stat status {};
+  REQUIRE(stat(path.c_str(), &status) == 0);
   return status;
 }
 
@@ -234,10 +221,8 @@ TEST_CASE("atomic save: every call that fails is reported, the old file stays an
     for (int at = 0;; ++at) {
       CAPTURE(at);
       write_file(folder("f"), old_content);
-      plan = {Fault::error, at, 0, 97, error};
-      const std::string message = message_of<FileError>([&] { save(folder("f"), new_content); });
-      const int calls = plan.calls;
-      plan = {};
+      int calls = 0;
+      const std::string message = message_with({Fault::error, at, 0, 97, error}, folder("f"), new_content, &calls);
       if (calls <= at) {
         CHECK(message == "nothing thrown");
         break;
@@ -252,7 +237,7 @@ TEST_CASE("atomic save: every call that fails is reported, the old file stays an
         CHECK((calls == at + 1 || at == 2 || (at == 0 && error == EACCES)));
       } else {
         ++failures;
-        CHECK(message.find(std::generic_category().message(error)) != std::string::npos);
+        CHECK(message == containing(std::generic_category().message(error)));
       }
     }
   }
@@ -263,9 +248,7 @@ TEST_CASE("atomic save: a signal in the middle of a call is no failure") {
   const TemporaryFolder folder;
   const std::string content = content_of(2, 700);
   for (int at = 0; at < 9; ++at) {  // open, the rights (a signal there would leave fewer) and the writes
-    plan = {Fault::error, at, 0, 97, EINTR};
-    CHECK(message_of<FileError>([&] { save(folder("f"), content); }) == "nothing thrown");
-    plan = {};
+    CHECK(message_with({Fault::error, at, 0, 97, EINTR}, folder("f"), content) == "nothing thrown");
     CHECK(file_content(folder("f")) == content);
     CHECK(files_in(folder.path()) == 1);
   }
@@ -275,9 +258,7 @@ TEST_CASE("atomic save: a folder that may not be read, or has no fsync, is no fa
   const TemporaryFolder folder;
   for (const auto& [at, error] : {std::pair(0, EACCES), std::pair(6, EINVAL)}) {  // its open and its fsync
     std::filesystem::remove(folder("f"));
-    plan = {Fault::error, at, 0, 100, error};
-    CHECK(message_of<FileError>([&] { save(folder("f"), "new"); }) == "nothing thrown");
-    plan = {};
+    CHECK(message_with({Fault::error, at, 0, 100, error}, folder("f"), "new") == "nothing thrown");
     CHECK(file_content(folder("f")) == "new");
   }
 }
@@ -288,15 +269,11 @@ TEST_CASE("atomic save: kill -9 at any time") {
   save(folder("f"), a);
   const CounterRandom random(7, 62);
   for (std::uint64_t round = 0; round < 60; ++round) {
-    const pid_t child = fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {
-      for (int i = 0;; ++i) save(folder("f"), i % 2 == 0 ? b : a);
-    }
-    usleep(static_cast<useconds_t>(random.below(8000, round)));
-    kill(child, SIGKILL);
-    int status = 0;
-    REQUIRE(waitpid(child, &status, 0) == child);
+    const int status = in_child(
+        [&] {
+          for (int i = 0;; ++i) save(folder("f"), i % 2 == 0 ? b : a);
+        },
+        static_cast<long>(random.below(8000, round)));
     CHECK(WIFSIGNALED(status));
     const std::string found = file_content(folder("f"));
     CHECK((found == a || found == b));
@@ -317,18 +294,15 @@ TEST_CASE("atomic save: links stay links, a new file has the rights that new fil
   CHECK(std::filesystem::is_symlink(folder("dangling")));
   CHECK(file_content(folder("sub") / "later") == "new");
   std::filesystem::create_symlink("loop", folder("loop"));
-  CHECK(message_of<FileError>([&] { save(folder("loop"), "x"); }).find("cannot follow the link") != std::string::npos);
+  CHECK(message_of<FileError>([&] { save(folder("loop"), "x"); }) == containing("cannot follow the link"));
   const mode_t mask = umask(027);
   save(folder("private"), "x");
   umask(mask);
-  struct stat status {};
-  REQUIRE(stat(folder("private").c_str(), &status) == 0);
-  CHECK((status.st_mode & 0777) == 0640);
-  CHECK(message_of<FileError>([&] {
-          save(folder("no folder") / "f", "x");
-        }).find("cannot open the folder: No such file") != std::string::npos);
+  CHECK((status_of(folder("private")).st_mode & 0777) == 0640);
+  CHECK(message_of<FileError>([&] { save(folder("no folder") / "f", "x"); }) ==
+        containing("cannot open the folder: No such file"));
   std::filesystem::create_directory(folder("folder"));
-  CHECK(message_of<FileError>([&] { save(folder("folder"), "x"); }).find("cannot replace") != std::string::npos);
+  CHECK(message_of<FileError>([&] { save(folder("folder"), "x"); }) == containing("cannot replace"));
   save(folder("empty"), "");
   CHECK(file_content(folder("empty")).empty());
   const std::filesystem::path before = std::filesystem::current_path();
@@ -348,17 +322,13 @@ TEST_CASE("atomic save: what takes a file's place has its rights") {
     REQUIRE(chmod(file.c_str(), rights) == 0);
     save(file, "new");
     CHECK(file_content(file) == "new");
-    struct stat status {};
-    REQUIRE(stat(file.c_str(), &status) == 0);
-    CHECK((status.st_mode & 07777) == rights);
+    CHECK((status_of(file).st_mode & 07777) == rights);
   }
   if (geteuid() == 0) {  // who else may give a file away?
     write_file(folder("shared"), "old");
     REQUIRE(chown(folder("shared").c_str(), geteuid(), 12345) == 0);
     save(folder("shared"), "new");
-    struct stat status {};
-    REQUIRE(stat(folder("shared").c_str(), &status) == 0);
-    CHECK(status.st_gid == 12345);
+    CHECK(status_of(folder("shared")).st_gid == 12345);
   }
   umask(mask);
 }

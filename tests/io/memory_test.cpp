@@ -10,9 +10,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <new>
-#include <string>
 
 #include "hydralora/io/peft.hpp"
+#include "support/errors.hpp"
 #include "support/files.hpp"
 
 namespace {
@@ -51,10 +51,22 @@ using namespace support;
 
 namespace {
 
-std::string file_of(const std::string& header, std::size_t data) {
-  std::string all(8, '\0');
-  for (std::size_t i = 0; i < 8; ++i) all[i] = static_cast<char>(static_cast<std::uint64_t>(header.size()) >> (8 * i));
-  return all + header + std::string(data, '\0');
+/// A text of some `size` bytes: piece(0), piece(1), … in between.
+template <class Piece>
+std::string filled(std::size_t size, const std::string& begin, Piece&& piece, const std::string& end) {
+  std::string text = begin;
+  for (std::size_t i = 0; text.size() < size; ++i) text += piece(i);
+  return text + end;
+}
+std::string filled(std::size_t size, const std::string& begin, const char* piece, const std::string& end) {
+  return filled(
+      size, begin, [&](std::size_t) { return piece; }, end);
+}
+/// The same of values for the keys "0", "1", …
+std::string filled_object(std::size_t size, const std::string& begin, const std::string& value,
+                          const std::string& end) {
+  const auto piece = [&](std::size_t i) { return (i == 0 ? "\"" : ",\"") + std::to_string(i) + "\":" + value; };
+  return filled(size, begin, piece, end);
 }
 
 /// What f() has in use at its peak, beyond what was in use before.
@@ -62,10 +74,7 @@ template <class Function>
 double peak_of(Function&& f) {
   const std::size_t before = in_use;
   peak = before;
-  try {
-    f();
-  } catch (const FileError&) {
-  }
+  message_of<FileError>(f);  // whether it is refused or not
   return static_cast<double>(peak - before);
 }
 
@@ -74,52 +83,26 @@ double peak_of(Function&& f) {
 TEST_CASE("no header makes the reader allocate more than its bound") {
   const TemporaryFolder folder;
   constexpr std::size_t size = std::size_t{4} << 20U;
-  const auto repeated = [](const std::string& begin, auto&& piece, const std::string& end) {
-    std::string text = begin;
-    for (std::size_t i = 0; text.size() < size; ++i) text += (i == 0 ? "" : ",") + piece(std::to_string(i));
-    return text + end;
-  };
-  const std::string tensor = R"(":{"dtype":"I8","shape":[],"data_offsets":[0,0]})";
+  const std::string tensor = R"({"dtype":"I8","shape":[0],"data_offsets":[0,0]})";
   const struct {
     std::string name, header;
   } cases[] = {
-      {"many empty tensors",
-       repeated(
-           "{", [&](const std::string& i) { return "\"" + i + R"(":{"dtype":"I8","shape":[0],"data_offsets":[0,0]})"; },
-           "}")},
-      {"the shortest entries", repeated(
-                                   "{", [](const std::string& i) { return "\"" + i + "\":{}"; }, "}")},
-      {"dimensions", repeated(
-                         "{",
-                         [](const std::string& i) {
-                           return "\"" + i + R"(":{"dtype":"I8","shape":[0,0,0,0,0,0,0,0],"data_offsets":[0,0]})";
-                         },
-                         "}")},
-      {"metadata", repeated(
-                       "{\"__metadata__\":{", [](const std::string& i) { return "\"" + i + "\":\"\""; }, "}}")},
-      {"one long key", "{\"" + std::string(size, 'a') + tensor + "}"},
+      {"many empty tensors", filled_object(size, "{", tensor, "}")},
+      {"the shortest entries", filled_object(size, "{", "{}", "}")},
+      {"dimensions", filled_object(size, "{", R"({"dtype":"I8","shape":[0,0,0,0,0,0,0,0],"data_offsets":[0,0]})", "}")},
+      {"metadata", filled_object(size, "{\"__metadata__\":{", "\"\"", "}}")},
+      {"one long key", "{\"" + std::string(size, 'a') + R"(":{"dtype":"I8","shape":[],"data_offsets":[0,0]})" + "}"},
       {"one long value", "{\"__metadata__\":{\"a\":\"" + std::string(size, 'a') + "\"}}"},
-      {"escapes", "{\"__metadata__\":{\"a\":\"" +
-                      [] {
-                        std::string text;
-                        while (text.size() < size) text += "\\u20ac";
-                        return text;
-                      }() +
-                      "\"}}"},
+      {"escapes", filled(size, "{\"__metadata__\":{\"a\":\"", "\\u20ac", "\"}}")},
       {"a long number", "{\"a\":{\"shape\":[" + std::string(size, '1') + "]}}"},
       {"arrays", "{\"a\":{\"shape\":" + std::string(size, '[')},
-      {"objects",
-       [] {
-         std::string text;
-         while (text.size() < size) text += "{\"a\":";
-         return text;
-       }()},
+      {"objects", filled(size, "", "{\"a\":", "")},
       {"spaces", "{" + std::string(size, ' ') + "}"},
   };
   for (const auto& c : cases) {
     for (const std::size_t data : {std::size_t{0}, std::size_t{1} << 20U}) {
       CAPTURE(c.name);
-      const std::string content = file_of(c.header, data);
+      const std::string content = file_of(c.header, std::string(data, '\0'));
       write_file(folder("t"), content);
       const double bound =
           2 * static_cast<double>(content.size()) + 32 * static_cast<double>(c.header.size()) + (1U << 20U);
@@ -133,16 +116,9 @@ TEST_CASE("no header makes the reader allocate more than its bound") {
 TEST_CASE("nor do settings") {
   const TemporaryFolder folder;
   constexpr std::size_t size = (std::size_t{1} << 20U) - 200;
-  const auto filled = [](const std::string& begin, const std::string& piece, const std::string& end) {
-    std::string text = begin;
-    while (text.size() + piece.size() + end.size() < size) text += piece;
-    return text + end;
-  };
-  std::string keys = "{\"a\":0";
-  for (std::size_t i = 0; keys.size() < size; ++i) keys += ",\"" + std::to_string(i) + "\":0";
-  for (const std::string& text :
-       {filled("{\"a\":[0", ",0", "]}"), filled("{\"a\":[[]", ",[]", "]}"), filled("{\"a\":[{}", ",{}", "]}"),
-        keys + "}", filled("{\"a\":\"", "a", "\"}"), filled("{\"a\":", "[", "")}) {
+  for (const std::string& text : {filled(size, "{\"a\":[0", ",0", "]}"), filled(size, "{\"a\":[[]", ",[]", "]}"),
+                                  filled(size, "{\"a\":[{}", ",{}", "]}"), filled_object(size, "{", "0", "}"),
+                                  filled(size, "{\"a\":\"", "a", "\"}"), filled(size, "{\"a\":", "[", "")}) {
     CAPTURE(text.substr(0, 30));
     write_file(folder("adapter_config.json"), text);
     const double used = peak_of([&] { PeftDirectory directory(folder.path()); });
@@ -169,8 +145,7 @@ TEST_CASE("a load takes no more than its numbers twice") {
 TEST_CASE("a file of holes that announces more than there is of memory is an error") {
   const TemporaryFolder folder;
   const std::string size = std::to_string(most_at_once);
-  write_file(folder("t"),
-             file_of(R"({"t":{"dtype":"U8","shape":[)" + size + R"(],"data_offsets":[0,)" + size + "]}}", 0));
+  write_file(folder("t"), file_of(R"({"t":{"dtype":"U8","shape":[)" + size + R"(],"data_offsets":[0,)" + size + "]}}"));
   std::error_code error;
   std::filesystem::resize_file(folder("t"), std::filesystem::file_size(folder("t")) + most_at_once, error);
   if (error) {
@@ -178,11 +153,6 @@ TEST_CASE("a file of holes that announces more than there is of memory is an err
     return;
   }
   const SafetensorsFile file(folder("t"));
-  std::string message;
-  try {
-    file.bytes("t");
-  } catch (const FileError& e) {
-    message = e.what();
-  }
-  CHECK(message.find("'t' has " + size + " bytes: there is no memory for them") != std::string::npos);
+  CHECK(message_of<FileError>([&] { file.bytes("t"); }) ==
+        containing("'t' has " + size + " bytes: there is no memory for them"));
 }

@@ -1,16 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "hydralora/io/safetensors.hpp"
 
-#include <doctest/doctest.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <cmath>
-#include <limits>
-#include <vector>
-
-#include "hydralora/core/random.hpp"
-#include "support/errors.hpp"
 #include "support/files.hpp"
 #include "support/shapes.hpp"
 
@@ -18,13 +10,6 @@ using namespace hydralora;
 using namespace support;
 
 namespace {
-
-/// A file from a header's text and what comes behind it.
-std::string file_of(const std::string& header, const std::string& data = {}) {
-  std::string all(8, '\0');
-  for (std::size_t i = 0; i < 8; ++i) all[i] = static_cast<char>(static_cast<std::uint64_t>(header.size()) >> (8 * i));
-  return all + header + data;
-}
 
 std::string tensor(const std::string& name, const std::string& dtype, const std::string& shape,
                    const std::string& offsets) {
@@ -51,7 +36,7 @@ TEST_CASE("safetensors: what is written is read back, in every floating type, sh
   for (const FileAccess access : {FileAccess::buffered, FileAccess::mapped}) {
     for (const DType type : {DType::F64, DType::F32, DType::F16, DType::BF16}) {
       CAPTURE(info_of(type).name);
-      SafetensorsWriter out;
+      SafetensorsWriter out, again;
       Eigen::MatrixXd wide = random_matrix<double>(70, 131, 1), tall = random_matrix<double>(5, 2, 2);
       wide(3, 4) = 65504;  // the largest half
       wide(0, 0) = -0.0;
@@ -83,7 +68,6 @@ TEST_CASE("safetensors: what is written is read back, in every floating type, sh
       if (type == DType::F16) CHECK(back(3, 4) == 65504);
 
       // What was rounded once is not rounded again: the same bytes.
-      SafetensorsWriter again;
       again.add("wide", back, type);
       again.save(folder("again"));
       CHECK(SafetensorsFile(folder("again")).bytes("wide") == file.bytes("wide"));
@@ -133,15 +117,16 @@ TEST_CASE("safetensors: reading what is not as expected names the file, the tens
   out.save(folder("t"));
   const std::string path = folder("t").string();
   const SafetensorsFile file(path);
-  Eigen::MatrixXf m(2, 3), other(3, 2);
-  CHECK(message_of<FileError>([&] { file.read("x", m); }) == path + ": has no tensor 'x'");
-  CHECK(message_of<FileError>([&] { file.read("m", other); }) ==
-        path + ": tensor 'm' has shape [2, 3], expected [3, 2]");
-  CHECK(message_of<FileError>([&] { file.read("i", m); }) ==
-        path + ": tensor 'i' holds I32, expected F64, F32, F16 or BF16");
-  CHECK(message_of<FileError>([&] { file.read("broken", m); }) ==
-        path + ": tensor 'broken' holds a number that is not finite at 5");
-  CHECK(message_of<FileError>([&] { file.read("broken", m, false); }) == "nothing thrown");
+  const auto reading = [&](const char* name, auto into, bool finite = true) {
+    return message_of<FileError>([&] { file.read(name, into, finite); });
+  };
+  const Eigen::MatrixXf m(2, 3), other(3, 2);
+  CHECK(reading("x", m) == path + ": has no tensor 'x'");
+  CHECK(reading("m", other) == path + ": tensor 'm' has shape [2, 3], expected [3, 2]");
+  CHECK(reading("m", Eigen::VectorXf(6)) == path + ": tensor 'm' has shape [2, 3], expected [6, 1]");
+  CHECK(reading("i", m) == path + ": tensor 'i' holds I32, expected F64, F32, F16 or BF16");
+  CHECK(reading("broken", m) == path + ": tensor 'broken' holds a number that is not finite at 5");
+  CHECK(reading("broken", m, false) == "nothing thrown");
   for (const DType type : {DType::F64, DType::F32, DType::F16, DType::BF16}) {  // more than is read at once
     Eigen::VectorXd numbers = Eigen::VectorXd::Ones(5000);
     numbers[4999] = -std::numeric_limits<double>::infinity();
@@ -157,9 +142,6 @@ TEST_CASE("safetensors: reading what is not as expected names the file, the tens
   } catch (const FileError& error) {
     CHECK(error.path() == path);
   }
-  Eigen::VectorXf column(6);
-  CHECK(message_of<FileError>([&] { file.read("m", column); }) ==
-        path + ": tensor 'm' has shape [2, 3], expected [6, 1]");
 }
 
 TEST_CASE("safetensors: a writer refuses what a file cannot hold") {
@@ -167,7 +149,7 @@ TEST_CASE("safetensors: a writer refuses what a file cannot hold") {
   const Eigen::MatrixXf m = Eigen::MatrixXf::Ones(2, 3);
   out.add("m", m);
   CHECK(message_of([&] { out.add("m", m); }) == "SafetensorsWriter: 'm' was added before");
-  CHECK(message_of([&] { out.add("__metadata__", m); }).find("cannot be named") != std::string::npos);
+  CHECK(message_of([&] { out.add("__metadata__", m); }) == containing("cannot be named"));
   CHECK(message_of([&] { out.add("n", m, DType::I8); }) ==
         "SafetensorsWriter: 'n' as I8, expected F64, F32, F16 or BF16");
   CHECK(message_of([&] { out.add("n", m, DType::F32, true); }) ==
@@ -177,89 +159,82 @@ TEST_CASE("safetensors: a writer refuses what a file cannot hold") {
   CHECK(message_of([&] { out.add_bytes("n", DType::I8, {-1}, {}); }) == "SafetensorsWriter: 'n' has shape [-1]");
   CHECK(message_of([&] {
           out.add_bytes("n", DType::I8, {Index(1) << 40, Index(1) << 40}, {});
-        }).find("too many") != std::string::npos);
+        }) == containing("too many"));
   out.add("caf\xe9", m);
   const TemporaryFolder folder;
-  CHECK(message_of([&] { out.save(folder("t")); }).find("not UTF-8") != std::string::npos);
+  CHECK(message_of([&] { out.save(folder("t")); }) == containing("not UTF-8"));
   CHECK_FALSE(std::filesystem::exists(folder("t")));
 }
 
 TEST_CASE("safetensors: every header that lies is refused with the reason") {
   const TemporaryFolder folder;
   const std::string good = tensor("a", "F32", "[2]", "[0,8]"), eight(8, '\0');
-  struct Case {
-    std::string content, reason;
-  };
   const auto one = [&](const std::string& text, const std::string& data) { return file_of("{" + text + "}", data); };
-  const std::vector<Case> cases = {
-      {"", "has 0 bytes, a safetensors file has at least 8"},
-      {"1234567", "has 7 bytes"},
-      {std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8), "announces a header of 18446744073709551615 bytes"},
-      {std::string("\x01\0\0\0\0\0\0\0", 8), "announces a header of 1 bytes"},
-      {std::string("\x01\0\0\x01\0\0\0\0", 8) + std::string((16U << 20U) + 1, ' '), "at most 16 MiB are allowed"},
-      {file_of(""), "does not begin with {"},
-      {file_of(" {}"), "does not begin with {"},
-      {file_of("[]"), "does not begin with {"},
-      {file_of("{"), "is not JSON"},
-      {file_of("{}x"), "is not JSON"},
-      {file_of("{} {}"), "is not JSON"},
-      {file_of("{\"a\":1}"), "a number where none is allowed"},
-      {file_of("{\"a\":null}"), "null where none is allowed"},
-      {file_of("{\"a\":true}"), "true or false"},
-      {file_of("{\"a\":[]}"), "an array where none is allowed"},
-      {file_of("{\"a\":\"b\"}"), "a string where none is allowed"},
-      {file_of("{\"a\":{}}"), "tensor 'a': lacks its dtype, shape or data_offsets"},
-      {one(R"("a":{"shape":[2],"data_offsets":[0,8]})", eight), "tensor 'a': lacks its dtype"},
-      {one(R"("a":{"dtype":"F64","data_offsets":[0,8]})", eight), "tensor 'a': lacks its dtype, shape"},
-      {one(R"("a":{"dtype":"F32","shape":[0]})", ""), "tensor 'a': lacks its dtype, shape or data_offsets"},
-      {one(good + R"(,"b":{"dtype":"I8","shape":[0]})", eight), "tensor 'b': lacks its dtype"},  // a's do not count
-      {file_of("{\"a\":{\"a\":{}}}"), "has the unknown field 'a'"},
-      {file_of("{\"a\":{\"dtype\":{}}}"), "an object where none is allowed"},
-      {file_of("{\"a\":{\"dtype\":[]}}"), "an array where none is allowed"},
-      {file_of("{\"a\":{\"shape\":[[]]}}"), "an array where none is allowed"},
-      {file_of("{\"a\":{\"shape\":3}}"), "a number where none is allowed"},
-      {file_of("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\"}}"), "'dtype' appears twice"},
-      {one(R"("a":{"shape":[2],"shape":[],"dtype":"F32","data_offsets":[0,8]})", eight), "'shape' appears twice"},
-      {one(R"("a":{"data_offsets":[0,8],"data_offsets":[0,8]})", eight), "'data_offsets' appears twice"},
-      {file_of("{\"__metadata__\":[]}"), "an array where none is allowed"},
-      {file_of("{\"__metadata__\":{\"a\":1}}"), "a number where none is allowed"},
-      {file_of("{\"__metadata__\":{\"a\":{}}}"), "an object where none is allowed"},
-      {file_of("{\"__metadata__\":{\"a\":\"\",\"a\":\"\"}}"), "__metadata__: 'a' appears twice"},
-      {file_of("{\"__metadata__\":{},\"__metadata__\":{}}"), "'__metadata__' appears twice"},
-      {one(good + "," + good, eight), "'a' appears twice"},
-      {one(tensor("a", "F31", "[2]", "[0,8]"), eight), "unknown dtype 'F31'"},
-      {one(tensor("a", "f32", "[2]", "[0,8]"), eight), "unknown dtype 'f32'"},
-      {one(tensor("a", "F32", "[-2]", "[0,8]"), eight), "the negative number -2"},
-      {one(tensor("a", "F32", "[2.0]", "[0,8]"), eight), "'2.0', which is not an integer"},
-      {one(tensor("a", "F32", "[1e999]", "[0,8]"), eight), "is not JSON"},
-      {one(tensor("a", "F32", "[2e0]", "[0,8]"), eight), "which is not an integer"},
-      {one(tensor("a", "F32", "[18446744073709551616]", "[0,8]"), eight), "which is not an integer below 2^64"},
-      {one(tensor("a", "F32", "[18446744073709551615]", "[0,8]"), eight), "has a dimension of 18446744073709551615"},
-      {one(tensor("a", "F32", "[4611686018427387904,2]", "[0,8]"), eight), "is too large"},
-      {one(tensor("a", "F32", "[4294967296,4294967296,0]", "[0,0]"), ""), "is too large"},
-      {one(tensor("a", "F32", "[1,1,1,1,1,1,1,1,2]", "[0,8]"), eight), "more than 8 dimensions"},
-      {one(tensor("a", "F32", "[3]", "[0,8]"), eight), "shape [3] of F32 needs 12 bytes, data_offsets hold 8"},
-      {one(tensor("a", "F32", "[2]", "[0,8,8]"), eight), "more than 2 numbers"},
-      {one(tensor("a", "F32", "[2]", "[8]"), eight), "data_offsets has 1 numbers"},
-      {one(tensor("a", "F32", "[2]", "[8,0]"), eight), "do not lie in the 8 bytes"},
-      {one(tensor("a", "F32", "[2]", "[1,9]"), eight), "do not lie in the 8 bytes"},
-      {one(tensor("a", "F32", "[1]", "[4,8]"), eight), "leave a gap"},
-      {one(tensor("a", "F32", "[1]", "[0,4]"), eight), "has 8 bytes behind the header, its tensors 4"},
-      {one(good + "," + tensor("b", "F32", "[1]", "[4,8]"), eight), "overlap"},
-      {one(good + "," + tensor("b", "F32", "[2]", "[0,8]"), eight), "overlap"},
-      {one(tensor("\xff", "F32", "[2]", "[0,8]"), eight), "is not JSON"},
-      {file_of("{\"a\":{\"data_offsets\":[0,18446744073709551615],\"shape\":[],\"dtype\":\"I8\"}}"), "do not lie in"},
-      {file_of("{" + std::string(100000, '[')), "is not JSON"},
-      {file_of("{\"a\":" + std::string(100000, '{')), "is not JSON"},
+  const std::pair<const char*, std::vector<std::string>> cases[] = {
+      // what a message says, files that it is said of
+      {"has 0 bytes, a safetensors file has at least 8", {""}},
+      {"has 7 bytes", {"1234567"}},
+      {"announces a header of 18446744073709551615 bytes", {std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8)}},
+      {"announces a header of 1 bytes", {std::string("\x01\0\0\0\0\0\0\0", 8)}},
+      {"at most 16 MiB are allowed", {std::string("\x01\0\0\x01\0\0\0\0", 8) + std::string((16U << 20U) + 1, ' ')}},
+      {"does not begin with {", {file_of(""), file_of(" {}"), file_of("[]")}},
+      {"is not JSON",
+       {file_of("{"), file_of("{}x"), file_of("{} {}"), one(tensor("a", "F32", "[1e999]", "[0,8]"), eight),
+        one(tensor("\xff", "F32", "[2]", "[0,8]"), eight), file_of("{" + std::string(100000, '[')),
+        file_of("{\"a\":" + std::string(100000, '{'))}},
+      {"a number where none is allowed",
+       {file_of("{\"a\":1}"), file_of("{\"a\":{\"shape\":3}}"), file_of("{\"__metadata__\":{\"a\":1}}")}},
+      {"null where none is allowed", {file_of("{\"a\":null}")}},
+      {"true or false", {file_of("{\"a\":true}")}},
+      {"an array where none is allowed",
+       {file_of("{\"a\":[]}"), file_of("{\"a\":{\"dtype\":[]}}"), file_of("{\"a\":{\"shape\":[[]]}}"),
+        file_of("{\"__metadata__\":[]}")}},
+      {"a string where none is allowed", {file_of("{\"a\":\"b\"}")}},
+      {"tensor 'a': lacks its dtype, shape or data_offsets",
+       {file_of("{\"a\":{}}"), one(R"("a":{"dtype":"F32","shape":[0]})", "")}},
+      {"tensor 'a': lacks its dtype", {one(R"("a":{"shape":[2],"data_offsets":[0,8]})", eight)}},
+      {"tensor 'a': lacks its dtype, shape", {one(R"("a":{"dtype":"F64","data_offsets":[0,8]})", eight)}},
+      {"tensor 'b': lacks its dtype", {one(good + R"(,"b":{"dtype":"I8","shape":[0]})", eight)}},  // a's do not count
+      {"has the unknown field 'a'", {file_of("{\"a\":{\"a\":{}}}")}},
+      {"an object where none is allowed",
+       {file_of("{\"a\":{\"dtype\":{}}}"), file_of("{\"__metadata__\":{\"a\":{}}}")}},
+      {"'dtype' appears twice", {file_of("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\"}}")}},
+      {"'shape' appears twice", {one(R"("a":{"shape":[2],"shape":[],"dtype":"F32","data_offsets":[0,8]})", eight)}},
+      {"'data_offsets' appears twice", {one(R"("a":{"data_offsets":[0,8],"data_offsets":[0,8]})", eight)}},
+      {"__metadata__: 'a' appears twice", {file_of("{\"__metadata__\":{\"a\":\"\",\"a\":\"\"}}")}},
+      {"'__metadata__' appears twice", {file_of("{\"__metadata__\":{},\"__metadata__\":{}}")}},
+      {"'a' appears twice", {one(good + "," + good, eight)}},
+      {"unknown dtype 'F31'", {one(tensor("a", "F31", "[2]", "[0,8]"), eight)}},
+      {"unknown dtype 'f32'", {one(tensor("a", "f32", "[2]", "[0,8]"), eight)}},
+      {"the negative number -2", {one(tensor("a", "F32", "[-2]", "[0,8]"), eight)}},
+      {"'2.0', which is not an integer", {one(tensor("a", "F32", "[2.0]", "[0,8]"), eight)}},
+      {"which is not an integer", {one(tensor("a", "F32", "[2e0]", "[0,8]"), eight)}},
+      {"which is not an integer below 2^64", {one(tensor("a", "F32", "[18446744073709551616]", "[0,8]"), eight)}},
+      {"has a dimension of 18446744073709551615", {one(tensor("a", "F32", "[18446744073709551615]", "[0,8]"), eight)}},
+      {"is too large",
+       {one(tensor("a", "F32", "[4611686018427387904,2]", "[0,8]"), eight),
+        one(tensor("a", "F32", "[4294967296,4294967296,0]", "[0,0]"), "")}},
+      {"more than 8 dimensions", {one(tensor("a", "F32", "[1,1,1,1,1,1,1,1,2]", "[0,8]"), eight)}},
+      {"shape [3] of F32 needs 12 bytes, data_offsets hold 8", {one(tensor("a", "F32", "[3]", "[0,8]"), eight)}},
+      {"more than 2 numbers", {one(tensor("a", "F32", "[2]", "[0,8,8]"), eight)}},
+      {"data_offsets has 1 numbers", {one(tensor("a", "F32", "[2]", "[8]"), eight)}},
+      {"do not lie in the 8 bytes",
+       {one(tensor("a", "F32", "[2]", "[8,0]"), eight), one(tensor("a", "F32", "[2]", "[1,9]"), eight)}},
+      {"leave a gap", {one(tensor("a", "F32", "[1]", "[4,8]"), eight)}},
+      {"has 8 bytes behind the header, its tensors 4", {one(tensor("a", "F32", "[1]", "[0,4]"), eight)}},
+      {"overlap",
+       {one(good + "," + tensor("b", "F32", "[1]", "[4,8]"), eight),
+        one(good + "," + tensor("b", "F32", "[2]", "[0,8]"), eight)}},
+      {"do not lie in", {file_of("{\"a\":{\"data_offsets\":[0,18446744073709551615],\"shape\":[],\"dtype\":\"I8\"}}")}},
   };
-  for (const Case& c : cases) {
-    CAPTURE(c.content.substr(0, 200));
-    CAPTURE(c.reason);
-    write_file(folder("t"), c.content);
-    const std::string message = message_of<FileError>([&] { SafetensorsFile file(folder("t")); });
-    CAPTURE(message);
-    CHECK(message.rfind(folder("t").string() + ": ", 0) == 0);
-    CHECK(message.find(c.reason) != std::string::npos);
+  for (const auto& [reason, contents] : cases) {
+    for (const std::string& content : contents) {
+      CAPTURE(content.substr(0, 200));
+      write_file(folder("t"), content);
+      const std::string message = message_of<FileError>([&] { SafetensorsFile file(folder("t")); });
+      CHECK(message.rfind(folder("t").string() + ": ", 0) == 0);
+      CHECK(message == containing(reason));
+    }
   }
   // And what is odd but true is read.
   for (const std::string& fine :
@@ -293,11 +268,9 @@ TEST_CASE("safetensors: a folder, a pipe and nothing at all are no files") {
   const TemporaryFolder folder;
   CHECK(message_of<FileError>([&] { SafetensorsFile file(folder("none")); }) ==
         folder("none").string() + ": cannot open: No such file or directory");
-  CHECK(message_of<FileError>([&] { SafetensorsFile file(folder.path()); }).find("is not a regular file") !=
-        std::string::npos);
+  CHECK(message_of<FileError>([&] { SafetensorsFile file(folder.path()); }) == containing("is not a regular file"));
   REQUIRE(mkfifo(folder("pipe").c_str(), 0600) == 0);
-  CHECK(message_of<FileError>([&] { SafetensorsFile file(folder("pipe")); }).find("is not a regular file") !=
-        std::string::npos);
+  CHECK(message_of<FileError>([&] { SafetensorsFile file(folder("pipe")); }) == containing("is not a regular file"));
 }
 
 TEST_CASE("safetensors: a file that is cut short after it was opened") {
@@ -342,22 +315,12 @@ TEST_CASE("safetensors: every truncation and thousands of mutations are refused 
       const auto character = static_cast<char>(
           random.below(2, edit, 3) == 0 ? static_cast<unsigned char>(likely[random.below(likely.size(), edit, 4)])
                                         : random.below(256, edit, 5));
-      switch (random.below(5, edit, 6)) {
-        case 0:
-          mutated[at] = character;
-          break;
-        case 1:
-          mutated[at] = static_cast<char>(mutated[at] ^ (1 << random.below(8, edit, 7)));
-          break;
-        case 2:
-          mutated.erase(at, length);
-          break;
-        case 3:
-          mutated.insert(at, length, character);
-          break;
-        default:
-          mutated.insert(random.below(mutated.size(), edit, 8), mutated.substr(at, length));
-      }
+      const std::uint64_t kind = random.below(5, edit, 6);
+      if (kind == 0) mutated[at] = character;
+      if (kind == 1) mutated[at] = static_cast<char>(mutated[at] ^ (1 << random.below(8, edit, 7)));
+      if (kind == 2) mutated.erase(at, length);
+      if (kind == 3) mutated.insert(at, length, character);
+      if (kind == 4) mutated.insert(random.below(mutated.size(), edit, 8), mutated.substr(at, length));
       if (mutated.empty()) break;
     }
     // Half of them with a length that fits, so that what lies behind it is reached.

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "hydralora/layers/adapter_set.hpp"
 
-#include <doctest/doctest.h>
-
 #include <memory>
 #include <new>
 
-#include "support/errors.hpp"
 #include "support/layers.hpp"
 
 using namespace hydralora;
@@ -16,9 +13,8 @@ namespace {
 
 template <class Scalar>
 std::unique_ptr<HydraLoRA<Scalar>> random_adapter(Index rank, Index heads, std::uint64_t seed, double dropout = 0) {
-  auto layer = std::make_unique<HydraLoRA<Scalar>>(HydraLoRAConfig{13, 11, rank, 3.0, false, dropout, heads}, seed);
-  layer->parameters() = Scalar(0.5) * random_matrix<Scalar>(layer->parameter_count(), 1, seed);
-  return layer;
+  const HydraLoRA<Scalar> layer(HydraLoRAConfig{13, 11, rank, 3.0, false, dropout, heads}, seed);
+  return std::make_unique<HydraLoRA<Scalar>>(randomized(layer, seed));
 }
 
 /// A layer that can run out of memory.
@@ -43,31 +39,29 @@ TEST_CASE_TEMPLATE("a batch of several adapters gives the bits of one adapter at
   const Matrix<Scalar> x = random_matrix<Scalar>(13, tokens, 4), dy = random_matrix<Scalar>(11, tokens, 5);
   const Matrix<Scalar> y0 = random_matrix<Scalar>(11, tokens, 6), dx0 = random_matrix<Scalar>(13, tokens, 7);
   using Gradients = typename HydraLoRA<Scalar>::Gradients;
-  Gradients ga(set[a].config()), gb(set[b].config()), expected_ga(set[a].config()), expected_gb(set[b].config());
+  Gradients ga(set[a].config()), gb(set[b].config()), expected_ga = ga, expected_gb = gb;
   CallOptions<Scalar> options;
   options.step = 9;
   options.first_token = 100;
 
-  Matrix<Scalar> y = y0, dx = dx0, inferred = y0;
+  Matrix<Scalar> y = y0, dx = dx0, inferred = y0, expected_y = y0, expected_dx = dx0, expected_inferred = y0;
   typename AdapterSet<HydraLoRA<Scalar>>::Cache cache;
   set.forward(x, y, runs, cache, options);
   set.backward(x, dy, cache, {&ga, &gb, nullptr}, dx);
   set.forward(x, inferred, runs);
 
-  Matrix<Scalar> expected_y = y0, expected_dx = dx0, expected_inferred = y0;
-  Index first = 0;
   for (const AdapterRun& run : runs) {
-    const auto slice = [&](auto& m) { return m.middleCols(first, run.tokens); };
+    const auto slice = [&, first = static_cast<Index>(options.first_token) - 100](auto& m) {
+      return m.middleCols(first, run.tokens);
+    };
     if (run.adapter != base_only) {
+      const HydraLoRA<Scalar>& layer = set[run.adapter];
       typename HydraLoRA<Scalar>::Cache own;
-      CallOptions<Scalar> own_options = options;
-      own_options.first_token += static_cast<std::uint64_t>(first);
-      set[run.adapter].forward(slice(x), slice(expected_y), own, own_options);
-      set[run.adapter].backward(slice(x), slice(dy), own, run.adapter == a ? expected_ga : expected_gb,
-                                slice(expected_dx));
-      set[run.adapter].forward(slice(x), slice(expected_inferred));
+      layer.forward(slice(x), slice(expected_y), own, options);
+      layer.backward(slice(x), slice(dy), own, run.adapter == a ? expected_ga : expected_gb, slice(expected_dx));
+      layer.forward(slice(x), slice(expected_inferred));
     }
-    first += run.tokens;
+    options.first_token += static_cast<std::uint64_t>(run.tokens);
   }
   CHECK(same_bits(y, expected_y));
   CHECK(same_bits(dx, expected_dx));
@@ -99,22 +93,16 @@ TEST_CASE("adapters are switched on, over and off") {
   const Index a = set.add("a", random_adapter<float>(2, 3, 1)), b = set.add("b", random_adapter<float>(2, 3, 2));
   CHECK(set.used() == base_only);
   CHECK(result().isZero(0));
-  const auto alone = [&](const HydraLoRA<float>& layer) {
-    Matrix<float> y = Matrix<float>::Zero(11, 5);
-    layer.forward(x, y);
-    return y;
-  };
   set.use(a);
-  CHECK(same_bits(result(), alone(set[a])));
+  CHECK(same_bits(result(), apply(set[a], x)));
   set.use(set.place("b"));
-  CHECK(same_bits(result(), alone(set[b])));
+  CHECK(same_bits(result(), apply(set[b], x)));
   auto other = random_adapter<float>(4, 1, 3);
-  const HydraLoRA<float>* before = &set[b];
-  const HydraLoRA<float>* added = other.get();
+  const HydraLoRA<float>*before = &set[b], *added = other.get();
   const auto old = set.exchange(b, std::move(other));
   CHECK(old.get() == before);
   CHECK(&set[b] == added);
-  CHECK(same_bits(result(), alone(*added)));
+  CHECK(same_bits(result(), apply(*added, x)));
   set.use(base_only);
   CHECK(result().isZero(0));
 }
@@ -170,28 +158,30 @@ TEST_CASE("a set refuses what does not fit, and nothing is changed") {
   const std::vector<Index> segments{5};
   const Matrix<float> weights = Matrix<float>::Ones(3, 5);
   Matrix<float> gradient = weights;
-  CallOptions<float> with_segments, with_weights, with_weights_gradient, with_logits_gradient;
-  with_segments.segments = segments;
-  with_weights.weights = weights;
-  with_weights_gradient.weights_gradient = gradient;
-  with_logits_gradient.logits_gradient = weights;
-  for (const auto& options : {with_segments, with_weights, with_weights_gradient, with_logits_gradient}) {
+  CallOptions<float> unsupported[4];
+  unsupported[0].segments = segments;
+  unsupported[1].weights = weights;
+  unsupported[2].weights_gradient = gradient;
+  unsupported[3].logits_gradient = weights;
+  for (const auto& options : unsupported) {
     CHECK(message_of([&] {
             set.forward(x, y, {{a, 5}}, cache, options);
-          }).find("are not supported in a batch of several adapters") != std::string::npos);
+          }) == containing("are not supported in a batch of several adapters"));
   }
   CHECK(y == Matrix<float>::Ones(11, 5));
 
   HydraLoRA<float>::Gradients g(set[a].config()), expected_g(set[a].config());
   Matrix<float> longer_dx = Matrix<float>::Ones(13, 6), longer_dy = Matrix<float>::Ones(11, 6);
-  CHECK(message_of([&] { set.backward(x, dy, cache, {&g}, longer_dx); }) ==
-        "AdapterSet::backward: the cache holds 5 tokens, x is 13x5, dy 11x5, dx 13x6");
-  CHECK(message_of([&] { set.backward(x, longer_dy, cache, {&g}, dx); }) ==
-        "AdapterSet::backward: the cache holds 5 tokens, x is 13x5, dy 11x6, dx 13x5");
-  CHECK(message_of([&] { set.backward(x, dy, cache, {}, dx); }) == "AdapterSet::backward: 0 gradients for 1 adapters");
-  CHECK(message_of([&] { set.backward(x, dy, cache, {nullptr}, dx); }) == "AdapterSet::backward: no gradients for 'a'");
-  CHECK(message_of([&] { set.backward(x.leftCols(4), dy.leftCols(4), cache, {&g}, dx.leftCols(4)); }) ==
-        "AdapterSet::backward: the cache holds 5 tokens, x is 13x4, dy 11x4, dx 13x4");
+  using Views = std::vector<HydraLoRA<float>::Gradients*>;
+  const auto backward = [&](ConstTokens<float> xs, ConstTokens<float> dys, const Views& gs, Tokens<float> dxs) {
+    return message_of([&] { set.backward(xs, dys, cache, gs, dxs); });
+  };
+  const std::string holds = "AdapterSet::backward: the cache holds 5 tokens, ";
+  CHECK(backward(x, dy, {&g}, longer_dx) == holds + "x is 13x5, dy 11x5, dx 13x6");
+  CHECK(backward(x, longer_dy, {&g}, dx) == holds + "x is 13x5, dy 11x6, dx 13x5");
+  CHECK(backward(x.leftCols(4), dy.leftCols(4), {&g}, dx.leftCols(4)) == holds + "x is 13x4, dy 11x4, dx 13x4");
+  CHECK(backward(x, dy, {}, dx) == "AdapterSet::backward: 0 gradients for 1 adapters");
+  CHECK(backward(x, dy, {nullptr}, dx) == "AdapterSet::backward: no gradients for 'a'");
   CHECK(dx == Matrix<float>::Ones(13, 5));
   CHECK(longer_dx == Matrix<float>::Ones(13, 6));
   CHECK(g.parameters().isZero(0));
@@ -222,7 +212,5 @@ TEST_CASE("a forward pass that breaks off leaves nothing to go back from") {
   CHECK_THROWS_AS(set.forward(x, y, runs, cache), std::bad_alloc);
   CHECK(cache.tokens() == 0);
   Forgetful::Gradients g(config);
-  CHECK(message_of([&] {
-          set.backward(x, dy, cache, {&g, &g}, dx);
-        }).find("the cache holds 0 tokens") != std::string::npos);
+  CHECK(message_of([&] { set.backward(x, dy, cache, {&g, &g}, dx); }) == containing("the cache holds 0 tokens"));
 }

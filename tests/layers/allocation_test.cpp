@@ -11,7 +11,6 @@
 #include <thread>
 
 #include "support/layers.hpp"
-#include "support/threads.hpp"
 
 namespace {
 std::atomic<long> allocations{0};
@@ -48,49 +47,47 @@ void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::f
 using namespace hydralora;
 using namespace support;
 
+namespace {
+
+/// pass(tokens) for each of these numbers, after two of the first: the second merges the scratch blocks that the first
+/// needed.
+template <class Pass>
+void expect_no_allocation(Pass&& pass, std::initializer_list<Index> tokens) {
+  pass(*tokens.begin());
+  pass(*tokens.begin());
+  const long before = allocations;
+  Eigen::internal::set_is_malloc_allowed(false);
+  for (const Index count : tokens) pass(count);
+  Eigen::internal::set_is_malloc_allowed(true);
+  CHECK(allocations == before);
+}
+
+}  // namespace
+
 TEST_CASE_TEMPLATE("a warm forward or backward allocates nothing", Scalar, float, double) {
   const long before_any = allocations;
   { std::vector<int> probe(100); }
   REQUIRE(allocations == before_any + 1);  // the counter counts
-
   for (const int threads : {1, 2}) {
     const Threads use(threads);
-    for (const Kind kind : all_kinds) {
-      for (const double dropout : {0.0, 0.2}) {
-        const LayerShape s{300, 200, 8, 4, 100};
-        CAPTURE(name(kind));
-        CAPTURE(dropout);
-        CAPTURE(threads);
-        with_layer<Scalar>(kind, s, dropout, 1, [&](const auto& layer) {
-          using Layer = std::decay_t<decltype(layer)>;
-          const Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1),
-                               dy = random_matrix<Scalar>(s.out, s.tokens, 2);
-          const Matrix<Scalar> weights = given_weights<Scalar>(kind, s, 3);
-          Matrix<Scalar> y = dy, dx = x;
-          CallOptions<Scalar> options;
-          options.weights = weights;
-          typename Layer::Cache cache;
-          typename Layer::Gradients g(layer.config());
-          const auto pass = [&](Index tokens) {
-            CallOptions<Scalar> o = options;
-            if (weights.size() > 0) o.weights = options.weights.slice(0, tokens);
-            layer.forward(x.leftCols(tokens), y.leftCols(tokens), o);
-            layer.forward(x.leftCols(tokens), y.leftCols(tokens), cache, o);
-            layer.backward(x.leftCols(tokens), dy.leftCols(tokens), cache, g, dx.leftCols(tokens));
-            layer.backward(x.leftCols(tokens), dy.leftCols(tokens), cache, g);
-          };
-          pass(s.tokens);
-          pass(s.tokens);  // the second merges the scratch blocks that the first needed
-          const long before = allocations;
-          Eigen::internal::set_is_malloc_allowed(false);
-          pass(s.tokens);
-          pass(37);  // a smaller batch needs no more
-          pass(s.tokens);
-          Eigen::internal::set_is_malloc_allowed(true);
-          CHECK(allocations == before);
-        });
-      }
-    }
+    CAPTURE(threads);
+    const auto check = [](const auto& layer, const Inputs<Scalar>& in) {
+      using Layer = std::decay_t<decltype(layer)>;
+      Matrix<Scalar> y = in.dy, dx = in.x;
+      typename Layer::Cache cache;
+      typename Layer::Gradients g(layer.config());
+      expect_no_allocation(
+          [&](Index tokens) {
+            CallOptions<Scalar> o = in.options;
+            if (in.weights.size() > 0) o.weights = o.weights.slice(0, tokens);
+            layer.forward(in.x.leftCols(tokens), y.leftCols(tokens), o);
+            layer.forward(in.x.leftCols(tokens), y.leftCols(tokens), cache, o);
+            layer.backward(in.x.leftCols(tokens), in.dy.leftCols(tokens), cache, g, dx.leftCols(tokens));
+            layer.backward(in.x.leftCols(tokens), in.dy.leftCols(tokens), cache, g);
+          },
+          {in.s.tokens, 37, in.s.tokens});  // a smaller batch needs no more
+    };
+    for_each_layer<Scalar>({{300, 200, 8, 4, 100}}, {0.0, 0.2}, 1, check);
   }
 }
 
@@ -100,32 +97,22 @@ TEST_CASE("warm passes of every gate allocate nothing") {
        {GateGranularity::token, GateGranularity::segment, GateGranularity::causal}) {
     for (const GateInput input : {GateInput::x, GateInput::projection, GateInput::rms_projection}) {
       if (input == GateInput::rms_projection && granularity == GateGranularity::token) continue;
-      HydraLoRAConfig config{300, 200, 8, 3.0, false, 0, 4};
-      config.gate.granularity = granularity;
-      config.gate.input = input;
-      config.gate.selection = GateSelection::top_k;
-      config.gate.top_k = 2;
-      config.gate.keep_log_partition = true;
-      const HydraLoRA<float> layer(config);
+      const GateConfig gate{input, GateSelection::top_k, granularity, 1, 2, 1, /*keep_log_partition=*/true};
+      const HydraLoRA<float> layer(HydraLoRAConfig{300, 200, 8, 3.0, false, 0, 4, Routing::learned, gate});
       const Matrix<float> x = random_matrix<float>(300, 100, 1), dy = random_matrix<float>(200, 100, 2);
       Matrix<float> y = dy, dx = x, balance = Matrix<float>::Zero(4, 100);
       HydraLoRA<float>::Cache cache;
-      HydraLoRA<float>::Gradients g(config);
+      HydraLoRA<float>::Gradients g(layer.config());
       CallOptions<float> options;
       options.segments = segments;
       options.logits_gradient = balance;
-      const auto pass = [&] {
-        layer.forward(x, y, options);
-        layer.forward(x, y, cache, options);
-        layer.backward(x, dy, cache, g, dx, options);
-      };
-      pass();
-      pass();
-      const long before = allocations;
-      Eigen::internal::set_is_malloc_allowed(false);
-      pass();
-      Eigen::internal::set_is_malloc_allowed(true);
-      CHECK(allocations == before);
+      expect_no_allocation(
+          [&](Index) {
+            layer.forward(x, y, options);
+            layer.forward(x, y, cache, options);
+            layer.backward(x, dy, cache, g, dx, options);
+          },
+          {100});
     }
   }
 }
@@ -176,16 +163,14 @@ TEST_CASE("a forward that runs out of memory leaves y alone and a cache that bac
     hydra.B(3).setConstant(1.0F);
     lora.B().setConstant(1.0F);
     CHECK(failures_until_done(hydra, 700, threads) >= 2);  // the cache and the scratch
-    HydraLoRAConfig by_segment{400, 2100, 8, 3.0, false, 0, 4};
-    by_segment.gate.granularity = GateGranularity::segment;
-    HydraLoRA<float> pooled(by_segment);
-    pooled.B(3).setConstant(1.0F);
-    // growing segments, head by head and through the mean of the heads
-    CHECK(failures_until_done(pooled, 1000, threads, {1, 1, 3, 2, 93, 0, 100, 800}) >= 3);
-    by_segment.heads = 1;  // nothing to combine: every segment goes head by head
-    HydraLoRA<float> single(by_segment);
-    single.B(0).setConstant(1.0F);
-    CHECK(failures_until_done(single, 1000, threads, {1, 1, 3, 2, 93, 0, 100, 800}) >= 3);
+    // Growing segments, head by head and through the mean of the heads; of one head, with nothing to combine, all go
+    // head by head.
+    for (const Index heads : {4, 1}) {
+      const GateConfig gate{GateInput::x, GateSelection::dense, GateGranularity::segment};
+      HydraLoRA<float> pooled(HydraLoRAConfig{400, 2100, 8, 3.0, false, 0, heads, Routing::learned, gate});
+      pooled.B(heads - 1).setConstant(1.0F);
+      CHECK(failures_until_done(pooled, 1000, threads, {1, 1, 3, 2, 93, 0, 100, 800}) >= 3);
+    }
     for (const Index tokens : {5, 40, 700}) {
       CAPTURE(tokens);
       CHECK(failures_until_done(lora, tokens, threads) >= 2);

@@ -1,12 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "hydralora/layers/combine.hpp"
 
-#include <doctest/doctest.h>
-
-#include <limits>
-
 #include "hydralora/layers/merge.hpp"
-#include "support/errors.hpp"
 #include "support/layers.hpp"
 
 using namespace hydralora;
@@ -41,20 +36,18 @@ TEST_CASE_TEMPLATE("heads and sums as plain LoRAs, bit for bit, what dropout dro
   for (const bool rank_stabilized : {false, true}) {
     for (const Index out : {11, 1024}) {
       const Matrix<Scalar> x = random_matrix<Scalar>(13, 9, 3);
-      HydraLoRAConfig config{13, out, 4, 5, rank_stabilized, 0.25, 3};
-      config.routing = Routing::given;
-      HydraLoRA<Scalar> hydra(config, 42);
-      for (Index i = 0; i < 3; ++i) hydra.B(i) = random_matrix<Scalar>(out, 4, static_cast<std::uint64_t>(i));
+      HydraLoRA<Scalar> hydra(HydraLoRAConfig{13, out, 4, 5, rank_stabilized, 0.25, 3, Routing::given}, 42);
+      SplitLoRA<Scalar> split(SplitLoRAConfig{13, out, 4, 5, rank_stabilized, 0.25, 3}, 43);
+      for (Index i = 0; i < 3; ++i) {
+        hydra.B(i) = split.B(i) = random_matrix<Scalar>(out, 4, static_cast<std::uint64_t>(i));
+      }
       const std::vector<LoRA<Scalar>> loras = plain_loras(hydra);
       REQUIRE(loras.size() == 3);
       for (Index i = 0; i < 3; ++i) {
         Matrix<Scalar> one = Matrix<Scalar>::Zero(3, 9);
         one.row(i).setOnes();
-        const LoRA<Scalar>& lora = loras[static_cast<std::size_t>(i)];
-        CHECK(same_bits(output(lora, x), output(hydra, x, one)));
+        CHECK(same_bits(output(loras[static_cast<std::size_t>(i)], x), output(hydra, x, one)));
       }
-      SplitLoRA<Scalar> split(SplitLoRAConfig{13, out, 4, 5, rank_stabilized, 0.25, 3}, 43);
-      for (Index i = 0; i < 3; ++i) split.B(i) = random_matrix<Scalar>(out, 4, static_cast<std::uint64_t>(i));
       const LoRA<Scalar> sum = as_lora(split);
       CHECK(sum.shape().rank == 12);
       CHECK(sum.scaling() == doctest::Approx(split.scaling()).epsilon(1e-15));
@@ -111,25 +104,25 @@ TEST_CASE("what cannot be combined is refused") {
   LoRA<float> broken = a;
   broken.A()(0, 0) = std::numeric_limits<float>::quiet_NaN();
   using List = std::vector<const LoRA<float>*>;
-  CHECK(message_of([&] { combine_exactly(List{}, {}); }) == "combine_exactly: 0 LoRAs and 0 coefficients");
-  CHECK(message_of([&] { combine_exactly(List{&a}, {1, 2}); }) == "combine_exactly: 1 LoRAs and 2 coefficients");
-  CHECK(message_of([&] { combine_exactly(List{&a, nullptr}, {1, 2}); }) == "combine_exactly: LoRA 1 is null");
-  CHECK(message_of([&] {
-          combine_exactly(List{&a, &b}, {1, 2});
-        }) == "combine_exactly: LoRA 1 is 9->6, the first is 9->7");
-  CHECK(message_of([&] { combine_exactly(List{&a}, {std::nan("")}); }).find("coefficient 0") != std::string::npos);
-  CHECK(message_of([&] { combine_to_rank(List{&a, &c}, {1, 2}, 6); }) == "combine_to_rank: rank 6, expected 1 to 5");
-  CHECK(message_of([&] { combine_to_rank(List{&a, &c}, {1, 2}, 0); }) == "combine_to_rank: rank 0, expected 1 to 5");
-  CHECK(message_of([&] { combine_to_rank(List{&broken}, {1}, 1); }) == "combine_to_rank: a LoRA is not finite");
+  const auto exactly = [](const List& list, const std::vector<double>& coefficients) {
+    return message_of([&] { combine_exactly(list, coefficients); });
+  };
+  const auto to_rank = [](const List& list, const std::vector<double>& coefficients, Index rank) {
+    return message_of([&] { combine_to_rank(list, coefficients, rank); });
+  };
+  const auto as_lorahub = [](const List& list) { return message_of([&] { combine_as_lorahub(list, {1, 2}); }); };
   LoRA<float> large = a;
   large.parameters().setConstant(1e30F);
-  CHECK(message_of([&] { combine_exactly(List{&large}, {1e30}); }).find("not finite in the LoRA's scalar type") !=
-        std::string::npos);
-  CHECK(message_of([&] {
-          combine_as_lorahub(List{&a, &c}, {1, 2});
-        }).find("LoRA 1 is LoRA 9->7 rank 3") != std::string::npos);
+  CHECK(exactly({}, {}) == "combine_exactly: 0 LoRAs and 0 coefficients");
+  CHECK(exactly({&a}, {1, 2}) == "combine_exactly: 1 LoRAs and 2 coefficients");
+  CHECK(exactly({&a, nullptr}, {1, 2}) == "combine_exactly: LoRA 1 is null");
+  CHECK(exactly({&a, &b}, {1, 2}) == "combine_exactly: LoRA 1 is 9->6, the first is 9->7");
+  CHECK(exactly({&a}, {std::nan("")}) == containing("coefficient 0"));
+  CHECK(exactly({&large}, {1e30}) == containing("not finite in the LoRA's scalar type"));
+  CHECK(to_rank({&a, &c}, {1, 2}, 6) == "combine_to_rank: rank 6, expected 1 to 5");
+  CHECK(to_rank({&a, &c}, {1, 2}, 0) == "combine_to_rank: rank 0, expected 1 to 5");
+  CHECK(to_rank({&broken}, {1}, 1) == "combine_to_rank: a LoRA is not finite");
+  CHECK(as_lorahub({&a, &c}) == containing("LoRA 1 is LoRA 9->7 rank 3"));
   // One scaling can serve for all only where they have the same.
-  CHECK(message_of([&] {
-          combine_as_lorahub(List{&a, &twice}, {1, 2});
-        }).find("with scaling 4, the first LoRA 9->7 rank 2") != std::string::npos);
+  CHECK(as_lorahub({&a, &twice}) == containing("with scaling 4, the first LoRA 9->7 rank 2"));
 }

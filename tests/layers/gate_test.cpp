@@ -2,17 +2,11 @@
 //
 // Every gate, input, granularity and balance loss: values and gradients against the textbook by complex step, and the
 // laws.
-#include <doctest/doctest.h>
-
 #include <complex>
 #include <hydralora/train.hpp>
-#include <limits>
-#include <vector>
 
-#include "support/errors.hpp"
 #include "support/layers.hpp"
 #include "support/textbook_gate.hpp"
-#include "support/tolerances.hpp"
 
 using namespace hydralora;
 using namespace support;
@@ -32,15 +26,14 @@ void for_each_gate(Index heads, std::uint64_t seed, Function&& f) {
   for (const GateInput input : inputs) {
     for (const GateSelection selection : selections) {
       for (const GateGranularity granularity : granularities) {
-        GateConfig gate;
-        gate.input = input;
-        gate.selection = selection;
-        gate.granularity = granularity;
+        GateConfig gate{input, selection, granularity};
         gate.top_k = 1 + static_cast<Index>(random.below(static_cast<std::uint64_t>(heads), 1));
         gate.top_p = random.uniform_between(0.1, 1.0, 2);
         gate.temperature = seed % 2 == 0 ? 1 : random.uniform_between(0.5, 2.0, 3);
         gate.keep_log_partition = true;
         if (input == GateInput::rms_projection && !gate.pools()) continue;
+        INFO("input ", static_cast<int>(input), ", selection ", static_cast<int>(selection), ", granularity ",
+             static_cast<int>(granularity));
         f(gate);
       }
     }
@@ -60,76 +53,9 @@ std::vector<Index> some_segments(Index tokens, std::uint64_t seed) {
   return lengths;
 }
 
-HydraLoRA<double> routed_layer(const HydraLoRA<double>*, const LayerShape& s, const GateConfig& gate) {
-  return HydraLoRA<double>(HydraLoRAConfig{s.in, s.out, s.rank, 3.0, false, 0, s.heads, Routing::learned, gate});
-}
-SplitLoRA<double> routed_layer(const SplitLoRA<double>*, const LayerShape& s, const GateConfig& gate) {
-  return SplitLoRA<double>(SplitLoRAConfig{s.in, s.out, s.rank, 3.0, false, 0, s.heads, Routing::learned, gate});
-}
-
-SharedBLoRA<double> routed_layer(const SharedBLoRA<double>*, const LayerShape& s, const GateConfig& gate) {
-  return SharedBLoRA<double>(SharedBLoRAConfig{s.in, s.out, s.rank, 3.0, false, 0, s.heads, Routing::learned, gate});
-}
-
-template <class Layer>
-constexpr bool shares_B = std::is_same_v<typename Layer::Config, SharedBLoRAConfig>;
-template <class Layer>
-constexpr bool is_hydra = std::is_same_v<typename Layer::Config, HydraLoRAConfig>;
-
-/// The whole loss ⟨dY, ΔW(X)⟩ + balance of a layer in any scalar, in loops.
-template <class Scalar, class Layer>
-struct TextbookLoss {
-  TextbookGate<Scalar> gate;
-  std::vector<Matrix<Scalar>> A, B;
-  double scaling;
-
-  TextbookLoss(const Layer& layer, std::vector<Index> segments) : scaling(layer.scaling()) {
-    gate.config = layer.config().gate;
-    gate.segments = std::move(segments);
-    gate.G = layer.gate().template cast<Scalar>();
-    for (Index i = 0; i < layer.config().heads; ++i) {
-      if constexpr (is_hydra<Layer>) {
-        if (i == 0) A.push_back(layer.A().template cast<Scalar>());
-      } else {
-        A.push_back(layer.A(i).template cast<Scalar>());
-      }
-      if constexpr (!shares_B<Layer>) {
-        B.push_back(layer.B(i).template cast<Scalar>());
-      } else if (i == 0) {
-        B.push_back(layer.B().template cast<Scalar>());
-      }
-    }
-  }
-
-  Matrix<Scalar> y(const Matrix<Scalar>& x) {
-    const Index rank = A[0].rows();
-    Matrix<Scalar> h = Matrix<Scalar>::Zero(rank * static_cast<Index>(A.size()), x.cols());
-    for (std::size_t i = 0; i < A.size(); ++i) h.middleRows(static_cast<Index>(i) * rank, rank) = A[i] * x;
-    gate.route(x, h);
-    Matrix<Scalar> y = Matrix<Scalar>::Zero(B[0].rows(), x.cols());
-    for (Index t = 0; t < x.cols(); ++t) {
-      for (std::size_t i = 0; i < std::max(A.size(), B.size()); ++i) {
-        const Index own = A.size() == 1 ? 0 : static_cast<Index>(i) * rank;
-        const Matrix<Scalar>& up = B.size() == 1 ? B[0] : B[i];
-        y.col(t) += scaling * gate.weights(static_cast<Index>(i), t) * (up * h.col(t).segment(own, rank));
-      }
-    }
-    return y;
-  }
-  Scalar operator()(const Matrix<Scalar>& x, const Matrix<double>& dy, const BalanceWeights& w,
-                    const Matrix<double>& mask) {
-    const Matrix<Scalar> result = y(x);
-    Scalar sum = gate.balance(w, mask);
-    for (Index t = 0; t < x.cols(); ++t) {
-      for (Index o = 0; o < dy.rows(); ++o) sum += dy(o, t) * result(o, t);
-    }
-    return sum;
-  }
-};
-
 template <class Layer>
 void check_gate(const LayerShape& s, const GateConfig& config, std::uint64_t seed) {
-  Layer layer = routed_layer(static_cast<const Layer*>(nullptr), s, config);
+  Layer layer(typename Layer::Config{s.in, s.out, s.rank, 3.0, false, 0, s.heads, Routing::learned, config});
   layer.parameters() = 0.7 * random_matrix<double>(layer.parameter_count(), 1, seed);
   const Matrix<double> x = random_matrix<double>(s.in, s.tokens, seed + 1),
                        dy = random_matrix<double>(s.out, s.tokens, seed + 2);
@@ -142,7 +68,7 @@ void check_gate(const LayerShape& s, const GateConfig& config, std::uint64_t see
   if (seed % 5 != 3) w.z = 0.1;
   if (seed % 5 == 4) w = {};
 
-  TextbookLoss<Complex, Layer> book(layer, segments);
+  TextbookLoss<Complex> book(layer, segments);
   Matrix<Complex> xc = x.cast<Complex>();
   book(xc, dy, w, mask);
   if (config.selection != GateSelection::dense && s.heads > 1 && s.tokens > 0 &&
@@ -175,7 +101,7 @@ void check_gate(const LayerShape& s, const GateConfig& config, std::uint64_t see
 
   const double largest = std::max({1.0, g.parameters().cwiseAbs().maxCoeff(), dx.cwiseAbs().maxCoeff()});
   const CounterRandom random(seed, 79);
-  const auto check_some = [&](const char* tensor, const auto& gradient, Matrix<Complex>& twin) {
+  const auto check_some = [&](const std::string& tensor, const auto& gradient, Matrix<Complex>& twin) {
     INFO(tensor);
     for (std::uint64_t n = 0; n < 3; ++n) {
       const auto at = static_cast<Index>(random.below(static_cast<std::uint64_t>(twin.size()), n));
@@ -187,12 +113,12 @@ void check_gate(const LayerShape& s, const GateConfig& config, std::uint64_t see
     }
   };
   check_some("gate", g.gate(), book.gate.G);
-  if constexpr (is_hydra<Layer>) {
+  if constexpr (Layer::Middle::shares_A) {
     check_some("A", g.A(), book.A[0]);
   } else {
     check_some("A", g.A(s.heads - 1), book.A.back());
   }
-  if constexpr (shares_B<Layer>) {
+  if constexpr (Layer::Middle::shares_B) {
     check_some("B", g.B(), book.B[0]);
   } else {
     check_some("B", g.B(s.heads - 1), book.B.back());
@@ -212,9 +138,6 @@ TEST_CASE("gradients of every gate, input, granularity and balance loss by compl
     for_each_gate(s.heads, index, [&](const GateConfig& gate) {
       CAPTURE(s);
       CAPTURE(index);
-      CAPTURE(static_cast<int>(gate.input));
-      CAPTURE(static_cast<int>(gate.selection));
-      CAPTURE(static_cast<int>(gate.granularity));
       check_gate<HydraLoRA<double>>(s, gate, index);
       check_gate<SplitLoRA<double>>(s, gate, index + 1000);
       check_gate<SharedBLoRA<double>>(s, gate, index + 2000);
@@ -222,53 +145,31 @@ TEST_CASE("gradients of every gate, input, granularity and balance loss by compl
   }
 }
 
-TEST_CASE_TEMPLATE("all heads kept is the dense gate, bit for bit, and equal probabilities keep the lower head", Scalar,
-                   float, double) {
+TEST_CASE_TEMPLATE("all heads kept is the dense gate; of equal heads the lower is kept", Scalar, float, double) {
   const Matrix<Scalar> x = random_matrix<Scalar>(9, 33, 1), dy = random_matrix<Scalar>(7, 33, 2);
-  struct Results {
-    Matrix<Scalar> y, dx, g, weights;
-  };
-  const auto results = [&](const GateConfig& gate, bool zero_gate = false) {
-    HydraLoRA<Scalar> layer(HydraLoRAConfig{9, 7, 3, 16, false, 0, 4, Routing::learned, gate});
-    layer.parameters() = random_matrix<Scalar>(layer.parameter_count(), 1, 3);
+  const auto call = [&](const GateConfig& gate, bool zero_gate = false) {
+    auto layer = randomized(HydraLoRA<Scalar>(HydraLoRAConfig{9, 7, 3, 16, false, 0, 4, Routing::learned, gate}), 3);
     if (zero_gate) layer.gate().setZero();
-    typename HydraLoRA<Scalar>::Cache cache;
-    typename HydraLoRA<Scalar>::Gradients g(layer.config());
-    Results r{Matrix<Scalar>::Zero(7, 33), Matrix<Scalar>::Zero(9, 33), {}, {}};
-    layer.forward(x, r.y, cache);
-    layer.backward(x, dy, cache, g, r.dx);
-    r.g = g.parameters();
-    r.weights = cache.weights().matrix();
-    return r;
+    return TrainingCall(layer, x, dy);
   };
-  const Results dense = results({});
-  GateConfig gate;
-  const auto is_dense = [&] {
-    const Results r = results(gate);
+  const auto gate_of = [](GateSelection selection, Index top_k, double top_p) {
+    return GateConfig{GateInput::x, selection, GateGranularity::token, 1, top_k, top_p};
+  };
+  const auto dense = call({});
+  for (const GateSelection selection : {GateSelection::top_k, GateSelection::top_p}) {
+    const auto r = call(gate_of(selection, 4, 1));
     CHECK(same_bits(r.y, dense.y));
     CHECK(same_bits(r.dx, dense.dx));
-    CHECK(same_bits(r.g, dense.g));
-  };
-  gate.selection = GateSelection::top_k;
-  gate.top_k = 4;
-  is_dense();
-  gate.selection = GateSelection::top_p;
-  gate.top_p = 1;
-  is_dense();
-
-  const auto all_tokens_get = [&](std::initializer_list<double> expected) {
-    const Matrix<Scalar> weights = results(gate, true).weights;
+    CHECK(same_bits<Scalar>(r.g.parameters(), dense.g.parameters()));
+  }
+  const auto all_tokens_get = [&](const GateConfig& gate, std::initializer_list<double> expected) {
+    const Matrix<Scalar> weights = call(gate, true).cache.weights().matrix();
     Index i = 0;
     for (const double weight : expected) CHECK((weights.row(i++).array() == static_cast<Scalar>(weight)).all());
   };
-  gate.selection = GateSelection::top_k;
-  gate.top_k = 2;
-  all_tokens_get({0.5, 0.5, 0, 0});
-  gate.selection = GateSelection::top_p;
-  gate.top_p = 0.5;
-  all_tokens_get({0.5, 0.5, 0, 0});
-  gate.selection = GateSelection::one_hot;
-  all_tokens_get({1, 0, 0, 0});
+  all_tokens_get(gate_of(GateSelection::top_k, 2, 1), {0.5, 0.5, 0, 0});
+  all_tokens_get(gate_of(GateSelection::top_p, 1, 0.5), {0.5, 0.5, 0, 0});
+  all_tokens_get(gate_of(GateSelection::one_hot, 1, 1), {1, 0, 0, 0});
 }
 
 TEST_CASE("one routed head is LoRA with every gate") {
@@ -277,30 +178,22 @@ TEST_CASE("one routed head is LoRA with every gate") {
     HydraLoRA<double> hydra(HydraLoRAConfig{8, 6, 3, 16, false, 0, 1, Routing::learned, gate}, 1);
     LoRA<double> lora(LoRAConfig{8, 6, 3, 16}, 1);
     hydra.B(0) = lora.B() = random_matrix<double>(6, 3, 4);
-    Matrix<double> y = Matrix<double>::Zero(6, 12), dx = Matrix<double>::Zero(8, 12), lora_y = y, lora_dx = dx;
-    HydraLoRA<double>::Cache cache;
-    HydraLoRA<double>::Gradients g(hydra.config());
-    LoRA<double>::Cache lora_cache;
-    LoRA<double>::Gradients lora_g(lora.config());
-    hydra.forward(x, y, cache);
-    hydra.backward(x, dy, cache, g, dx);
-    lora.forward(x, lora_y, lora_cache);
-    lora.backward(x, dy, lora_cache, lora_g, lora_dx);
-    CHECK(relative_difference(y, lora_y) <= tolerance::law<double>);
-    CHECK(relative_difference(dx, lora_dx) <= tolerance::law<double>);
-    CHECK(relative_difference(g.A(), lora_g.A()) <= tolerance::law<double>);
-    CHECK(relative_difference(g.B(0), lora_g.B()) <= tolerance::law<double>);
-    CHECK(g.gate().cwiseAbs().maxCoeff() <= tolerance::law<double>);
+    const TrainingCall routed(hydra, x, dy);
+    const TrainingCall plain(lora, x, dy);
+    CHECK(relative_difference(routed.y, plain.y) <= tolerance::law<double>);
+    CHECK(relative_difference(routed.dx, plain.dx) <= tolerance::law<double>);
+    CHECK(relative_difference(routed.g.A(), plain.g.A()) <= tolerance::law<double>);
+    CHECK(relative_difference(routed.g.B(0), plain.g.B()) <= tolerance::law<double>);
+    CHECK(routed.g.gate().cwiseAbs().maxCoeff() <= tolerance::law<double>);
   });
 }
 
-TEST_CASE_TEMPLATE("a result depends on the token's own segment alone, and on its earlier tokens where causal", Scalar,
-                   float, double) {
+TEST_CASE_TEMPLATE("a result depends on the segment, or on the tokens before if causal", Scalar, float, double) {
   const std::vector<Index> segments{3, 0, 17, 1, 9};
   const Matrix<Scalar> x = random_matrix<Scalar>(8, 30, 1);
   for_each_gate(4, 6, [&](const GateConfig& gate) {
-    HydraLoRA<Scalar> layer(HydraLoRAConfig{8, 40, 3, 16, false, 0, 4, Routing::learned, gate});
-    layer.parameters() = random_matrix<Scalar>(layer.parameter_count(), 1, 3);
+    const auto layer =
+        randomized(HydraLoRA<Scalar>(HydraLoRAConfig{8, 40, 3, 16, false, 0, 4, Routing::learned, gate}), 3);
     const auto forward = [&](const Matrix<Scalar>& input, const std::vector<Index>& lengths) {
       Matrix<Scalar> y = Matrix<Scalar>::Zero(40, input.cols());
       CallOptions<Scalar> options;
@@ -320,15 +213,12 @@ TEST_CASE_TEMPLATE("a result depends on the token's own segment alone, and on it
     const Matrix<Scalar> after = forward(changed, segments);
     CHECK(same_bits<Scalar>(after.leftCols(3), y.leftCols(3)));
     CHECK(same_bits<Scalar>(after.rightCols(10), y.rightCols(10)));
-    if (gate.granularity == GateGranularity::token) {
+    if (gate.granularity != GateGranularity::segment)
       CHECK(same_bits<Scalar>(after.middleCols(3, 9), y.middleCols(3, 9)));
+    if (gate.granularity == GateGranularity::token)
       CHECK(same_bits<Scalar>(after.middleCols(13, 7), y.middleCols(13, 7)));
-    }
-    if (gate.granularity == GateGranularity::causal) {
-      CHECK(same_bits<Scalar>(after.middleCols(3, 9), y.middleCols(3, 9)));
-      // and a prefix gives the same numbers
+    if (gate.granularity == GateGranularity::causal)  // and a prefix gives the same numbers
       CHECK(same_bits<Scalar>(forward(x.middleCols(3, 9), {9}), y.middleCols(3, 9)));
-    }
     if (gate.pools() && gate.selection == GateSelection::dense)
       CHECK(!same_bits<Scalar>(after.middleCols(13, 7), y.middleCols(13, 7)));
   });
@@ -337,93 +227,74 @@ TEST_CASE_TEMPLATE("a result depends on the token's own segment alone, and on it
 TEST_CASE("weights from the caller and the plain sum of the heads, in HydraLoRA too") {
   const Matrix<double> x = random_matrix<double>(8, 5, 1), w = random_matrix<double>(3, 5, 2),
                        dy = random_matrix<double>(6, 5, 9);
-  HydraLoRA<double> given(HydraLoRAConfig{8, 6, 2, 16, false, 0, 3, Routing::given});
-  HydraLoRA<double> uniform(HydraLoRAConfig{8, 6, 2, 16, false, 0, 3, Routing::uniform});
+  const auto given = randomized(HydraLoRA<double>(HydraLoRAConfig{8, 6, 2, 16, false, 0, 3, Routing::given}), 3),
+             uniform = randomized(HydraLoRA<double>(HydraLoRAConfig{8, 6, 2, 16, false, 0, 3, Routing::uniform}), 3);
   CHECK(given.gate().size() == 0);
-  given.parameters() = random_matrix<double>(given.parameter_count(), 1, 3);
-  uniform.parameters() = given.parameters();
-  Matrix<double> y = Matrix<double>::Zero(6, 5), sum = y, dw = Matrix<double>::Ones(3, 5),
-                 dx = Matrix<double>::Zero(8, 5);
-  HydraLoRA<double>::Cache cache;
-  HydraLoRA<double>::Gradients g(given.config());
+  Matrix<double> dw = Matrix<double>::Ones(3, 5), sum = Matrix<double>::Zero(6, 5), expected = sum, expected_sum = sum;
   CallOptions<double> options;
   options.weights = w;
   options.weights_gradient = dw;
-  given.forward(x, y, cache, options);
-  given.backward(x, dy, cache, g, dx, options);
+  const TrainingCall call(given, x, dy, options);
   uniform.forward(x, sum);
-  Matrix<double> expected = Matrix<double>::Zero(6, 5), expected_sum = expected;
   for (Index i = 0; i < 3; ++i) {
     const Matrix<double> head = given.scaling() * given.B(i) * given.A() * x;
     expected += head * w.row(i).asDiagonal();
     expected_sum += head;
     for (Index t = 0; t < 5; ++t) CHECK(std::abs(dw(i, t) - 1 - head.col(t).dot(dy.col(t))) < 1e-12);
   }
-  CHECK(relative_difference(y, expected) < 1e-13);
+  CHECK(relative_difference((call.y.array() - 1).matrix(), expected) < 1e-13);
   CHECK(relative_difference(sum, expected_sum) < 1e-13);
 }
 
 TEST_CASE("gates that make no sense are refused with the values") {
   const double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
-  const auto refused = [](auto change) {
+  const auto refused = [](auto change, const std::string& reason) {
     HydraLoRAConfig hydra{8, 6, 2, 16, false, 0, 3};
     SplitLoRAConfig split{8, 6, 2, 16, false, 0, 3, Routing::learned};
     change(hydra);
     change(split);
-    const std::string message = message_of([&] { HydraLoRA<float> layer(hydra); });
-    const std::string other = message_of([&] { SplitLoRA<float> layer(split); });
-    CHECK(message.substr(message.find(':')) == other.substr(other.find(':')));
-    return message;
+    CHECK(message_of([&] { HydraLoRA<float> layer(hydra); }) == "HydraLoRA: " + reason);
+    CHECK(message_of([&] { SplitLoRA<float> layer(split); }) == "SplitLoRA: " + reason);
   };
-  CHECK(refused([](auto& c) { c.gate.top_k = 4; }) == "HydraLoRA: gate.top_k 4 must be in [1, 3], the number of heads");
-  CHECK(refused([](auto& c) { c.gate.top_k = 0; }) == "HydraLoRA: gate.top_k 0 must be in [1, 3], the number of heads");
-  CHECK(refused([](auto& c) { c.gate.top_p = 0; }) == "HydraLoRA: gate.top_p 0 must be in (0, 1]");
-  CHECK(refused([](auto& c) { c.gate.top_p = 1.5; }) == "HydraLoRA: gate.top_p 1.5 must be in (0, 1]");
-  CHECK(refused([&](auto& c) { c.gate.top_p = nan; }) == "HydraLoRA: gate.top_p nan must be in (0, 1]");
-  CHECK(refused([](auto& c) { c.gate.temperature = 0; }) == "HydraLoRA: gate.temperature 0 must be finite and above 0");
-  CHECK(refused([](auto& c) { c.gate.temperature = -1; }) ==
-        "HydraLoRA: gate.temperature -1 must be finite and above 0");
-  CHECK(refused([](auto& c) { c.gate.temperature = 1e-46; }) ==
-        "HydraLoRA: gate.temperature 1e-46 must be finite and above 0");
-  CHECK(refused([&](auto& c) { c.gate.temperature = inf; }) ==
-        "HydraLoRA: gate.temperature inf must be finite and above 0");
-  CHECK(refused([&](auto& c) { c.gate.temperature = nan; }) ==
-        "HydraLoRA: gate.temperature nan must be finite and above 0");
-  CHECK(refused([](auto& c) { c.gate.input = GateInput::rms_projection; }) ==
-        "HydraLoRA: GateInput::rms_projection is a mean over tokens: it needs GateGranularity::segment or causal");
-  CHECK(refused([](auto& c) {
-          c.gate.input = GateInput::projection;
-          c.dropout = 0.25;
-        }) ==
-        "HydraLoRA: a gate that reads A x would read x with dropout 0.25 in training and without it at inference: "
-        "use GateInput::x or dropout 0");
-  CHECK(refused([](auto& c) {
-          c.gate.temperature = 2;
-          c.routing = Routing::given;
-        }) == "HydraLoRA: gate settings without Routing::learned would have no effect");
+  for (const Index k : {4, 0}) {
+    refused([&](auto& c) { c.gate.top_k = k; },
+            "gate.top_k " + std::to_string(k) + " must be in [1, 3], the number of heads");
+  }
+  for (const auto& [p, text] : {std::pair(0.0, "0"), std::pair(1.5, "1.5"), std::pair(nan, "nan")}) {
+    refused([p = p](auto& c) { c.gate.top_p = p; }, std::string("gate.top_p ") + text + " must be in (0, 1]");
+  }
+  for (const auto& [temperature, text] : {std::pair(0.0, "0"), std::pair(-1.0, "-1"), std::pair(1e-46, "1e-46"),
+                                          std::pair(inf, "inf"), std::pair(nan, "nan")}) {
+    refused([t = temperature](auto& c) { c.gate.temperature = t; },
+            std::string("gate.temperature ") + text + " must be finite and above 0");
+  }
+  refused([](auto& c) { c.gate.input = GateInput::rms_projection; },
+          "GateInput::rms_projection is a mean over tokens: it needs GateGranularity::segment or causal");
+  refused([](auto& c) { c.gate.input = GateInput::projection, c.dropout = 0.25; },
+          "a gate that reads A x would read x with dropout 0.25 in training and without it at inference: "
+          "use GateInput::x or dropout 0");
+  refused([](auto& c) { c.gate.temperature = 2, c.routing = Routing::given; },
+          "gate settings without Routing::learned would have no effect");
 }
 
 TEST_CASE("segments that do not cover the tokens are refused, and nothing is written") {
-  GateConfig gate;
-  gate.granularity = GateGranularity::segment;
+  const GateConfig gate{GateInput::x, GateSelection::dense, GateGranularity::segment};
   const HydraLoRA<float> layer(HydraLoRAConfig{4, 4, 2, 16, false, 0, 3, Routing::learned, gate});
   const Matrix<float> x = random_matrix<float>(4, 6, 1);
   Matrix<float> y = Matrix<float>::Ones(4, 6);
   HydraLoRA<float>::Cache cache;
-  const auto refused = [&](const std::vector<Index>& lengths) {
+  const auto refused = [&](const std::vector<Index>& lengths, const std::string& reason) {
     CallOptions<float> options;
     options.segments = lengths;
-    const std::string message = message_of([&] { layer.forward(x, y, cache, options); });
+    CHECK(message_of([&] { layer.forward(x, y, cache, options); }) == "HydraLoRA::forward: " + reason);
     CHECK(y.isOnes(0));
     CHECK(cache.tokens() == 0);
-    return message;
   };
-  CHECK(refused({2, 3}) == "HydraLoRA::forward: the segments hold 5 of 6 tokens");
-  CHECK(refused({2, 5}) == "HydraLoRA::forward: segments 0 to 1 hold more than the 6 tokens");
-  CHECK(refused({8, -2}) == "HydraLoRA::forward: segments 0 to 0 hold more than the 6 tokens");
-  CHECK(refused({2, -2, 6}) == "HydraLoRA::forward: segment 1 has length -2");
-  CHECK(refused({6, std::numeric_limits<Index>::max()}) ==
-        "HydraLoRA::forward: segments 0 to 1 hold more than the 6 tokens");
+  refused({2, 3}, "the segments hold 5 of 6 tokens");
+  refused({2, 5}, "segments 0 to 1 hold more than the 6 tokens");
+  refused({8, -2}, "segments 0 to 0 hold more than the 6 tokens");
+  refused({2, -2, 6}, "segment 1 has length -2");
+  refused({6, std::numeric_limits<Index>::max()}, "segments 0 to 1 hold more than the 6 tokens");
   CallOptions<float> null;
   null.segments = Segments(nullptr, 2);
   CHECK(message_of([&] { layer.forward(x, y, null); }) == "HydraLoRA::forward: segments: 2 lengths (null)");
@@ -438,26 +309,22 @@ TEST_CASE("a NaN or infinite logit shows in that token's weights, whatever is se
   for_each_gate(3, 2, [&](const GateConfig& gate) {
     if (gate.pools()) return;
     HydraLoRA<float> layer(HydraLoRAConfig{4, 4, 2, 16, false, 0, 3, Routing::learned, gate});
-    Matrix<float> x = random_matrix<float>(4, 3, 1), y = Matrix<float>::Zero(4, 3);
+    Matrix<float> x = random_matrix<float>(4, 3, 1);
     x(2, 1) = std::numeric_limits<float>::quiet_NaN();
-    HydraLoRA<float>::Cache cache;
-    layer.forward(x, y, cache);
-    CHECK(cache.weights().matrix().col(0).allFinite());
-    CHECK(cache.weights().matrix().col(1).array().isNaN().all());
-    CHECK(cache.weights().matrix().col(2).allFinite());
+    const Matrix<float> weights = TrainingCall(layer, x, x).cache.weights().matrix();
+    CHECK(weights.col(0).allFinite());
+    CHECK(weights.col(1).array().isNaN().all());
+    CHECK(weights.col(2).allFinite());
   });
 }
 
 TEST_CASE("balance losses: known values, padding, and what is refused") {
-  GateConfig gate;
-  HydraLoRAConfig config{4, 4, 2, 16, false, 0, 2};
-  HydraLoRA<double> layer(config);
+  HydraLoRA<double> layer(HydraLoRAConfig{4, 4, 2, 16, false, 0, 2});
   layer.gate().setZero();
   layer.gate()(0, 0) = 1000;  // x_0 > 0: head 0 alone, x_0 < 0: head 1 alone
-  Matrix<double> x = Matrix<double>::Zero(4, 4), y = x, gradient = Matrix<double>::Zero(2, 4);
+  Matrix<double> x = Matrix<double>::Zero(4, 4), gradient = Matrix<double>::Zero(2, 4);
   x.row(0) << 1, 1, 1, -1;
-  HydraLoRA<double>::Cache cache;
-  layer.forward(x, y, cache);
+  const auto cache = TrainingCall(layer, x, x).cache;
   BalanceLosses losses = balance_losses({}, layer, cache, gradient);
   CHECK(losses.importance == doctest::Approx(0.5));  // importance 3, 1: mean 2, unbiased variance 2
   CHECK(losses.load == doctest::Approx(2 * (0.75 * 0.75 + 0.25 * 0.25)));
@@ -472,20 +339,19 @@ TEST_CASE("balance losses: known values, padding, and what is refused") {
   CHECK(losses.importance == 0);
   CHECK(gradient.isZero(0));
 
-  CHECK(message_of([&] {
-          balance_losses({0, 0, 1}, layer, cache, gradient);
-        }) == "balance_losses: the z-loss needs GateConfig::keep_log_partition in this layer");
-  CHECK(message_of([&] { balance_losses({}, layer, cache, gradient.leftCols(3)); }) ==
-        "balance_losses: gradient is 2x3, expected 2x4 (heads x tokens)");
-  CHECK(message_of([&] { balance_losses({}, layer, cache, gradient, mask.leftCols(3)); }) ==
-        "balance_losses: mask is 1x3, expected 1x4 (1 x tokens)");
-  mask(0, 2) = -1;
-  CHECK(message_of([&] { balance_losses({}, layer, cache, gradient, mask); }) ==
-        "balance_losses: mask of token 2 is -1, expected finite and >= 0");
-  CHECK(gradient.isZero(0));
   const HydraLoRA<double> given(HydraLoRAConfig{4, 4, 2, 16, false, 0, 2, Routing::given});
-  CHECK(message_of([&] { balance_losses({}, given, cache, gradient); }).find("has no learned gate") !=
-        std::string::npos);
+  const auto refused = [&](const BalanceWeights& w, const auto& of, Tokens<double> into, ConstTokens<double> counted) {
+    return message_of([&] { balance_losses(w, of, cache, into, counted); });
+  };
+  CHECK(refused({0, 0, 1}, layer, gradient, {}) ==
+        "balance_losses: the z-loss needs GateConfig::keep_log_partition in this layer");
+  CHECK(refused({}, layer, gradient.leftCols(3), {}) ==
+        "balance_losses: gradient is 2x3, expected 2x4 (heads x tokens)");
+  CHECK(refused({}, layer, gradient, mask.leftCols(3)) == "balance_losses: mask is 1x3, expected 1x4 (1 x tokens)");
+  mask(0, 2) = -1;
+  CHECK(refused({}, layer, gradient, mask) == "balance_losses: mask of token 2 is -1, expected finite and >= 0");
+  CHECK(gradient.isZero(0));
+  CHECK(refused({}, given, gradient, {}) == containing("has no learned gate"));
 }
 
 TEST_CASE("large logits keep a finite log partition") {
@@ -494,52 +360,43 @@ TEST_CASE("large logits keep a finite log partition") {
   HydraLoRA<float> layer(HydraLoRAConfig{2, 2, 1, 16, false, 0, 2, Routing::learned, gate});
   layer.gate().setZero();
   layer.gate()(0, 0) = 1000;
-  Matrix<float> x = Matrix<float>::Zero(2, 2), y = x;
+  Matrix<float> x = Matrix<float>::Zero(2, 2);
   x.row(0) << 1, -1;
-  HydraLoRA<float>::Cache cache;
-  layer.forward(x, y, cache);
-  CHECK(cache.log_partition()(0, 0) == 1000);
-  CHECK(cache.log_partition()(0, 1) == 0);
+  const TrainingCall call(layer, x, x);
+  CHECK(call.cache.log_partition()(0, 0) == 1000);
+  CHECK(call.cache.log_partition()(0, 1) == 0);
 }
 
 TEST_CASE("a gradient of the logits: refused where it cannot go, cut with the tokens where they are cut") {
-  GateConfig gate;
-  gate.selection = GateSelection::top_k;
-  gate.top_k = 2;
-  HydraLoRA<float> layer(HydraLoRAConfig{9, 7, 2, 16, false, 0, 3, Routing::learned, gate});
-  layer.parameters() = random_matrix<float>(layer.parameter_count(), 1, 1);
+  const GateConfig gate{GateInput::x, GateSelection::top_k, GateGranularity::token, 1, 2};
+  const auto layer = randomized(HydraLoRA<float>(HydraLoRAConfig{9, 7, 2, 16, false, 0, 3, Routing::learned, gate}), 1);
   const Matrix<float> x = random_matrix<float>(9, 8, 2), dy = random_matrix<float>(7, 8, 3),
                       extra = random_matrix<float>(3, 8, 4);
-  Matrix<float> y = Matrix<float>::Zero(7, 8), dx = Matrix<float>::Zero(9, 8), sliced_dx = dx;
-  HydraLoRA<float>::Cache cache;
-  HydraLoRA<float>::Gradients g(layer.config()), sliced(layer.config());
   CallOptions<float> options;
   options.logits_gradient = extra;
-  layer.forward(x, y, cache);
-  layer.backward(x, dy, cache, g, dx, options);
-  const SlicedBackward<HydraLoRA<float>> backward(layer, x, dy, cache, sliced, sliced_dx, options);
+  const TrainingCall whole(layer, x, dy, options);
+  Matrix<float> dx = Matrix<float>::Ones(9, 8);
+  HydraLoRA<float>::Gradients g(layer.config());
+  const SlicedBackward<HydraLoRA<float>> backward(layer, x, dy, whole.cache, g, dx, options);
   for (int phase = 0; phase < 2; ++phase) {
     for (Index i = 0; i < 3; ++i) backward.run(phase, i, 3);
   }
-  CHECK(same_bits(sliced_dx, dx));
-  CHECK(same_bits<float>(sliced.parameters(), g.parameters()));
+  CHECK(same_bits(dx, whole.dx));
+  CHECK(same_bits<float>(g.parameters(), whole.g.parameters()));
 
-  const Matrix<float> dx_before = dx, few = extra.topRows(2);
+  const Matrix<float> few = extra.topRows(2);
+  const auto refused = [&] { return message_of([&] { layer.backward(x, dy, whole.cache, g, dx, options); }); };
   g.set_zero();
   options.logits_gradient = dx.topRows(3);
-  CHECK(message_of([&] { layer.backward(x, dy, cache, g, dx, options); }) ==
-        "HydraLoRA::backward: logits_gradient 3x8 overlaps dx");
+  CHECK(refused() == "HydraLoRA::backward: logits_gradient 3x8 overlaps dx");
   options.logits_gradient = few;
-  CHECK(message_of([&] { layer.backward(x, dy, cache, g, dx, options); }) ==
-        "HydraLoRA::backward: logits_gradient is 2x8, expected 3x8 (heads x tokens)");
+  CHECK(refused() == "HydraLoRA::backward: logits_gradient is 2x8, expected 3x8 (heads x tokens)");
   SplitLoRA<float> uniform(SplitLoRAConfig{9, 7, 2, 16, false, 0, 3});
-  SplitLoRA<float>::Cache uniform_cache;
-  SplitLoRA<float>::Gradients uniform_g(uniform.config());
-  uniform.forward(x, y, uniform_cache);
+  TrainingCall call(uniform, x, dy);
   options.logits_gradient = extra;
-  CHECK(message_of([&] { uniform.backward(x, dy, uniform_cache, uniform_g, dx, options); }) ==
+  CHECK(message_of([&] { uniform.backward(x, dy, call.cache, call.g, dx, options); }) ==
         "SplitLoRA::backward: logits_gradient is 3x8, but this layer has no gate");
-  CHECK(same_bits(dx, dx_before));
+  CHECK(same_bits(dx, whole.dx));
   CHECK(g.parameters().isZero(0));
 }
 
@@ -552,15 +409,13 @@ TEST_CASE("a cache of one gate is refused by every other, with both in the messa
   });
   layers.emplace_back(HydraLoRAConfig{5, 4, 2, 16, false, 0, 3, Routing::uniform});
   for (std::size_t i = 0; i < layers.size(); ++i) {
-    HydraLoRA<float>::Cache cache;
-    Matrix<float> y = Matrix<float>::Zero(4, 6), dx = Matrix<float>::Zero(5, 6);
-    layers[i].forward(x, y, cache);
+    TrainingCall call(layers[i], x, dy);
     for (std::size_t j = 0; j < layers.size(); ++j) {
       HydraLoRA<float>::Gradients g(layers[j].config());
-      const std::string message = message_of([&] { layers[j].backward(x, dy, cache, g, dx); });
+      const std::string message = message_of([&] { layers[j].backward(x, dy, call.cache, g, call.dx); });
       CHECK((message == "nothing thrown") == (i == j));
       if (i == j) continue;
-      CHECK(dx.allFinite());
+      CHECK(call.dx.allFinite());
       const auto from = message.find("from "), to = message.find(" with "), expected = message.find("expected ");
       CHECK(message.substr(from + 5, to - from - 5) != message.substr(expected + 9, to - from - 5));
     }
@@ -568,30 +423,25 @@ TEST_CASE("a cache of one gate is refused by every other, with both in the messa
 }
 
 TEST_CASE("a cache forgets the segments of the call before") {
-  GateConfig gate;
-  gate.granularity = GateGranularity::causal;
-  HydraLoRA<double> layer(HydraLoRAConfig{5, 4, 2, 16, false, 0, 3, Routing::learned, gate});
-  layer.parameters() = random_matrix<double>(layer.parameter_count(), 1, 3);
+  const GateConfig gate{GateInput::x, GateSelection::dense, GateGranularity::causal};
+  const auto layer =
+      randomized(HydraLoRA<double>(HydraLoRAConfig{5, 4, 2, 16, false, 0, 3, Routing::learned, gate}), 3);
   const Matrix<double> x = random_matrix<double>(5, 6, 1), dy = random_matrix<double>(4, 6, 2);
-  const auto backward = [&](HydraLoRA<double>::Cache& cache) {
-    Matrix<double> y = Matrix<double>::Zero(4, 6), dx = Matrix<double>::Zero(5, 6);
-    HydraLoRA<double>::Gradients g(layer.config());
-    layer.forward(x, y, cache);
-    layer.backward(x, dy, cache, g, dx);
-    return dx;
-  };
-  HydraLoRA<double>::Cache fresh, used;
+  TrainingCall fresh(layer, x, dy), used = fresh;
   const std::vector<Index> segments{2, 4};
   CallOptions<double> options;
   options.segments = segments;
-  Matrix<double> y = Matrix<double>::Zero(4, 6);
-  layer.forward(x, y, used, options);
-  CHECK(same_bits(backward(used), backward(fresh)));
+  layer.forward(x, used.y, used.cache, options);
+  for (auto* call : {&fresh, &used}) {
+    call->dx.setZero();
+    layer.forward(x, call->y, call->cache);
+    layer.backward(x, dy, call->cache, call->g, call->dx);
+  }
+  CHECK(same_bits(used.dx, fresh.dx));
 }
 
 TEST_CASE_TEMPLATE("a gate that reads A x has a matrix of its own, between the stacks", Scalar, float, double) {
-  GateConfig gate;
-  gate.input = GateInput::projection;
+  const GateConfig gate{GateInput::projection};
   const HydraLoRAConfig config{10, 7, 3, 16, false, 0, 4, Routing::learned, gate};
   HydraLoRA<Scalar> layer(config, 5), same(config, 5), other(config, 6);
   CHECK(layer.gate().rows() == 4);
@@ -626,29 +476,21 @@ TEST_CASE_TEMPLATE("a gate that reads A x has a matrix of its own, between the s
 }
 
 TEST_CASE("balance losses refuse numbers that are not finite, and a cache of another layer") {
-  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
-  const HydraLoRA<float> layer(HydraLoRAConfig{4, 4, 2, 16, false, 0, 3});
-  Matrix<float> x = random_matrix<float>(4, 5, 1), y = Matrix<float>::Zero(4, 5), gradient = Matrix<float>::Zero(3, 5);
-  HydraLoRA<float>::Cache cache;
-  layer.forward(x, y, cache);
-  for (const float bad : {nan, inf}) {
+  const HydraLoRA<float> layer(HydraLoRAConfig{4, 4, 2, 16, false, 0, 3}),
+      wider(HydraLoRAConfig{4, 4, 3, 16, false, 0, 3});
+  Matrix<float> x = random_matrix<float>(4, 5, 1), gradient = Matrix<float>::Zero(3, 5);
+  const auto cache = TrainingCall(layer, x, x).cache;
+  const auto refused = [&](const BalanceWeights& w, const HydraLoRA<float>& of, ConstTokens<float> mask) {
+    return message_of([&] { balance_losses(w, of, cache, gradient, mask); });
+  };
+  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     Matrix<float> mask = Matrix<float>::Ones(1, 5);
-    mask(0, 3) = bad;
-    CHECK(message_of([&] {
-            balance_losses({1, 1, 0}, layer, cache, gradient, mask);
-          }).find("mask of token 3 is") != std::string::npos);
-    BalanceWeights weights;
-    weights.load = static_cast<double>(bad);
-    CHECK(message_of([&] { balance_losses(weights, layer, cache, gradient); }).find("must be finite") !=
-          std::string::npos);
+    mask(0, 3) = static_cast<float>(bad);
+    CHECK(refused({1, 1, 0}, layer, mask) == containing("mask of token 3 is"));
+    CHECK(refused({0, bad, 0}, layer, {}) == containing("must be finite"));
   }
-  CHECK(message_of([&] {
-          balance_losses({1, 1, 0}, layer, cache, gradient, gradient.topRows(1));
-        }) == "balance_losses: mask 1x5 and gradient 3x5 overlap");
-  const HydraLoRA<float> wider(HydraLoRAConfig{4, 4, 3, 16, false, 0, 3});
-  CHECK(message_of([&] {
-          balance_losses({1, 1, 0}, wider, cache, gradient);
-        }).find("the cache is from") != std::string::npos);
+  CHECK(refused({1, 1, 0}, layer, gradient.topRows(1)) == "balance_losses: mask 1x5 and gradient 3x5 overlap");
+  CHECK(refused({1, 1, 0}, wider, {}) == containing("the cache is from"));
   CHECK(gradient.isZero(0));
   const Matrix<float> tiny = Matrix<float>::Constant(1, 5, 1e-38F);
   balance_losses({1, 1, 0}, layer, cache, gradient, tiny);

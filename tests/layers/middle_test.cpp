@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: MIT
 //
 // A layer with a middle of the user's has everything that the library's layers have.
-#include <doctest/doctest.h>
-
 #include <complex>
 #include <hydralora/layers/adapter_set.hpp>
 #include <hydralora/train.hpp>
 #include <memory>
-#include <vector>
 
-#include "support/errors.hpp"
+#include "support/layers.hpp"
 #include "support/middles.hpp"
-#include "support/shapes.hpp"
 
 namespace {
 
@@ -45,48 +41,32 @@ void check_gradients(Layer layer, CallOptions<Complex> options = {}) {
 }
 
 template <class Layer>
-Layer random_layer(const typename Layer::Config& config) {
-  Layer layer(config, 5);
-  layer.parameters() = random_matrix<float>(layer.parameter_count(), 1, 6);
-  return layer;
-}
-
-template <class Layer>
 void check_everything(const Layer& layer) {
   const AdapterShape& s = layer.shape();
   const Index tokens = 40;
   const Matrix<float> x = random_matrix<float>(s.in, tokens, 1), dy = random_matrix<float>(s.out, tokens, 2);
-  Matrix<float> y = dy, dx = x;
-  typename Layer::Cache cache;
-  typename Layer::Gradients g(layer.config());
-  layer.forward(x, y, cache);
-  layer.backward(x, dy, cache, g, dx);
+  TrainingCall whole(layer, x, dy);
 
   // a token by itself has the same bits
-  typename Layer::Cache alone;
-  Matrix<float> y1 = dy.col(3);
   CallOptions<float> third;
   third.first_token = 3;
-  layer.forward(x.col(3), y1, alone, third);
-  CHECK(same_bits<float>(y1, y.col(3)));
+  CHECK(same_bits<float>(TrainingCall(layer, x.col(3), dy.col(3), third).y, whole.y.col(3)));
 
   // slices
-  Matrix<float> sliced_y = dy, sliced_dx = x;
-  typename Layer::Cache sliced_cache;
-  typename Layer::Gradients sliced_g(layer.config());
-  const SlicedForward<Layer> forward(layer, x, sliced_y, sliced_cache);
+  Matrix<float> y = Matrix<float>::Ones(s.out, tokens), dx = Matrix<float>::Ones(s.in, tokens), frozen_dx = dx;
+  typename Layer::Cache cache;
+  typename Layer::Gradients g(layer.config()), frozen(layer.config());
+  const SlicedForward<Layer> forward(layer, x, y, cache);
   for (Index i = 3; i-- > 0;) forward.run(i, 3);
-  const SlicedBackward<Layer> backward(layer, x, dy, sliced_cache, sliced_g, sliced_dx);
+  const SlicedBackward<Layer> backward(layer, x, dy, cache, g, dx);
   for (int phase = 0; phase < 2; ++phase) {
     for (Index i = 3; i-- > 0;) backward.run(phase, i, 3);
   }
-  CHECK(same_bits(sliced_y, y));
-  CHECK(same_bits(sliced_dx, dx));
-  CHECK(same_bits<float>(sliced_g.parameters(), g.parameters()));
+  CHECK(same_bits(y, whole.y));
+  CHECK(same_bits(dx, whole.dx));
+  CHECK(same_bits<float>(g.parameters(), whole.g.parameters()));
 
   // A frozen: B gets the same bits, A nothing
-  typename Layer::Gradients frozen(layer.config());
-  Matrix<float> frozen_dx = x;
   layer.backward_frozen_A(dy, cache, frozen, frozen_dx);
   CHECK(same_bits<float>(frozen.up_parameters(), g.up_parameters()));
   CHECK(same_bits(frozen_dx, dx));
@@ -95,11 +75,10 @@ void check_everything(const Layer& layer) {
   // sets
   AdapterSet<Layer> set;
   const Index place = set.add("own", std::make_unique<Layer>(layer));
-  Matrix<float> set_y = dy, inference_y = dy;
+  Matrix<float> set_y = Matrix<float>::Zero(s.out, tokens);
   set.forward(x, set_y, {{place, 30}, {base_only, 10}});
-  layer.forward(x, inference_y);
-  CHECK(same_bits<float>(set_y.leftCols(30), inference_y.leftCols(30)));
-  CHECK(same_bits<float>(set_y.rightCols(10), dy.rightCols(10)));
+  CHECK(same_bits<float>(set_y.leftCols(30), apply(layer, x).leftCols(30)));
+  CHECK(set_y.rightCols(10).isZero(0));
 
   // the optimiser, on a frozen base
   AdaptedLinear<DenseLinear<float>, Layer> adapted(DenseLinear<float>(random_matrix<float>(s.out, s.in, 9)), layer);
@@ -112,22 +91,20 @@ void check_everything(const Layer& layer) {
   const ParameterMap<float> lent(buffer.data(), layer.parameter_count());
   Layer guest(layer.config(), lent, layer.seed());
   guest.parameters() = layer.parameters();
-  Matrix<float> guest_y = dy;
-  guest.forward(x, guest_y, alone);
-  CHECK(same_bits(guest_y, y));
+  CHECK(same_bits(TrainingCall(guest, x, dy).y, whole.y));
 
   // checks
   CHECK(message_of([&] { layer.forward(x.topRows(s.in - 1), y); }).find(std::string(s.layer) + "::forward: x is ") ==
         0);
-  CHECK(message_of([&] { layer.backward(x.leftCols(5), dy.leftCols(5), cache, g); }).find("with 40 tokens, expected") !=
-        std::string::npos);
+  CHECK(message_of([&] { layer.backward(x.leftCols(5), dy.leftCols(5), cache, g); }) ==
+        containing("with 40 tokens, expected"));
   const std::vector<Index> few{1, 2};
   CallOptions<float> wrong;
   wrong.segments = few;
-  CHECK(message_of([&] { layer.forward(x, y, wrong); }).find("the segments hold 3 of 40 tokens") != std::string::npos);
+  CHECK(message_of([&] { layer.forward(x, y, wrong); }) == containing("the segments hold 3 of 40 tokens"));
   wrong = {};
   wrong.weights = dy;
-  CHECK(message_of([&] { layer.forward(x, y, wrong); }).find("takes none") != std::string::npos);
+  CHECK(message_of([&] { layer.forward(x, y, wrong); }) == containing("takes none"));
 }
 
 }  // namespace
@@ -141,85 +118,70 @@ TEST_CASE("a middle of the user's: gradients, also with dropout, gates and segme
   for (const GateInput input : {GateInput::x, GateInput::projection}) {
     for (const GateGranularity granularity :
          {GateGranularity::token, GateGranularity::segment, GateGranularity::causal}) {
-      GateConfig gate;
-      gate.input = input;
-      gate.granularity = granularity;
-      gate.temperature = 0.5;
+      const GateConfig gate{input, GateSelection::dense, granularity, 0.5};
       check_gradients(RoutedBottlenecks<Complex>({7, 5, 2, 3.0, false, 0, 3, Routing::learned, gate}, 1), options);
     }
   }
 }
 
 TEST_CASE("a middle of the user's: what every layer has") {
-  check_everything(random_layer<Bottleneck<float>>({37, 21, 4, 2.0, false, 0.2}));
-  check_everything(random_layer<RoutedBottlenecks<float>>({37, 21, 4, 2.0, false, 0.2, 3, Routing::learned}));
+  check_everything(randomized(Bottleneck<float>({37, 21, 4, 2.0, false, 0.2}, 5), 6));
+  check_everything(randomized(RoutedBottlenecks<float>({37, 21, 4, 2.0, false, 0.2, 3, Routing::learned}, 5), 6));
   CHECK(message_of([] {
           RoutedBottlenecks<float>({4, 4, 2, 2.0, false, 0, 0});
         }) == "SiLUHeads: heads 0 must be at least 1");
-  GateConfig gate;
-  gate.top_k = 4;
+  const GateConfig gate{GateInput::x, GateSelection::dense, GateGranularity::token, 1, 4};
   CHECK(message_of([&] {
           RoutedBottlenecks<float>({4, 4, 2, 2.0, false, 0, 3, Routing::learned, gate});
         }) == "SiLUHeads: gate.top_k 4 must be in [1, 3], the number of heads");
 }
 
 TEST_CASE("a cache belongs to its gate and its dropout: the message names the setting and both values") {
-  const auto refused = [](auto change, auto change_first) {
+  using Change = void (*)(HydraLoRAConfig&);
+  const auto refused = [](Change change, Change change_first) {
     HydraLoRAConfig config{8, 6, 2, 16, false, 0, 3};
     change_first(config);
     const HydraLoRA<float> one(config);
     change(config);
     const HydraLoRA<float> other(config);
     const Matrix<float> x = random_matrix<float>(8, 5, 1), dy = random_matrix<float>(6, 5, 2);
-    Matrix<float> y = dy, dx = x;
-    HydraLoRA<float>::Cache cache;
+    const TrainingCall call(one, x, dy);
+    Matrix<float> dx = x;
     HydraLoRA<float>::Gradients g(config);
-    one.forward(x, y, cache);
-    const std::string message = message_of([&] { other.backward(x, dy, cache, g, dx); });
+    const std::string message = message_of([&] { other.backward(x, dy, call.cache, g, dx); });
     const auto difference = message.rfind(" tokens, ");
     if (difference == std::string::npos) return message;
     CHECK(same_bits(dx, x));
     CHECK(g.parameters().isZero(0));
-    CHECK(message_of([&] { other.backward_frozen_A(dy, cache, g, dx); }) == message);
+    CHECK(message_of([&] { other.backward_frozen_A(dy, call.cache, g, dx); }) == message);
     return message.substr(difference + 9);
   };
-  const auto nothing = [](HydraLoRAConfig&) {};
-  const auto top_k = [](HydraLoRAConfig& c) { c.gate.selection = GateSelection::top_k; };
-  const auto top_p = [](HydraLoRAConfig& c) { c.gate.selection = GateSelection::top_p; };
-  CHECK(refused([](auto& c) { c.gate.temperature = 0.1; }, nothing) == "temperature 1, expected 0.1");
-  CHECK(refused([](auto& c) { c.gate.top_k = 2; }, top_k) == "top_k 1, expected 2");
-  CHECK(refused([](auto& c) { c.gate.top_p = 0.7; }, top_p) == "top_p 1, expected 0.7");
+  using Config = HydraLoRAConfig;
+  const Change nothing = [](Config&) {}, one_head = [](Config&c) { c.heads = 1; },
+               top_k = [](Config&c) { c.gate.selection = GateSelection::top_k; },
+               top_p = [](Config&c) { c.gate.selection = GateSelection::top_p; };
+  CHECK(refused([](Config& c) { c.gate.temperature = 0.1; }, nothing) == "temperature 1, expected 0.1");
+  CHECK(refused([](Config& c) { c.gate.top_k = 2; }, top_k) == "top_k 1, expected 2");
+  CHECK(refused([](Config& c) { c.gate.top_p = 0.7; }, top_p) == "top_p 1, expected 0.7");
   CHECK(refused(top_k, nothing) == "selection GateSelection::dense, expected GateSelection::top_k");
-  CHECK(refused([](auto& c) { c.gate.granularity = GateGranularity::causal; }, nothing) ==
+  CHECK(refused([](Config& c) { c.gate.granularity = GateGranularity::causal; }, nothing) ==
         "granularity GateGranularity::token, expected GateGranularity::causal");
-  CHECK(refused([](auto& c) { c.gate.input = GateInput::projection; }, nothing) ==
+  CHECK(refused([](Config& c) { c.gate.input = GateInput::projection; }, nothing) ==
         "input GateInput::x, expected GateInput::projection");
-  CHECK(refused([](auto& c) { c.gate.keep_log_partition = true; }, nothing) == "keep_log_partition 0, expected 1");
-  CHECK(refused([](auto& c) { c.dropout = 0.25; }, [](auto& c) { c.dropout = 0.5; }) == "dropout 0.5, expected 0.25");
-  CHECK(refused([](auto& c) { c.dropout = 0.25; }, nothing) == "dropout 0, expected 0.25");
+  CHECK(refused([](Config& c) { c.gate.keep_log_partition = true; }, nothing) == "keep_log_partition 0, expected 1");
+  CHECK(refused([](Config& c) { c.dropout = 0.25; }, [](Config& c) { c.dropout = 0.5; }) ==
+        "dropout 0.5, expected 0.25");
+  CHECK(refused([](Config& c) { c.dropout = 0.25; }, nothing) == "dropout 0, expected 0.25");
 
   // settings without effect do not matter
-  CHECK(refused(
-            [](auto& c) {
-              c.gate.top_k = 2;
-              c.gate.top_p = 0.5;
-            },
-            nothing) == "nothing thrown");
-  const auto one_head = [](HydraLoRAConfig& c) { c.heads = 1; };
-  CHECK(refused([](auto& c) { c.gate.temperature = 5; }, one_head) == "nothing thrown");
-  CHECK(refused([](auto& c) { c.gate.top_p = 0.5; },
-                [](auto& c) {
-                  c.heads = 1;
-                  c.gate.selection = GateSelection::top_p;
-                }) == "nothing thrown");
+  CHECK(refused([](Config& c) { c.gate.top_k = 2, c.gate.top_p = 0.5; }, nothing) == "nothing thrown");
+  CHECK(refused([](Config& c) { c.gate.temperature = 5; }, one_head) == "nothing thrown");
+  CHECK(refused([](Config& c) { c.gate.top_p = 0.5; },
+                [](Config& c) { c.heads = 1, c.gate.selection = GateSelection::top_p; }) == "nothing thrown");
 
   // dropout draws its masks from the layer's seed
-  const HydraLoRAConfig config{8, 6, 2, 16, false, 0.5, 3};
-  const HydraLoRA<float> one(config, 1), other(config, 2);
+  const HydraLoRA<float> one(Config{8, 6, 2, 16, false, 0.5, 3}, 1), other(one.config(), 2);
   const Matrix<float> x = random_matrix<float>(8, 5, 1), dy = random_matrix<float>(6, 5, 2);
-  Matrix<float> y = dy;
-  HydraLoRA<float>::Cache cache;
-  HydraLoRA<float>::Gradients g(config);
-  one.forward(x, y, cache);
-  CHECK(message_of([&] { other.backward(x, dy, cache, g); }).find(", dropout of another seed") != std::string::npos);
+  TrainingCall call(one, x, dy);
+  CHECK(message_of([&] { other.backward(x, dy, call.cache, call.g); }) == containing(", dropout of another seed"));
 }

@@ -1,16 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
 // A host with threads of its own: any number of slices, in any order, gives the bits of the whole call.
-#include <doctest/doctest.h>
-
 #include <algorithm>
-#include <hydralora/hydralora.hpp>
 #include <thread>
-#include <vector>
 
 #include "support/layers.hpp"
-#include "support/threads.hpp"
-#include "support/tolerances.hpp"
 
 using namespace hydralora;
 using namespace support;
@@ -28,68 +22,51 @@ void on_threads(Index slices, Function&& f) {
 }  // namespace
 
 TEST_CASE_TEMPLATE("slices on the host's threads give the bits of the whole call", Scalar, float, double) {
-  // More tokens than a block of accumulate(), features that are no multiple of a slice's grain.
-  const LayerShape shapes[] = {{37, 70, 4, 3, 131}, {130, 21, 8, 5, 7}, {16, 1024, 3, 2, 1}};
-  for (const LayerShape& s : shapes) {
-    for (const Kind kind : all_kinds) {
-      for (const double dropout : {0.0, 0.3}) {
-        with_layer<Scalar>(kind, s, dropout, 5, [&](auto layer) {
-          using Layer = decltype(layer);
-          const Matrix<Scalar> x = random_matrix<Scalar>(s.in, s.tokens, 1),
-                               dy = random_matrix<Scalar>(s.out, s.tokens, 2);
-          const Matrix<Scalar> weights = given_weights<Scalar>(kind, s, 3);
-          struct Results {
-            Matrix<Scalar> y, dx, dweights;
-            typename Layer::Gradients g;
-          };
-          const auto empty = [&] {
-            return Results{Matrix<Scalar>::Ones(s.out, s.tokens), Matrix<Scalar>::Ones(s.in, s.tokens),
-                           Matrix<Scalar>::Ones(weights.rows(), weights.cols()),
-                           typename Layer::Gradients(layer.config())};
-          };
-          const auto options_for = [&](Results& r) {
-            CallOptions<Scalar> options;
-            options.step = 4;
-            options.first_token = 9;
-            options.weights = weights;
-            options.weights_gradient = r.dweights;
-            return options;
-          };
-          Results whole = empty();
-          typename Layer::Cache cache;
-          layer.forward(x, whole.y, cache, options_for(whole));
-          layer.backward(x, dy, cache, whole.g, whole.dx, options_for(whole));
+  const auto check = [](const auto& layer, const Inputs<Scalar>& in) {
+    using Layer = std::decay_t<decltype(layer)>;
+    struct Results {
+      Matrix<Scalar> y, dx, dweights;
+      typename Layer::Gradients g;
+    };
+    const auto empty = [&] {
+      return Results{Matrix<Scalar>::Ones(in.s.out, in.s.tokens), Matrix<Scalar>::Ones(in.s.in, in.s.tokens),
+                     Matrix<Scalar>::Ones(in.weights.rows(), in.weights.cols()),
+                     typename Layer::Gradients(layer.config())};
+    };
+    const auto options_for = [&](Results& r) {
+      CallOptions<Scalar> options = in.options;
+      options.step = 4;
+      options.first_token = 9;
+      options.weights_gradient = r.dweights;
+      return options;
+    };
+    Results whole = empty();
+    typename Layer::Cache cache;
+    layer.forward(in.x, whole.y, cache, options_for(whole));
+    layer.backward(in.x, in.dy, cache, whole.g, whole.dx, options_for(whole));
 
-          for (const Index slices : {1, 2, 3, 5}) {
-            CAPTURE(name(kind));
-            CAPTURE(s);
-            CAPTURE(dropout);
-            CAPTURE(slices);
-            Results r = empty();
-            typename Layer::Cache own_cache;
-            const SlicedForward<Layer> forward(layer, x, r.y, own_cache, options_for(r));
-            on_threads(slices, [&](Index i) { forward.run(i, slices); });
-            CHECK(same_bits<Scalar>(r.y, whole.y));
+    for (const Index slices : {1, 2, 3, 5}) {
+      CAPTURE(slices);
+      Results r = empty(), without_dx = empty();
+      typename Layer::Cache own_cache;
+      const SlicedForward<Layer> forward(layer, in.x, r.y, own_cache, options_for(r));
+      on_threads(slices, [&](Index i) { forward.run(i, slices); });
+      CHECK(same_bits<Scalar>(r.y, whole.y));
 
-            const SlicedBackward<Layer> backward(layer, x, dy, own_cache, r.g, r.dx, options_for(r));
-            for (int phase = 0; phase < SlicedBackward<Layer>::phases; ++phase) {
-              on_threads(slices, [&](Index i) { backward.run(phase, i, slices); });
-            }
-            CHECK(same_bits<Scalar>(r.dx, whole.dx));
-            CHECK(same_bits<Scalar>(r.g.parameters(), whole.g.parameters()));
-            CHECK(same_bits<Scalar>(r.dweights, whole.dweights));
-
-            Results without_dx = empty();
-            const SlicedBackward<Layer> no_dx(layer, x, dy, own_cache, without_dx.g, options_for(without_dx));
-            for (int phase = 0; phase < SlicedBackward<Layer>::phases; ++phase) {
-              for (Index i = 0; i < slices; ++i) no_dx.run(phase, i, slices);
-            }
-            CHECK(same_bits<Scalar>(without_dx.g.parameters(), whole.g.parameters()));
-          }
-        });
+      const SlicedBackward<Layer> backward(layer, in.x, in.dy, own_cache, r.g, r.dx, options_for(r)),
+          no_dx(layer, in.x, in.dy, own_cache, without_dx.g, options_for(without_dx));
+      for (int phase = 0; phase < SlicedBackward<Layer>::phases; ++phase) {
+        on_threads(slices, [&](Index i) { backward.run(phase, i, slices); });
+        for (Index i = 0; i < slices; ++i) no_dx.run(phase, i, slices);
       }
+      CHECK(same_bits<Scalar>(r.dx, whole.dx));
+      CHECK(same_bits<Scalar>(r.g.parameters(), whole.g.parameters()));
+      CHECK(same_bits<Scalar>(r.dweights, whole.dweights));
+      CHECK(same_bits<Scalar>(without_dx.g.parameters(), whole.g.parameters()));
     }
-  }
+  };
+  // More tokens than a block of accumulate(), features that are no multiple of a slice's grain.
+  for_each_layer<Scalar>({{37, 70, 4, 3, 131}, {130, 21, 8, 5, 7}, {16, 1024, 3, 2, 1}}, {0.0, 0.3}, 5, check);
 }
 
 TEST_CASE("a sliced call refuses what the whole call refuses, before anything is written") {

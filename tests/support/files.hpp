@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -45,6 +46,13 @@ inline void write_file(const std::filesystem::path& path, const std::string& con
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   file << content;
   REQUIRE(file);
+}
+
+/// A safetensors file from a header's text and what comes behind it.
+inline std::string file_of(const std::string& header, const std::string& data = {}) {
+  std::string all(8, '\0');
+  for (std::size_t i = 0; i < 8; ++i) all[i] = static_cast<char>(static_cast<std::uint64_t>(header.size()) >> (8 * i));
+  return all + header + data;
 }
 
 }  // namespace support

@@ -25,15 +25,16 @@
 #define HYDRALORA_TEST_TRAINING(keyword, Scalar)   \
   keyword template class hydralora::AdamW<Scalar>; \
   keyword template class hydralora::DenseLinear<Scalar>;
-#define HYDRALORA_TEST_INSTANCES(keyword)                          \
-  HYDRALORA_TEST_FORMULAS(keyword, float)                          \
-  HYDRALORA_TEST_FORMULAS(keyword, double)                         \
-  HYDRALORA_TEST_FORMULAS(keyword, std::complex<double>)           \
-  HYDRALORA_TEST_TRAINING(keyword, float)                          \
-  HYDRALORA_TEST_TRAINING(keyword, double)                         \
-  HYDRALORA_TEST_KERNELS(keyword, std::complex<double>)            \
-  keyword template struct support::Textbook<std::complex<double>>; \
-  keyword template struct support::TextbookGate<std::complex<double>>;
+#define HYDRALORA_TEST_INSTANCES(keyword)                              \
+  HYDRALORA_TEST_FORMULAS(keyword, float)                              \
+  HYDRALORA_TEST_FORMULAS(keyword, double)                             \
+  HYDRALORA_TEST_FORMULAS(keyword, std::complex<double>)               \
+  HYDRALORA_TEST_TRAINING(keyword, float)                              \
+  HYDRALORA_TEST_TRAINING(keyword, double)                             \
+  HYDRALORA_TEST_KERNELS(keyword, std::complex<double>)                \
+  keyword template struct support::Textbook<std::complex<double>>;     \
+  keyword template struct support::TextbookGate<std::complex<double>>; \
+  keyword template struct support::TextbookLoss<std::complex<double>>;
 #define HYDRALORA_TEST_KERNELS(keyword, Scalar) \
   namespace hydralora {                         \
   inline namespace HYDRALORA_BUILD {            \
@@ -48,9 +49,10 @@
 HYDRALORA_TEST_INSTANCES(extern)
 
 // Eigen's decompositions cost more to compile than all the tests: once, in svd.cpp.
-#define HYDRALORA_TEST_DECOMPOSITIONS(keyword)                        \
-  keyword template class Eigen::HouseholderQR<Eigen::MatrixXd>;       \
-  keyword template class Eigen::ColPivHouseholderQR<Eigen::MatrixXd>; \
-  keyword template class Eigen::JacobiSVD<Eigen::MatrixXd>;           \
+#define HYDRALORA_TEST_DECOMPOSITIONS(keyword)                                         \
+  keyword template class Eigen::HouseholderQR<Eigen::MatrixXd>;                        \
+  keyword template class Eigen::ColPivHouseholderQR<Eigen::MatrixXd>;                  \
+  keyword template class Eigen::JacobiSVD<Eigen::MatrixXd>;                            \
+  keyword template class Eigen::JacobiSVD<Eigen::MatrixXd, Eigen::NoQRPreconditioner>; \
   keyword template class Eigen::BDCSVD<Eigen::MatrixXd>;
 HYDRALORA_TEST_DECOMPOSITIONS(extern)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Random shapes and numbers from fixed seeds, and strided buffers that notice a write outside their view.
+// What nearly every test includes: random shapes and numbers from fixed seeds, and buffers that notice a write outside
+// their view.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -10,7 +11,13 @@
 #include <cstring>
 #include <hydralora/hydralora.hpp>
 #include <iterator>
+#include <limits>
 #include <ostream>
+#include <vector>
+
+#include "support/errors.hpp"
+#include "support/threads.hpp"
+#include "support/tolerances.hpp"
 
 namespace support {
 
@@ -55,28 +62,41 @@ inline LayerShape layer_shape(std::uint64_t index) {
   return {draw(37, 0), draw(37, 1), draw(index % 4 == 0 ? 19 : 6, 2), draw(5, 3), draw(14, 4) - 1};
 }
 
-/// A matrix inside a larger buffer: padding above, below and between columns, filled with a number nothing may touch.
+/// A matrix whose column j lies at `offset` + j · (rows + `gap`) of a buffer that ends `slack` numbers after the last
+/// column. What is not of the matrix is signalling NaN: even adding zero to that changes its bits.
 template <class Scalar>
-class Strided {
+class Guarded {
  public:
-  Strided(const Matrix<Scalar>& values, Index before, Index after)
-      : before_(before), rows_(values.rows()), buffer_(before + values.rows() + after, values.cols()) {
-    buffer_.setConstant(canary());
-    buffer_.middleRows(before, rows_) = values;
+  explicit Guarded(const Matrix<Scalar>& values, Index offset = 3, Index gap = 5, Index slack = 2)
+      : rows_(values.rows()),
+        cols_(values.cols()),
+        offset_(offset),
+        stride_(values.rows() + gap),
+        memory_(static_cast<std::size_t>(offset + (cols_ > 0 ? (cols_ - 1) * stride_ + rows_ : 0) + slack),
+                std::numeric_limits<Scalar>::signaling_NaN()) {
+    for (Index j = 0; j < cols_; ++j) std::copy_n(values.data() + j * rows_, rows_, data() + j * stride_);
+    before_ = memory_;
   }
-  explicit Strided(const Matrix<Scalar>& values) : Strided(values, 3, 2) {}
-
-  auto view() { return buffer_.middleRows(before_, rows_); }
-  Matrix<Scalar> values() const { return buffer_.middleRows(before_, rows_); }
-  bool padding_untouched() const {
-    return (buffer_.topRows(before_).array() == canary()).all() &&
-           (buffer_.bottomRows(buffer_.rows() - before_ - rows_).array() == canary()).all();
+  Scalar* data() { return memory_.data() + offset_; }
+  Index stride() const { return stride_; }
+  hydralora::Tokens<Scalar> view() { return {data(), rows_, cols_, stride_}; }
+  Matrix<Scalar> values() const {
+    return hydralora::ConstTokens<Scalar>(memory_.data() + offset_, rows_, cols_, stride_).matrix();
   }
+  /// Nothing but the matrix was written to.
+  bool rest_untouched() const {
+    std::vector<Scalar> now = memory_;
+    for (Index j = 0; j < cols_; ++j) {
+      const auto begin = static_cast<std::ptrdiff_t>(offset_ + j * stride_);
+      std::copy_n(before_.begin() + begin, rows_, now.begin() + begin);
+    }
+    return std::memcmp(now.data(), before_.data(), now.size() * sizeof(Scalar)) == 0;
+  }
+  bool untouched() const { return std::memcmp(memory_.data(), before_.data(), memory_.size() * sizeof(Scalar)) == 0; }
 
  private:
-  static Scalar canary() { return Scalar(-12345.678F); }
-  Index before_, rows_;
-  Matrix<Scalar> buffer_;
+  Index rows_, cols_, offset_, stride_;
+  std::vector<Scalar> memory_, before_;
 };
 
 /// Bitwise equality, which tells 0 from −0.

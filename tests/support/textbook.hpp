@@ -56,41 +56,18 @@ struct Textbook {
   }
 };
 
-template <class To, class From>
-Textbook<To> textbook(const hydralora::LoRA<From>& layer, const Matrix<From>& = {}) {
-  return {
-      {layer.A().template cast<To>()}, {layer.B().template cast<To>()}, {}, {}, hydralora::scaling_of(layer.config())};
-}
-
-template <class To, class From>
-Textbook<To> textbook(const hydralora::SplitLoRA<From>& layer, const Matrix<From>& weights = {}) {
+/// The textbook twin of a layer, in any scalar type.
+template <class To, class Layer>
+Textbook<To> textbook(const Layer& layer, const Matrix<typename Layer::Scalar>& weights = {}) {
+  using Middle = typename Layer::Middle;
   Textbook<To> book{{}, {}, {}, weights.template cast<To>(), hydralora::scaling_of(layer.config())};
-  for (Index i = 0; i < layer.config().heads; ++i) {
-    book.A.push_back(layer.A(i).template cast<To>());
-    book.B.push_back(layer.B(i).template cast<To>());
+  for (Index i = 0; i < layer.shape().heads; ++i) {
+    if constexpr (Middle::shares_A) book.A.push_back(layer.A().template cast<To>());
+    if constexpr (!Middle::shares_A) book.A.push_back(layer.A(i).template cast<To>());
+    if constexpr (Middle::shares_B) book.B.push_back(layer.B().template cast<To>());
+    if constexpr (!Middle::shares_B) book.B.push_back(layer.B(i).template cast<To>());
   }
-  if (layer.config().routing == hydralora::Routing::learned) book.gate = layer.gate().template cast<To>();
-  return book;
-}
-
-template <class To, class From>
-Textbook<To> textbook(const hydralora::HydraLoRA<From>& layer, const Matrix<From>& = {}) {
-  Textbook<To> book{{}, {}, layer.gate().template cast<To>(), {}, hydralora::scaling_of(layer.config())};
-  for (Index i = 0; i < layer.config().heads; ++i) {
-    book.A.push_back(layer.A().template cast<To>());
-    book.B.push_back(layer.B(i).template cast<To>());
-  }
-  return book;
-}
-
-template <class To, class From>
-Textbook<To> textbook(const hydralora::SharedBLoRA<From>& layer, const Matrix<From>& weights = {}) {
-  Textbook<To> book{
-      {}, {}, layer.gate().template cast<To>(), weights.template cast<To>(), hydralora::scaling_of(layer.config())};
-  for (Index i = 0; i < layer.config().heads; ++i) {
-    book.A.push_back(layer.A(i).template cast<To>());
-    book.B.push_back(layer.B().template cast<To>());
-  }
+  if constexpr (!(Middle::shares_A && Middle::shares_B)) book.gate = layer.gate().template cast<To>();
   return book;
 }
 

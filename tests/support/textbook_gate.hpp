@@ -45,7 +45,7 @@ struct TextbookGate {
     for (Index t = 0; t < tokens; ++t) {
       const auto [from, to] = seen(t);
       const double count = static_cast<double>(to - from);
-      std::vector<Scalar> pi(static_cast<std::size_t>(heads), Scalar(0));
+      Matrix<Scalar> pi(heads, 1);
       for (Index i = 0; i < heads; ++i) {
         Scalar logit(0);
         if (config.input == GateInput::rms_projection) {
@@ -60,16 +60,12 @@ struct TextbookGate {
             for (Index k = 0; k < read.rows(); ++k) logit += G(i, k) * read(k, s) / count;
           }
         }
-        pi[static_cast<std::size_t>(i)] = std::exp(logit / config.temperature);
+        pi(i, 0) = std::exp(logit / config.temperature);
       }
-      Scalar sum(0);
-      for (const Scalar& e : pi) sum += e;
-      log_partition(0, t) = std::log(sum);
-      std::vector<Index> order;
-      for (Index i = 0; i < heads; ++i) {
-        probabilities(i, t) = pi[static_cast<std::size_t>(i)] / sum;
-        order.push_back(i);
-      }
+      log_partition(0, t) = std::log(pi.sum());
+      probabilities.col(t) = pi / pi.sum();
+      std::vector<Index> order, kept;
+      for (Index i = 0; i < heads; ++i) order.push_back(i);
       const auto probability = [&, t = t](Index i) { return std::real(probabilities(i, t)); };
       std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return probability(a) > probability(b); });
       if (config.selection == GateSelection::one_hot) {
@@ -78,19 +74,16 @@ struct TextbookGate {
         }
         continue;
       }
-      Index keep = heads;
-      if (config.selection == GateSelection::top_k) keep = config.top_k;
-      if (config.selection == GateSelection::top_p) {
-        double mass = 0;
-        for (keep = 0; keep < heads && mass < config.top_p; ++keep)
-          mass += probability(order[static_cast<std::size_t>(keep)]);
+      double mass = 0;
+      for (const Index i : order) {
+        if (config.selection == GateSelection::top_k && static_cast<Index>(kept.size()) == config.top_k) break;
+        if (config.selection == GateSelection::top_p && mass >= config.top_p) break;
+        mass += probability(i);
+        kept.push_back(i);
       }
-      Scalar kept(0);
-      for (Index n = 0; n < keep; ++n) kept += probabilities(order[static_cast<std::size_t>(n)], t);
-      for (Index n = 0; n < keep; ++n) {
-        const Index i = order[static_cast<std::size_t>(n)];
-        weights(i, t) = probabilities(i, t) / kept;
-      }
+      Scalar sum(0);
+      for (const Index i : kept) sum += probabilities(i, t);
+      for (const Index i : kept) weights(i, t) = probabilities(i, t) / sum;
     }
   }
 
@@ -115,27 +108,75 @@ struct TextbookGate {
   Scalar balance(const hydralora::BalanceWeights& w, const Matrix<double>& mask) const {
     const Index heads = weights.rows(), tokens = weights.cols();
     double counted = 0;
-    std::vector<Scalar> importance(static_cast<std::size_t>(heads), Scalar(0)), mass = importance;
-    std::vector<double> votes(static_cast<std::size_t>(heads), 0);
+    Matrix<Scalar> importance = Matrix<Scalar>::Zero(heads, 1), mass = importance;
+    Matrix<double> votes = Matrix<double>::Zero(heads, 1);
     Scalar z(0);
     for (Index t = 0; t < tokens; ++t) {
       Index top = 0;
       for (Index i = 0; i < heads; ++i) {
         if (std::real(probabilities(i, t)) > std::real(probabilities(top, t))) top = i;
-        importance[static_cast<std::size_t>(i)] += mask(0, t) * weights(i, t);
-        mass[static_cast<std::size_t>(i)] += mask(0, t) * probabilities(i, t);
+        importance(i, 0) += mask(0, t) * weights(i, t);
+        mass(i, 0) += mask(0, t) * probabilities(i, t);
       }
-      votes[static_cast<std::size_t>(top)] += mask(0, t);
+      votes(top, 0) += mask(0, t);
       counted += mask(0, t);
       z += mask(0, t) * log_partition(0, t) * log_partition(0, t);
     }
     if (counted == 0) return Scalar(0);
     const auto n = static_cast<double>(heads);
-    Scalar mean(0), variance(0), load(0);
-    for (const Scalar& i : importance) mean += i / n;
-    for (const Scalar& i : importance) variance += heads > 1 ? (i - mean) * (i - mean) / (n - 1) : Scalar(0);
-    for (std::size_t i = 0; i < votes.size(); ++i) load += n * (votes[i] / counted) * (mass[i] / counted);
+    const Scalar mean = importance.sum() / n;
+    Scalar variance(0), load(0);
+    for (Index i = 0; i < heads; ++i) {
+      if (heads > 1) variance += (importance(i, 0) - mean) * (importance(i, 0) - mean) / (n - 1);
+      load += n * (votes(i, 0) / counted) * (mass(i, 0) / counted);
+    }
     return w.importance * variance / (mean * mean) + w.load * load + w.z * z / counted;
+  }
+};
+
+/// The whole loss ⟨dY, ΔW(X)⟩ + balance of a layer in any scalar, in loops.
+template <class Scalar>
+struct TextbookLoss {
+  TextbookGate<Scalar> gate;
+  std::vector<Matrix<Scalar>> A, B;
+  double scaling;
+
+  template <class Layer>
+  TextbookLoss(const Layer& layer, std::vector<Index> segments) : scaling(layer.scaling()) {
+    gate.config = layer.config().gate;
+    gate.segments = std::move(segments);
+    gate.G = layer.gate().template cast<Scalar>();
+    for (Index i = 0; i < layer.config().heads; ++i) {
+      if constexpr (!Layer::Middle::shares_A) A.push_back(layer.A(i).template cast<Scalar>());
+      if constexpr (!Layer::Middle::shares_B) B.push_back(layer.B(i).template cast<Scalar>());
+    }
+    if constexpr (Layer::Middle::shares_A) A = {layer.A().template cast<Scalar>()};
+    if constexpr (Layer::Middle::shares_B) B = {layer.B().template cast<Scalar>()};
+  }
+
+  Matrix<Scalar> y(const Matrix<Scalar>& x) {
+    const Index rank = A[0].rows();
+    Matrix<Scalar> h = Matrix<Scalar>::Zero(rank * static_cast<Index>(A.size()), x.cols());
+    for (std::size_t i = 0; i < A.size(); ++i) h.middleRows(static_cast<Index>(i) * rank, rank) = A[i] * x;
+    gate.route(x, h);
+    Matrix<Scalar> y = Matrix<Scalar>::Zero(B[0].rows(), x.cols());
+    for (Index t = 0; t < x.cols(); ++t) {
+      for (std::size_t i = 0; i < std::max(A.size(), B.size()); ++i) {
+        const Index own = A.size() == 1 ? 0 : static_cast<Index>(i) * rank;
+        const Matrix<Scalar>& up = B.size() == 1 ? B[0] : B[i];
+        y.col(t) += scaling * gate.weights(static_cast<Index>(i), t) * (up * h.col(t).segment(own, rank));
+      }
+    }
+    return y;
+  }
+  Scalar operator()(const Matrix<Scalar>& x, const Matrix<double>& dy, const hydralora::BalanceWeights& w,
+                    const Matrix<double>& mask) {
+    const Matrix<Scalar> result = y(x);
+    Scalar sum = gate.balance(w, mask);
+    for (Index t = 0; t < x.cols(); ++t) {
+      for (Index o = 0; o < dy.rows(); ++o) sum += dy(o, t) * result(o, t);
+    }
+    return sum;
   }
 };
 
