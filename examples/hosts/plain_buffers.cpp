@@ -140,10 +140,11 @@ int main() {
   const Eigen::MatrixXd A = adapter.A().cast<double>(), B = adapter.B().cast<double>();
   const Eigen::MatrixXd Wt = columns(W, in, out, in), X = columns(x, in, count, row), dY = columns(dy, out, count, row);
   const double s = static_cast<double>(adapter.scaling());
-  bool good = close("y", columns(y, out, count, row), Wt.transpose() * X + s * B * A * X);
-  good &= close("dx", columns(dx, in, count, row), Wt * dY + s * A.transpose() * B.transpose() * dY);
-  good &= close("dA", gradients.A().cast<double>(), s * B.transpose() * dY * X.transpose());
-  good &= close("dB", gradients.B().cast<double>(), s * dY * (A * X).transpose());
+  const Eigen::MatrixXd H = A * X, V = B.transpose() * dY;
+  bool good = close("y", columns(y, out, count, row), Wt.transpose() * X + s * (B * H));
+  good &= close("dx", columns(dx, in, count, row), Wt * dY + s * (A.transpose() * V));
+  good &= close("dA", gradients.A().cast<double>(), s * (V * X.transpose()));
+  good &= close("dB", gradients.B().cast<double>(), s * (dY * H.transpose()));
 
   // Serving: the same bits, without a cache.
   Buffer served(y.size());

@@ -49,10 +49,13 @@
 HYDRALORA_TEST_INSTANCES(extern)
 
 // Eigen's decompositions cost more to compile than all the tests: once, in svd.cpp.
-#define HYDRALORA_TEST_DECOMPOSITIONS(keyword)                                         \
-  keyword template class Eigen::HouseholderQR<Eigen::MatrixXd>;                        \
-  keyword template class Eigen::ColPivHouseholderQR<Eigen::MatrixXd>;                  \
-  keyword template class Eigen::JacobiSVD<Eigen::MatrixXd>;                            \
-  keyword template class Eigen::JacobiSVD<Eigen::MatrixXd, Eigen::NoQRPreconditioner>; \
+using HouseholderQ = Eigen::HouseholderSequence<Eigen::MatrixXd, Eigen::VectorXd>;
+#define HYDRALORA_TEST_DECOMPOSITIONS(keyword)                                                               \
+  keyword template void HouseholderQ::evalTo(Eigen::MatrixXd&, Eigen::VectorXd&) const;                      \
+  keyword template void HouseholderQ::applyThisOnTheLeft(Eigen::MatrixXd&, Eigen::RowVectorXd&, bool) const; \
+  keyword template class Eigen::HouseholderQR<Eigen::MatrixXd>;                                              \
+  keyword template class Eigen::ColPivHouseholderQR<Eigen::MatrixXd>;                                        \
+  keyword template class Eigen::JacobiSVD<Eigen::MatrixXd>;                                                  \
+  keyword template class Eigen::JacobiSVD<Eigen::MatrixXd, Eigen::NoQRPreconditioner>;                       \
   keyword template class Eigen::BDCSVD<Eigen::MatrixXd>;
 HYDRALORA_TEST_DECOMPOSITIONS(extern)

@@ -30,7 +30,6 @@ struct SiLU : hydralora::MiddleDefaults {
 };
 
 struct SiLUHeads : hydralora::SplitLoRAMiddle {
-  static constexpr bool linear = false;
   static hydralora::AdapterShape shape(const Config& c) { return heads_shape("SiLUHeads", c, c.heads); }
 
   template <class S>

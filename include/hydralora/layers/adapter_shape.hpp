@@ -28,7 +28,7 @@ struct AdapterShape {
   Index in = 0, out = 0;        ///< in_features, out_features
   Index rank = 0;               ///< of each head
   Index heads = 1;              ///< N; 1 for LoRA
-  Index a_rows = 0;             ///< rows of [A_1 … A_N], or of the one A
+  Index a_rows = 0;             ///< rows of [A_1; …; A_N], or of the one A
   Index up_heads = 1;           ///< number of B: heads, or 1 where the heads share it
   Gate gate = {};               ///< where the weights of the heads come from
   Index gate_rows = 0;          ///< rows of a gate on x, in the down stack
@@ -105,6 +105,16 @@ struct AdapterShape {
 
 namespace detail {
 
+/// N of a layer with these settings.
+template <class Config>
+auto heads_of(const Config& c, int) -> decltype(c.heads) {
+  return c.heads;
+}
+template <class Config>
+Index heads_of(const Config& /*c*/, long) {
+  return 1;
+}
+
 /// The shape of a layer whose settings make sense. @throws std::invalid_argument before anything is allocated.
 template <class Middle>
 AdapterShape checked_shape(const typename Middle::Config& config) {
@@ -112,6 +122,8 @@ AdapterShape checked_shape(const typename Middle::Config& config) {
   expects(s.in >= 1 && s.out >= 1, s.layer, ": in_features ", s.in, " and out_features ", s.out, " must be at least 1");
   expects(s.rank >= 1, s.layer, ": rank ", s.rank, " must be at least 1");
   expects(s.heads >= 1, s.layer, ": heads ", s.heads, " must be at least 1");
+  expects(s.heads == heads_of(config, 0), s.layer, ": shape() has ", s.heads, " heads, the settings ",
+          heads_of(config, 0), ": see HeadsMiddle::heads_shape()");
   expects(std::isfinite(config.alpha), s.layer, ": alpha ", config.alpha, " must be finite");
   expects(config.dropout >= 0 && config.dropout < 1, s.layer, ": dropout ", config.dropout, " must be in [0, 1)");
   Middle::check(s.layer, config);

@@ -11,9 +11,12 @@
 //   F4 expand  y += s [B_1 … B_N] u           G1  [dA; dG] += [dH; dL] Xᵀ
 //                                             R1  dX += [A; G]ᵀ [dH; dL]
 //
+// Capitals are matrices of all tokens: H, L of the logits ℓ, U, V. A gate on A x adds its dG, and Gᵀ dℓ to dh, in R2.
 // The products of F1, F4 and their reverses are in kernels/low_rank.hpp, those of F3 in kernels/head_mix.hpp.
 // dropout.hpp adds dropout to F1, R1 and G1. gate.hpp has the gates other than softmax(G x).
 #pragma once
+
+#include <type_traits>
 
 #include "hydralora/core/segments.hpp"
 #include "hydralora/core/tokens.hpp"
@@ -46,6 +49,9 @@ struct Formula {
   const AdapterTensors<Scalar, Middle>& layer;  ///< A, G, B and their shape
   const Middle& middle;                         ///< the layer's
   Scalar s;                                     ///< the scaling
+  /// Whether this is HydraLoRA, u_i = ω_i h.
+  static constexpr bool shares_A_alone =
+      std::is_same_v<typename Middle::Standard, Middle> && Middle::shares_A && !Middle::shares_B;
 
   /// y += ΔW(x).
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const Pass<Tokens<Scalar>>& pass,
@@ -63,11 +69,11 @@ struct Formula {
     const Tokens<Scalar> saved_by_gate = pass.saved.rows(shape.a_rows, gate.saved_rows());
     const Tokens<Scalar> weights = saved_by_gate.rows(0, gate.heads);
     gate.forward<Scalar>(layer.gate_stack(), h, options.weights, pass.segments, saved_by_gate);
-    // F3 and F4 with B̄ = Σ_i ω_i B_i, where the tokens of a segment share ω
-    if (Middle::shares_h && gate.same_in_segment()) {
+    // F3 and F4 of HydraLoRA with B̄ = Σ_i ω_i B_i, where the tokens of a segment share ω. backward() does not use B̄.
+    if (shares_A_alone && gate.same_in_segment()) {
       return kernels::expand_segments<Scalar>(layer.up_stack(), h, weights, pass.segments, s, y);
     }
-    // F3  u_i = ω_i h
+    // F3  u, in HydraLoRA u_i = ω_i h
     ScratchFrame scratch;
     const Tokens<Scalar> u = scratch.take_tokens<Scalar>(shape.up_rows(), x.tokens());
     middle.mix(MiddleInput<Scalar>{h, weights}, u);
@@ -101,7 +107,7 @@ struct Formula {
     ScratchFrame scratch;
     const Tokens<Scalar> v = scratch.take_tokens<Scalar>(shape.up_rows(), dy.tokens());
     kernels::shrink<Scalar>(layer.up_stack(), dy, s, v);
-    // R3  dω_i = ⟨V_i, h⟩,  dh = Σ_i ω_i V_i
+    // R3  dω and dh, in HydraLoRA dω_i = ⟨V_i, h⟩, dh = Σ_i ω_i V_i
     const ConstTokens<Scalar> h = pass.saved.rows(0, shape.a_rows);
     const ConstTokens<Scalar> saved_by_gate = pass.saved.rows(shape.a_rows, gate.saved_rows());
     const Tokens<Scalar> dweights = dp.rows(shape.a_rows, gate.heads);
@@ -119,7 +125,7 @@ struct Formula {
 
     // G4  dB += s dY Hᵀ, where u = h
     if (!shape.mixes) return kernels::accumulate<Scalar>(h, dy, s, dB);
-    // F3  u_i = ω_i h, again
+    // F3  u again
     ScratchFrame scratch;
     const Tokens<Scalar> u = scratch.take_tokens<Scalar>(shape.up_rows(), dy.tokens());
     middle.mix(MiddleInput<Scalar>{h, pass.saved.rows(shape.a_rows, shape.gate.heads)}, u);

@@ -81,14 +81,15 @@ struct Gate {
   /// Computes the gradient of the logits G x, or those of G and h, from dω.
   ///
   /// @param rows      as written by forward(), read.
-  /// @param extra     (heads × tokens) or empty: the gradient of a balance loss, of the pooled ℓ / temperature.
+  /// @param logits_gradient  (heads × tokens) or empty: the gradient of a balance loss with respect to the pooled
+  ///                  ℓ / temperature.
   /// @param dgiven    with Routing::given, unless empty: dω is ADDED to it.
   /// @param dweights  (heads × tokens): holds dω, and is OVERWRITTEN by a learned gate with the gradient of its logits.
   /// @param dG        ADDED to by a gate on A x.
   /// @param dh        ADDED to by a gate on A x.
   template <class Scalar>
   void backward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> rows, Segments segments,
-                ConstTokens<Scalar> extra, Tokens<Scalar> dgiven, Tokens<Scalar> dweights, Stack<Scalar> dG,
+                ConstTokens<Scalar> logits_gradient, Tokens<Scalar> dgiven, Tokens<Scalar> dweights, Stack<Scalar> dG,
                 Tokens<Scalar> dh) const;
 
   /// Whether one gate can use the cache of the other. Settings without effect are not compared, such as top_k of a
@@ -121,10 +122,11 @@ template <class Scalar>
 void Gate::forward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> given, Segments segments,
                    Tokens<Scalar> rows) const {
   if (heads == 0) return;
-  const auto [logits, probabilities, log_partition] = saved(rows);
-  if (routing == Routing::uniform) kernels::fill<Scalar>(logits, Scalar(1));
-  if (routing == Routing::given) kernels::copy<Scalar>(given, logits);
+  const auto [weights, probabilities, log_partition] = saved(rows);
+  if (routing == Routing::uniform) kernels::fill<Scalar>(weights, Scalar(1));
+  if (routing == Routing::given) kernels::copy<Scalar>(given, weights);
   if (routing != Routing::learned) return;
+  const Tokens<Scalar> logits = weights;  // ω replaces ℓ
   if (config.input == GateInput::projection) kernels::shrink<Scalar>(G, h, Scalar(1), logits);  // ℓ = G h
   if (config.input == GateInput::rms_projection) {
     ScratchFrame scratch;
@@ -138,21 +140,21 @@ void Gate::forward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scal
   if (log_partition.features() > 0) detail::log_sum_exp<Scalar>(logits, log_partition);
   kernels::softmax(logits);  // π
   if (probabilities.features() == 0) return;
-  kernels::copy<Scalar>(logits, probabilities);
-  detail::select_heads<Scalar>(config, probabilities, logits);
+  kernels::copy<Scalar>(weights, probabilities);
+  detail::select_heads<Scalar>(config, probabilities, weights);
 }
 
 template <class Scalar>
 void Gate::backward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> rows, Segments segments,
-                    ConstTokens<Scalar> extra, Tokens<Scalar> dgiven, Tokens<Scalar> dweights, Stack<Scalar> dG,
+                    ConstTokens<Scalar> logits_gradient, Tokens<Scalar> dgiven, Tokens<Scalar> dweights, Stack<Scalar> dG,
                     Tokens<Scalar> dh) const {
   if (takes_weights() && dgiven.tokens() > 0) kernels::add<Scalar>(dweights, dgiven);
   if (!learned()) return;
-  // Heads that are not selected have ω = 0, so the derivative is that of the softmax over the selected heads.
+  // The derivative of the softmax over the selected heads: the others have ω = 0. With one_hot as if ω were π.
   const GateSaved<ConstTokens<Scalar>> from = saved(rows);
   kernels::softmax_backward(config.straight_through() ? from.probabilities : from.weights, dweights);
   const Tokens<Scalar> dlogits = dweights;
-  if (extra.tokens() > 0) kernels::add<Scalar>(extra, dlogits);
+  if (logits_gradient.tokens() > 0) kernels::add<Scalar>(logits_gradient, dlogits);
   if (config.temperature != 1)
     kernels::divide<Scalar>(dlogits, Scalar(static_cast<real_t<Scalar>>(config.temperature)));
   if (config.pools() && config.input != GateInput::rms_projection) {

@@ -28,7 +28,7 @@ struct HeadsConfig {
 template <Shared shared>
 struct HeadsMiddle : MiddleDefaults {
   using Config = HeadsConfig<shared>;
-  static constexpr bool shares_A = shared == Shared::A, shares_B = shared == Shared::B, linear = true;
+  static constexpr bool shares_A = shared == Shared::A, shares_B = shared == Shared::B;
 
   static void check(const char* layer, const Config& c) {
     detail::check_gate(layer, c.gate, c.routing, c.heads, c.dropout);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// HydraLoRA: one A for what the tasks share, N heads B_i for their differences, a router that mixes the heads per token.
+// HydraLoRA: one A for what the tasks share, N heads B_i for their differences, and a router that mixes them per token.
 #pragma once
 
 #include "hydralora/kernels/head_mix.hpp"
@@ -8,13 +8,13 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// Its routing is Routing::learned by default.
+/// Routing defaults to Routing::learned.
 using HydraLoRAConfig = HeadsConfig<Shared::A>;
 
 /// HydraLoRA's middle: u_i = ω_i h.
 struct HydraLoRAMiddle : HeadsMiddle<Shared::A> {
+  using Linear = HydraLoRAMiddle;
   using Standard = HydraLoRAMiddle;
-  static constexpr bool shares_h = true;  ///< tokens with the same ω can use Σ_i ω_i B_i
   static AdapterShape shape(const Config& c) { return heads_shape("HydraLoRA", c, c.heads); }
   template <class S>
   void mix(const MiddleInput<S>& in, Tokens<S> u) const {

@@ -20,8 +20,8 @@ struct LoRAConfig {
 /// LoRA's middle: u = h.
 struct LoRAMiddle : MiddleDefaults {
   using Config = LoRAConfig;
+  using Linear = LoRAMiddle;
   using Standard = LoRAMiddle;
-  static constexpr bool linear = true;  ///< ΔW = s B A
 
   static AdapterShape shape(const Config& c) {
     AdapterShape s("LoRA", c);

@@ -38,7 +38,9 @@ Eigen::MatrixXd weighted_delta(const Layer& layer, const Eigen::VectorXd& weight
 /// The constant weights of the heads. @throws std::invalid_argument if the layer has none.
 template <class Layer>
 Eigen::VectorXd constant_weights(const char* where, const Layer& layer, const Eigen::VectorXd& weights) {
-  static_assert(Layer::Middle::linear, "hydralora: this layer does not add s B A x, so there is no delta W to merge.");
+  using Middle = typename Layer::Middle;
+  static_assert(std::is_same_v<typename Middle::Linear, Middle>,
+                "hydralora: this layer's middle is not linear, so there is no delta W to merge.");
   const AdapterShape& shape = layer.shape();
   expects(!shape.gated(), where, ": a routed ", shape.layer,
           " has another delta W for every token: use merge_approximately()");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A middle computes u, which B expands, from h = A x and the weights ω of the heads. It is all in which layers differ.
-// A new layer is a new middle: docs/adding-a-layer.md.
+// A middle computes u, which B expands, from h = A x and the weights ω of the heads. Layers differ only in this step. A
+// new layer is a new middle: docs/adding-a-layer.md.
 #pragma once
 
 #include "hydralora/core/tokens.hpp"
@@ -30,14 +30,15 @@ struct MiddleGradient {
 ///   void mix(const MiddleInput<S>& in, Tokens<S> u) const;                                             OVERWRITES u
 ///   void mix_backward(const MiddleInput<S>& in, ConstTokens<S> v, const MiddleGradient<S>& d) const;   v = du
 ///
-/// mix() and mix_backward() are templates over the scalar type S. They are called for some of a batch's tokens at a
-/// time, from several threads. Tokens are independent. A middle may have a constructor that takes the Config.
+/// mix() and mix_backward() are templates over the scalar type S. They may be called for some of a batch's tokens, from
+/// several threads. Tokens are independent. A middle may have a constructor that takes the Config.
+///
+/// Linear and Standard are types instead of flags, because a class derived from a middle would inherit a flag.
 struct MiddleDefaults {
   static constexpr bool shares_A = true;  ///< the layer has one A
   static constexpr bool shares_B = true;  ///< the layer has one B
-  static constexpr bool linear = false;   ///< ΔW = s Σ_i ω_i B_i A_i: there is a ΔW to merge
+  using Linear = void;    ///< the middle itself, if ΔW = s Σ_i ω_i B_i A_i: there is a ΔW to merge
   using Standard = void;  ///< the middle itself in the library's own layers, which adapter directories can hold
-  static constexpr bool shares_h = false;  ///< u_i = ω_i h: tokens with the same ω can use B̄ = Σ_i ω_i B_i
 
   /// Refuses settings that make no sense in this layer only. @throws std::invalid_argument with the reason.
   template <class Config>

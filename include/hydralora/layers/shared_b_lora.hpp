@@ -14,6 +14,7 @@ using SharedBLoRAConfig = HeadsConfig<Shared::B>;
 
 /// SharedBLoRA's middle: u = Σ_i ω_i h_i.
 struct SharedBLoRAMiddle : HeadsMiddle<Shared::B> {
+  using Linear = SharedBLoRAMiddle;
   static AdapterShape shape(const Config& c) { return heads_shape("SharedBLoRA", c, c.heads); }
   static void check(const char* layer, const Config& c) {
     expects(c.routing != Routing::uniform, layer, ": Routing::uniform would be one LoRA with A = A_1 + ... + A_N");
@@ -32,10 +33,10 @@ struct SharedBLoRAMiddle : HeadsMiddle<Shared::B> {
 /// N routed down-projections, one shared up-projection:  y += s · B Σ_i ω_i(x) A_i x,  ω(x) = softmax(G x).
 ///
 /// Source    Ban and Ji 2025, arXiv:2509.25414, which finds that B learns what tasks share. Gates as in HydraLoRA.
-/// forward   [h_1 … h_N; ℓ] = [A_1 … A_N; G] x     ω = softmax(ℓ)     u = Σ_i ω_i h_i     y += s B u
+/// forward   [h_1; …; h_N; ℓ] = [A_1; …; A_N; G] x     ω = softmax(ℓ)     u = Σ_i ω_i h_i     y += s B u
 /// backward  V = s Bᵀ dY                           dB += s dY Uᵀ
 ///           dω_i = ⟨V, h_i⟩     dh_i = ω_i V      dℓ = ω ∘ (dω − ⟨ω, dω⟩)
-///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ      dX += [A_1 … A_N; G]ᵀ [dH; dL]
+///           [dA_1; …; dA_N; dG] += [dH; dL] Xᵀ      dX += [A_1; …; A_N; G]ᵀ [dH; dL]
 ///
 /// Line by line: formula.hpp. Saved for backward: heads · rank + heads numbers per token; backward computes U again.
 /// The members are documented in Adapter.

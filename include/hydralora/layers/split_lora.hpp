@@ -13,6 +13,7 @@ using SplitLoRAConfig = HeadsConfig<Shared::nothing>;
 
 /// SplitLoRA's middle: u_i = ω_i h_i.
 struct SplitLoRAMiddle : HeadsMiddle<Shared::nothing> {
+  using Linear = SplitLoRAMiddle;
   using Standard = SplitLoRAMiddle;
   static AdapterShape shape(const Config& c) {
     const bool weighs = c.routing != Routing::uniform;
@@ -33,10 +34,10 @@ struct SplitLoRAMiddle : HeadsMiddle<Shared::nothing> {
 /// N independent pairs:  y += s · Σ_i ω_i B_i A_i x.
 ///
 /// Source    the multi-LoRA baseline of HydraLoRA, arXiv:2404.19245, section 2; learned: LoRAMoE, arXiv:2312.09979.
-/// forward   [h_1 … h_N; ℓ] = [A_1 … A_N; G] x     ω by Routing     u_i = ω_i h_i     y += s [B_1 … B_N] u
+/// forward   [h_1; …; h_N; ℓ] = [A_1; …; A_N; G] x     ω by Routing     u_i = ω_i h_i     y += s [B_1 … B_N] u
 /// backward  V = s [B_1 … B_N]ᵀ dY     dB_i += s dY U_iᵀ     dω_i = ⟨V_i, h_i⟩     dh_i = ω_i V_i
 ///           learned: dℓ = ω ∘ (dω − ⟨ω, dω⟩), or see GateConfig     given: CallOptions::weights_gradient += dω
-///           [dA_1 … dA_N; dG] += [dH; dL] Xᵀ     dX += [A_1 … A_N; G]ᵀ [dH; dL]
+///           [dA_1; …; dA_N; dG] += [dH; dL] Xᵀ     dX += [A_1; …; A_N; G]ᵀ [dH; dL]
 ///
 /// Line by line: formula.hpp. Saved for backward: heads · rank numbers per token, and ω where it is not all 1. The
 /// members are documented in Adapter.

@@ -116,7 +116,8 @@ namespace detail {
 
 template <class Layer, class Weight>
 void check_weight_for(const char* where, const Layer& layer, const Weight& weight) {
-  static_assert(Layer::Middle::linear && Layer::Middle::shares_A,
+  using Middle = typename Layer::Middle;
+  static_assert(std::is_same_v<typename Middle::Linear, Middle> && Middle::shares_A,
                 "hydralora: only a layer with one A can start as a part of W; use LoRA or HydraLoRA");
   const AdapterShape& shape = layer.shape();
   expects(Layer::Middle::shares_B || shape.gated(), where,
