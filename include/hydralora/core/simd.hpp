@@ -3,7 +3,6 @@
 // every type, and the functions of kernels/ use the plain loops.
 #pragma once
 
-#include <complex>
 #include <cstddef>
 #include <cstring>
 #include <type_traits>
@@ -169,15 +168,7 @@ inline void transpose_square(const double* from, Index from_stride, double* to, 
 }  // namespace simd
 
 template <class Scalar>
-struct real_type {
-  using type = Scalar;
-};
-template <class Real>
-struct real_type<std::complex<Real>> {
-  using type = Real;
-};
-template <class Scalar>
-using real_t = typename real_type<Scalar>::type;
+using real_t = typename Eigen::NumTraits<Scalar>::Real;
 
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora

@@ -73,7 +73,6 @@ void divide(Tokens<Scalar> y, Scalar divisor) {
   }
 }
 
-/// See HYDRALORA_LOW_RANK_INSTANCES.
 #define HYDRALORA_ELEMENTWISE_INSTANCES(keyword, Scalar)                   \
   keyword template void fill<Scalar>(Tokens<Scalar>, Scalar);              \
   keyword template void copy<Scalar>(ConstTokens<Scalar>, Tokens<Scalar>); \

@@ -141,7 +141,6 @@ void expand_segments(ConstStack<Scalar> up, ConstTokens<Scalar> h, ConstTokens<S
   });
 }
 
-/// See HYDRALORA_LOW_RANK_INSTANCES.
 #define HYDRALORA_HEAD_MIX_INSTANCES(keyword, Scalar)                                                             \
   keyword template void mix_heads<Scalar>(ConstTokens<Scalar>, ConstTokens<Scalar>, Tokens<Scalar>);              \
   keyword template void mix_heads_backward<Scalar>(ConstTokens<Scalar>, ConstTokens<Scalar>, ConstTokens<Scalar>, \

@@ -40,7 +40,6 @@ void softmax_backward(ConstTokens<Scalar> weights, Tokens<Scalar> gradient) {
   }
 }
 
-/// See HYDRALORA_LOW_RANK_INSTANCES.
 #define HYDRALORA_SOFTMAX_INSTANCES(keyword, Scalar)     \
   keyword template void softmax<Scalar>(Tokens<Scalar>); \
   keyword template void softmax_backward<Scalar>(ConstTokens<Scalar>, Tokens<Scalar>);

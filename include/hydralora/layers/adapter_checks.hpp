@@ -119,7 +119,6 @@ void check_backward(const AdapterShape& s, const Dropout& dropout, ConstTokens<S
   expects(!overlap<Scalar>(dx, x), s.layer, where, "dx ", dx.shape(), " and x ", x.shape(), " overlap");
 }
 
-/// See HYDRALORA_LOW_RANK_INSTANCES.
 #define HYDRALORA_ADAPTER_CHECKS_INSTANCES(keyword, Scalar)                                                           \
   keyword template void check_forward<Scalar>(const AdapterShape&, ConstTokens<Scalar>, Tokens<Scalar>,               \
                                               const CallOptions<Scalar>&);                                            \

@@ -105,16 +105,6 @@ struct AdapterShape {
 
 namespace detail {
 
-/// N of a layer with these settings.
-template <class Config>
-auto heads_of(const Config& c, int) -> decltype(c.heads) {
-  return c.heads;
-}
-template <class Config>
-Index heads_of(const Config& /*c*/, long) {
-  return 1;
-}
-
 /// The shape of a layer whose settings make sense. @throws std::invalid_argument before anything is allocated.
 template <class Middle>
 AdapterShape checked_shape(const typename Middle::Config& config) {
@@ -122,11 +112,9 @@ AdapterShape checked_shape(const typename Middle::Config& config) {
   expects(s.in >= 1 && s.out >= 1, s.layer, ": in_features ", s.in, " and out_features ", s.out, " must be at least 1");
   expects(s.rank >= 1, s.layer, ": rank ", s.rank, " must be at least 1");
   expects(s.heads >= 1, s.layer, ": heads ", s.heads, " must be at least 1");
-  expects(s.heads == heads_of(config, 0), s.layer, ": shape() has ", s.heads, " heads, the settings ",
-          heads_of(config, 0), ": see HeadsMiddle::heads_shape()");
   expects(std::isfinite(config.alpha), s.layer, ": alpha ", config.alpha, " must be finite");
   expects(config.dropout >= 0 && config.dropout < 1, s.layer, ": dropout ", config.dropout, " must be in [0, 1)");
-  Middle::check(s.layer, config);
+  Middle::check(s, config);
   constexpr Index largest = std::numeric_limits<Index>::max();
   expects(s.rank < largest && s.out <= largest - AdapterShape::up_padding && s.in <= largest - s.up_stride() &&
               s.gate_columns <= largest - s.in - s.up_stride(),

@@ -56,7 +56,6 @@ void kaiming_uniform(MatrixMap<Scalar> matrix, const CounterRandom& random, Inde
   }
 }
 
-/// See HYDRALORA_LOW_RANK_INSTANCES.
 #define HYDRALORA_ADAPTER_TENSORS_INSTANCES(keyword, Scalar) \
   keyword template void kaiming_uniform<Scalar>(MatrixMap<Scalar>, const CounterRandom&, Index);
 HYDRALORA_DECLARE_INSTANCES(HYDRALORA_ADAPTER_TENSORS_INSTANCES)

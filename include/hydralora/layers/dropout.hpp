@@ -115,7 +115,6 @@ void shrink_backward(ConstStack<Scalar> down, Index a_rows, const Dropout& dropo
   kernels::expand<Scalar>(down.row_range(a_rows, gate_rows), dp.rows(a_rows, gate_rows), Scalar(1), dx);
 }
 
-/// See HYDRALORA_LOW_RANK_INSTANCES.
 #define HYDRALORA_DROPOUT_INSTANCES(keyword, Scalar)                                                             \
   keyword template void shrink<Scalar>(ConstStack<Scalar>, Index, const Dropout&, ConstTokens<Scalar>,           \
                                        Tokens<Scalar>);                                                          \

@@ -69,7 +69,6 @@ struct Gate {
   }
 
   /// Computes ω from the logits G x, or from h = A x.
-  ///
   /// @param G      (heads × rows of h), read by a gate on A x.
   /// @param h      A x, read.
   /// @param given  ω with Routing::given, read.
@@ -79,7 +78,6 @@ struct Gate {
                Tokens<Scalar> rows) const;
 
   /// Computes the gradient of the logits G x, or those of G and h, from dω.
-  ///
   /// @param rows      as written by forward(), read.
   /// @param logits_gradient  (heads × tokens) or empty: the gradient of a balance loss with respect to the pooled
   ///                  ℓ / temperature.
@@ -176,7 +174,6 @@ void Gate::backward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Sca
   }
 }
 
-/// See HYDRALORA_LOW_RANK_INSTANCES.
 #define HYDRALORA_GATE_INSTANCES(keyword, Scalar)                                                                      \
   keyword template void Gate::forward<Scalar>(ConstStack<Scalar>, ConstTokens<Scalar>, ConstTokens<Scalar>, Segments,  \
                                               Tokens<Scalar>) const;                                                   \

@@ -125,7 +125,6 @@ void select_heads(const GateConfig& gate, ConstTokens<Scalar> probabilities, Tok
   }
 }
 
-/// See HYDRALORA_LOW_RANK_INSTANCES.
 #define HYDRALORA_GATE_POOLING_INSTANCES(keyword, Scalar)                                                              \
   keyword template void pool_mean<Scalar>(GateGranularity, Segments, Tokens<Scalar>);                                  \
   keyword template void pool_mean_backward<Scalar>(GateGranularity, Segments, Tokens<Scalar>);                         \

@@ -30,8 +30,9 @@ struct HeadsMiddle : MiddleDefaults {
   using Config = HeadsConfig<shared>;
   static constexpr bool shares_A = shared == Shared::A, shares_B = shared == Shared::B;
 
-  static void check(const char* layer, const Config& c) {
-    detail::check_gate(layer, c.gate, c.routing, c.heads, c.dropout);
+  static void check(const AdapterShape& s, const Config& c) {
+    expects(s.heads == c.heads, s.layer, ": shape() has ", s.heads, " heads, expected heads_shape() with ", c.heads);
+    detail::check_gate(s.layer, c.gate, c.routing, c.heads, c.dropout);
   }
 
  protected:

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "hydralora/core/tokens.hpp"
+#include "hydralora/layers/adapter_shape.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -42,7 +43,7 @@ struct MiddleDefaults {
 
   /// Refuses settings that make no sense in this layer only. @throws std::invalid_argument with the reason.
   template <class Config>
-  static void check(const char* /*layer*/, const Config& /*config*/) {}
+  static void check(const AdapterShape& /*shape*/, const Config& /*config*/) {}
 };
 
 }  // namespace HYDRALORA_BUILD

@@ -16,9 +16,9 @@ using SharedBLoRAConfig = HeadsConfig<Shared::B>;
 struct SharedBLoRAMiddle : HeadsMiddle<Shared::B> {
   using Linear = SharedBLoRAMiddle;
   static AdapterShape shape(const Config& c) { return heads_shape("SharedBLoRA", c, c.heads); }
-  static void check(const char* layer, const Config& c) {
-    expects(c.routing != Routing::uniform, layer, ": Routing::uniform would be one LoRA with A = A_1 + ... + A_N");
-    HeadsMiddle::check(layer, c);
+  static void check(const AdapterShape& s, const Config& c) {
+    expects(c.routing != Routing::uniform, s.layer, ": Routing::uniform would be one LoRA with A = A_1 + ... + A_N");
+    HeadsMiddle::check(s, c);
   }
   template <class S>
   void mix(const MiddleInput<S>& in, Tokens<S> u) const {
