@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "hydralora/analysis/components.hpp"
+#include "hydralora/analysis.hpp"
 #include "hydralora/analysis/dbscan.hpp"
 #include "support/errors.hpp"
 #include "support/threads.hpp"

@@ -70,7 +70,6 @@ HYDRALORA_DECLARE_INSTANCES(HYDRALORA_ADAPTER_TENSORS_INSTANCES)
 ///
 /// The padding between the columns of B (0 or 32 numbers: AdapterShape::up_stride()) is zero in a new layer and in its
 /// gradients, so the usual optimisers do not change it. It does not affect results.
-///
 /// The buffer belongs to the object, or to the host. Copies of an object with the host's buffer share it.
 template <class ScalarType, class MiddleType>
 class AdapterTensors {

@@ -43,7 +43,7 @@ struct Gate {
   Index probability_rows = 0;          ///< of GateSaved::probabilities
   Index partition_rows = 0;            ///< of GateSaved::log_partition
 
-  Gate() = default;  ///< no gate
+  Gate() = default;
   Gate(Index number_of_heads, Routing where_from, const GateConfig& settings)
       : heads(number_of_heads),
         routing(where_from),

@@ -57,7 +57,6 @@ inline std::ostream& operator<<(std::ostream& out, GateGranularity g) {
 }
 
 /// The learned gate of a layer. The default is the paper's: dense softmax of G x, token by token.
-///
 /// If heads are selected, the gradients are those for a fixed selection.
 struct GateConfig {
   GateInput input = GateInput::x;                        ///< what G is applied to

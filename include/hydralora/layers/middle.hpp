@@ -33,7 +33,6 @@ struct MiddleGradient {
 ///
 /// mix() and mix_backward() are templates over the scalar type S. They may be called for some of a batch's tokens, from
 /// several threads. Tokens are independent. A middle may have a constructor that takes the Config.
-///
 /// Linear and Standard are types instead of flags, because a class derived from a middle would inherit a flag.
 struct MiddleDefaults {
   static constexpr bool shares_A = true;  ///< the layer has one A

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: MIT
 #pragma once  // Moved to analysis/. To be removed in version 0.3.
-#include "hydralora/analysis/components.hpp"
+#include "hydralora/analysis.hpp"
