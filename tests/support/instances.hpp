@@ -16,11 +16,17 @@
 #include "support/textbook.hpp"
 #include "support/textbook_gate.hpp"
 
-#define HYDRALORA_TEST_FORMULAS(keyword, Scalar)                                    \
-  keyword template struct hydralora::Formula<Scalar, hydralora::LoRAMiddle>;        \
-  keyword template struct hydralora::Formula<Scalar, hydralora::SplitLoRAMiddle>;   \
-  keyword template struct hydralora::Formula<Scalar, hydralora::HydraLoRAMiddle>;   \
-  keyword template struct hydralora::Formula<Scalar, hydralora::SharedBLoRAMiddle>; \
+#define HYDRALORA_TEST_FORMULAS(keyword, Scalar)                                                                    \
+  keyword template struct hydralora::Formula<Scalar, hydralora::LoRAMiddle>;                                        \
+  keyword template struct hydralora::Formula<Scalar, hydralora::SplitLoRAMiddle>;                                   \
+  keyword template struct hydralora::Formula<Scalar, hydralora::HydraLoRAMiddle>;                                   \
+  keyword template struct hydralora::Formula<Scalar, hydralora::SharedBLoRAMiddle>;                                 \
+  keyword template void hydralora::reference::shrink(hydralora::ConstStack<Scalar>, hydralora::ConstTokens<Scalar>, \
+                                                     hydralora::Tokens<Scalar>);                                    \
+  keyword template void hydralora::reference::expand(hydralora::ConstStack<Scalar>, hydralora::ConstTokens<Scalar>, \
+                                                     Scalar, hydralora::Tokens<Scalar>);                            \
+  keyword template void hydralora::reference::accumulate(                                                           \
+      hydralora::ConstTokens<Scalar>, hydralora::ConstTokens<Scalar>, Scalar, hydralora::Stack<Scalar>);            \
   keyword template support::Matrix<Scalar> support::random_matrix(support::Index, support::Index, std::uint64_t);
 #define HYDRALORA_TEST_TRAINING(keyword, Scalar)   \
   keyword template class hydralora::AdamW<Scalar>; \
