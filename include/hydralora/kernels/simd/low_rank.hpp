@@ -243,23 +243,24 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
       const Index next_features = std::min(chunk, ds.features - next_feature);
       Index call = 0;
       detail::for_each_tile(ds.rows, [&](Index k, Index rows) {
+        TileArguments<Scalar> tile;
+        tile.length = length;
+        tile.a_step = chunk;
+        tile.b = p.token(block) + k;
+        tile.b_step = p.stride();
+        tile.b_row = 1;
+        tile.to_row = sums.row_stride;
+        tile.factor = scale;
+        const auto add = Tiles<Arch, Scalar>::template single<tile_registers>[rows - 1].add;
         for (Index first = 0; first < features; first += width, ++call) {
           for (Index t = next_tokens * call / calls; t < next_tokens * (call + 1) / calls; ++t) {
             fetch(next_token + t, next_feature, next_features);
           }
-          TileArguments<Scalar> tile;
-          tile.length = length;
           tile.a = copied + first;
-          tile.a_step = chunk;
-          tile.b = p.token(block) + k;
-          tile.b_step = p.stride();
-          tile.b_row = 1;
           tile.to = &sums(k, first);
           tile.next_to = tile.to;
-          tile.to_row = sums.row_stride;
           tile.used = features - first;
-          tile.factor = scale;
-          Tiles<Arch, Scalar>::template single<tile_registers>[rows - 1].add(tile);
+          add(tile);
         }
       });
     }
