@@ -85,7 +85,7 @@ def headers(scratch, compiler, *flags):
 
 
 def refused(compiler, *flags):
-    """compile_fail.cpp gives the compiler's messages that it says, each as often, and no other failed assertion. Versions
+    """compile_fail.cpp gives the compiler's messages that it says, each as often, no other failed assertion. Versions
     of Eigen and xsimd that are too old are refused without any build system."""
     here = ROOT / "tests" / "build"
     command = [compiler, *flags, str(here / "compile_fail.cpp")]
@@ -141,7 +141,7 @@ MACROS = "#define XSIMD_VERSION_MAJOR {}\n#define XSIMD_VERSION_MINOR {}\n#defin
 
 
 def dependencies(installed, scratch):
-    """What find_package(hydralora) makes of the packages that a machine may have: each case finds the fake ones named in
+    """What find_package(hydralora) makes of the packages that a machine may have: a case finds the fake ones named in
     it and no others. A host that can do without hydralora goes on in all of them."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch = pathlib.Path(scratch)
@@ -158,7 +158,7 @@ def dependencies(installed, scratch):
 
     def case(expected, *packages, options=()):
         prefixes = ";".join([installed, *(str(scratch / folder) for folder in packages)])
-        command = ["cmake", "--fresh", "-S", scratch, "-B", scratch / "build", *options, "-DCMAKE_PREFIX_PATH=" + prefixes]
+        command = ["cmake", "--fresh", "-S", scratch, f"-B{scratch}/build", *options, f"-DCMAKE_PREFIX_PATH={prefixes}"]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         good = done.returncode == 0 and expected in " ".join(done.stdout.split())
         expect(good, f"{packages}: no '{expected}' in\n{done.stdout}")

@@ -179,7 +179,7 @@ INSTALLED = ["LICENSE", "hydralora-config-version.cmake", "hydralora-config.cmak
 
 
 def consumers(scratch, version, *rest):
-    """Each block of building.md in a folder laid out as a user's. tests/build/your_program.cpp is built with find_package,
+    """Each block of building.md in a folder laid out as a user's. build/your_program.cpp is built with find_package,
     and with --fully in every way, else a short program."""
     fully = scratch == "--fully"
     if fully:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 #
-# Adapters as Python trainers save them, and what PyTorch computes with them. The files beside this script are its output:
+# Adapters as Python trainers save them, and what PyTorch computes with them. The files beside it are its output:
 #   python3 make_adapters.py        (Debian: python3-torch)
 import json
 import math

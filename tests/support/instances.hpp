@@ -62,6 +62,5 @@ using HouseholderQ = Eigen::HouseholderSequence<Eigen::MatrixXd, Eigen::VectorXd
   keyword template class Eigen::HouseholderQR<Eigen::MatrixXd>;                                              \
   keyword template class Eigen::ColPivHouseholderQR<Eigen::MatrixXd>;                                        \
   keyword template class Eigen::JacobiSVD<Eigen::MatrixXd>;                                                  \
-  keyword template class Eigen::JacobiSVD<Eigen::MatrixXd, Eigen::NoQRPreconditioner>;                       \
   keyword template class Eigen::BDCSVD<Eigen::MatrixXd>;
 HYDRALORA_TEST_DECOMPOSITIONS(extern)

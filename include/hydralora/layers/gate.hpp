@@ -124,7 +124,7 @@ void Gate::forward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scal
   if (routing == Routing::uniform) kernels::fill<Scalar>(weights, Scalar(1));
   if (routing == Routing::given) kernels::copy<Scalar>(given, weights);
   if (routing != Routing::learned) return;
-  const Tokens<Scalar> logits = weights;  // ω replaces ℓ
+  const Tokens<Scalar> logits = weights;
   if (config.input == GateInput::projection) kernels::shrink<Scalar>(G, h, Scalar(1), logits);  // ℓ = G h
   if (config.input == GateInput::rms_projection) {
     ScratchFrame scratch;
@@ -144,8 +144,8 @@ void Gate::forward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scal
 
 template <class Scalar>
 void Gate::backward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> rows, Segments segments,
-                    ConstTokens<Scalar> logits_gradient, Tokens<Scalar> dgiven, Tokens<Scalar> dweights, Stack<Scalar> dG,
-                    Tokens<Scalar> dh) const {
+                    ConstTokens<Scalar> logits_gradient, Tokens<Scalar> dgiven, Tokens<Scalar> dweights,
+                    Stack<Scalar> dG, Tokens<Scalar> dh) const {
   if (takes_weights() && dgiven.tokens() > 0) kernels::add<Scalar>(dweights, dgiven);
   if (!learned()) return;
   // The derivative of the softmax over the selected heads: the others have ω = 0. With one_hot as if ω were π.

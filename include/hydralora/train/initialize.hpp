@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/random.hpp"
