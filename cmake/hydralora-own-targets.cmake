@@ -10,6 +10,7 @@ target_compile_options(hydralora_own INTERFACE -Wall -Wextra -Wconversion -Wshad
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
   # g++ 12 sees uninitialised variables in its AVX-512 intrinsics (GCC bug 105593) once Eigen's products are inlined.
   target_compile_options(hydralora_own INTERFACE -Wno-maybe-uninitialized -Wno-uninitialized)
+  string(APPEND CMAKE_CXX_FLAGS " --param=ggc-min-heapsize=2000000")  # collecting garbage costs 10 % and more
 endif()
 if(HYDRALORA_OPENMP)
   find_package(OpenMP QUIET COMPONENTS CXX)

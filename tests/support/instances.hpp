@@ -6,7 +6,6 @@
 
 #include <doctest/doctest.h>
 
-#include <Eigen/SVD>
 #include <hydralora/analysis.hpp>
 #include <hydralora/hydralora.hpp>
 #include <hydralora/layers/stored_linear.hpp>
@@ -53,14 +52,3 @@
   }
 
 HYDRALORA_TEST_INSTANCES(extern)
-
-// Eigen's decompositions cost more to compile than all the tests: once, in svd.cpp.
-using HouseholderQ = Eigen::HouseholderSequence<Eigen::MatrixXd, Eigen::VectorXd>;
-#define HYDRALORA_TEST_DECOMPOSITIONS(keyword)                                                               \
-  keyword template void HouseholderQ::evalTo(Eigen::MatrixXd&, Eigen::VectorXd&) const;                      \
-  keyword template void HouseholderQ::applyThisOnTheLeft(Eigen::MatrixXd&, Eigen::RowVectorXd&, bool) const; \
-  keyword template class Eigen::HouseholderQR<Eigen::MatrixXd>;                                              \
-  keyword template class Eigen::ColPivHouseholderQR<Eigen::MatrixXd>;                                        \
-  keyword template class Eigen::JacobiSVD<Eigen::MatrixXd>;                                                  \
-  keyword template class Eigen::BDCSVD<Eigen::MatrixXd>;
-HYDRALORA_TEST_DECOMPOSITIONS(extern)
