@@ -61,11 +61,12 @@ class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
 };
 
 /// Reads a JSON object from an untrusted file.
-inline nlohmann::json read_json_object(const std::filesystem::path& path) {
-  constexpr std::uint64_t most_bytes = std::uint64_t{1} << 20U;
+inline nlohmann::json read_json_object(const std::filesystem::path& path,
+                                       std::uint64_t most_bytes = std::uint64_t{1} << 20U) {
   const InputFile file(path);
   if (file.size() > most_bytes) {
-    throw FileError(path, "has " + std::to_string(file.size()) + " bytes, at most 1 MiB are allowed");
+    throw FileError(path, "has " + std::to_string(file.size()) + " bytes, at most " +
+                              std::to_string(most_bytes >> 20U) + " MiB are allowed");
   }
   std::string text(file.size(), '\0');
   file.read(0, text.data(), text.size());

@@ -98,6 +98,8 @@ class PeftDirectory {
     }
     throw FileError(weights_.path(), "has no module " + in_quotes(name));
   }
+  /// @throws FileError  always: "module '…'" and the reason.
+  [[noreturn]] void refuse(const std::string& name, const std::string& reason) const { refuse_module(name, reason); }
   /// A new layer (LoRA, SplitLoRA or HydraLoRA) with a module's settings and parameters. The seed is dropout's.
   /// @throws FileError  no such module, another kind, unreadable, or, with finite_only, a number that is not finite.
   template <class Layer>

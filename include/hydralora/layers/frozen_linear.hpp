@@ -3,8 +3,10 @@
 //
 //   Index in_features() const;
 //   Index out_features() const;
-//   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const;      // y  += W x
-//   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const;   // dx += Wᵀ dy
+//   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Write write) const;      // y  += W x,   or y  = W x
+//   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx, Write write) const;   // dx += Wᵀ dy, or dx = Wᵀ dy
+//
+// The adapters' own code only adds, and does without the last argument.
 #pragma once
 
 #include <utility>
@@ -16,6 +18,26 @@
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
+
+/// What a product does to its output: += or =. Overwriting saves setting it to zero before, a pass over memory.
+enum class Write { add, overwrite };
+
+namespace detail {
+/// y += a x or y = a x, by Eigen.
+template <class Weight, class In, class Out>
+void multiply(const Weight& a, const In& x, Out&& y, Write write) {
+  if (write == Write::add) y.noalias() += a * x;
+  if (write == Write::overwrite) y.noalias() = a * x;
+}
+template <class Scalar>
+void check_product(const char* where, ConstTokens<Scalar> from, Tokens<Scalar> to, Index from_features,
+                   Index to_features) {
+  const Shape in{from_features, from.tokens()}, out{to_features, from.tokens()};
+  expects(from.shape() == in, where, "the input is ", from.shape(), ", expected ", in);
+  expects(to.shape() == out, where, "the output is ", to.shape(), ", expected ", out);
+  expects(!overlap<Scalar>(from, to), where, "the input ", from.shape(), " and the output ", to.shape(), " overlap");
+}
+}  // namespace detail
 
 /// A dense frozen weight W (out_features × in_features), multiplied by Eigen.
 /// Numerics  the same bits for any number of threads: the tokens are cut into fixed slices, each multiplied on one
@@ -37,17 +59,17 @@ class DenseLinear {
   Index out_features() const { return weight_.rows(); }
 
   /// y += W x. forward() and backward() throw std::invalid_argument on wrong shapes or overlap, before they write.
-  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
-    check("DenseLinear::forward: ", x, y, weight_.cols(), weight_.rows());
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Write write = Write::add) const {
+    detail::check_product<Scalar>("DenseLinear::forward: ", x, y, weight_.cols(), weight_.rows());
     parallel_slices(x.tokens(), slice_tokens, [&](Index begin, Index count) {
-      y.slice(begin, count).matrix().noalias() += weight_ * x.slice(begin, count).matrix();
+      detail::multiply(weight_, x.slice(begin, count).matrix(), y.slice(begin, count).matrix(), write);
     });
   }
   /// dx += Wᵀ dy.
-  void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
-    check("DenseLinear::backward: ", dy, dx, weight_.rows(), weight_.cols());
+  void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx, Write write = Write::add) const {
+    detail::check_product<Scalar>("DenseLinear::backward: ", dy, dx, weight_.rows(), weight_.cols());
     parallel_slices(dy.tokens(), slice_tokens, [&](Index begin, Index count) {
-      dx.slice(begin, count).matrix().noalias() += weight_.transpose() * dy.slice(begin, count).matrix();
+      detail::multiply(weight_.transpose(), dy.slice(begin, count).matrix(), dx.slice(begin, count).matrix(), write);
     });
   }
   /// The former names of forward() and backward().
@@ -60,14 +82,37 @@ class DenseLinear {
   /// Tokens per slice: wide enough that Eigen packs W once for many tokens, small enough to feed several threads.
   static constexpr Index slice_tokens = 128;
 
-  static void check(const char* where, ConstTokens<Scalar> from, Tokens<Scalar> to, Index from_features,
-                    Index to_features) {
-    const Shape in{from_features, from.tokens()}, out{to_features, from.tokens()};
-    expects(from.shape() == in, where, "the input is ", from.shape(), ", expected ", in);
-    expects(to.shape() == out, where, "the output is ", to.shape(), ", expected ", out);
-    expects(!overlap<Scalar>(from, to), where, "the input ", from.shape(), " and the output ", to.shape(), " overlap");
-  }
   Matrix weight_;
+};
+
+/// A dense frozen weight in the host's memory, [out][in] (row-major), as checkpoints have it. It must outlive this.
+/// Otherwise as DenseLinear.
+template <class Scalar = float>
+class DenseView {
+ public:
+  DenseView(const Scalar* weight, Index out_features, Index in_features)
+      : transposed_(weight, in_features, out_features) {}
+
+  const Scalar* row(Index out) const { return transposed_.token(out); }  ///< in_features numbers
+  Index in_features() const { return transposed_.features(); }
+  Index out_features() const { return transposed_.tokens(); }
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Write write = Write::add) const {
+    detail::check_product<Scalar>("DenseView::forward: ", x, y, in_features(), out_features());
+    parallel_slices(x.tokens(), slice_tokens, [&](Index begin, Index count) {
+      detail::multiply(transposed_.matrix().transpose(), x.slice(begin, count).matrix(), y.slice(begin, count).matrix(),
+                       write);
+    });
+  }
+  void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx, Write write = Write::add) const {
+    detail::check_product<Scalar>("DenseView::backward: ", dy, dx, out_features(), in_features());
+    parallel_slices(dy.tokens(), slice_tokens, [&](Index begin, Index count) {
+      detail::multiply(transposed_.matrix(), dy.slice(begin, count).matrix(), dx.slice(begin, count).matrix(), write);
+    });
+  }
+
+ private:
+  static constexpr Index slice_tokens = 256;  // a decoder multiplies hundreds of tokens, and every slice packs W again
+  ConstTokens<Scalar> transposed_;            // in × out, column-major
 };
 
 namespace detail {

@@ -15,6 +15,7 @@
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
+#include "hydralora/layers/frozen_linear.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -188,23 +189,23 @@ class StoredLinear {
     return storage;
   }
   /// y += W x. Errors as in DenseLinear.
-  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y) const {
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Write write = Write::add) const {
     check("forward", x, y, in_features(), out_features());
     parallel_slices(out_features(), strip, [&](Index begin, Index count) {
       ScratchFrame scratch;
       const Tokens<Scalar> rows = scratch.take_tokens<Scalar>(count, in_features());
       storage_.read(begin, 0, rows);
-      y.rows(begin, count).matrix().noalias() += rows.matrix() * x.matrix();
+      detail::multiply(rows.matrix(), x.matrix(), y.rows(begin, count).matrix(), write);
     });
   }
   /// dx += Wᵀ dy.
-  void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx) const {
+  void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx, Write write = Write::add) const {
     check("backward", dy, dx, out_features(), in_features());
     parallel_slices(in_features(), strip, [&](Index begin, Index count) {
       ScratchFrame scratch;
       const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(out_features(), count);
       storage_.read(0, begin, columns);
-      dx.rows(begin, count).matrix().noalias() += columns.matrix().transpose() * dy.matrix();
+      detail::multiply(columns.matrix().transpose(), dy.matrix(), dx.rows(begin, count).matrix(), write);
     });
   }
   /// The former names of forward() and backward().

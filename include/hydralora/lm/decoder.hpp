@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT
+// A decoder of the Llama family: embedding, blocks, RMSNorm, lm_head; the loss of a batch and its gradients.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "hydralora/core/aligned.hpp"
+#include "hydralora/core/expects.hpp"
+#include "hydralora/lm/block.hpp"
+#include "hydralora/lm/cross_entropy.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace lm {
+
+constexpr int not_scored = -100;  ///< a label that has no loss, as in transformers
+
+/// Documents one after another. labels[t] is what the model should say for ids[t], given the tokens before it: the same
+/// number, or not_scored. The first label of a document is ignored, as nothing is before it.
+struct Batch {
+  std::vector<int> ids, labels;
+  std::vector<Index> documents;  ///< lengths, in order
+
+  Index tokens() const { return static_cast<Index>(ids.size()); }
+  void add(const std::vector<int>& document_ids, const std::vector<int>& document_labels) {
+    ids.insert(ids.end(), document_ids.begin(), document_ids.end());
+    labels.insert(labels.end(), document_labels.begin(), document_labels.end());
+    documents.push_back(static_cast<Index>(document_ids.size()));
+  }
+  /// The tokens whose successor is scored.
+  std::vector<Index> scored() const {
+    std::vector<Index> all;
+    Index first = 0;
+    for (const Index length : documents) {
+      for (Index t = first; t + 1 < first + length; ++t) {
+        if (labels[static_cast<std::size_t>(t + 1)] != not_scored) all.push_back(t);
+      }
+      first += length;
+    }
+    return all;
+  }
+};
+
+/// The model's weights and what a training step needs. Load one with load_decoder() (lm/load.hpp).
+template <class Scalar>
+class Decoder {
+ public:
+  explicit Decoder(ModelConfig model) : config(std::move(model)), rope(config.rope, config.head_dim, 0) {}
+  Decoder(const Decoder&) = delete;  // the layers refer to `weights`
+  Decoder& operator=(const Decoder&) = delete;
+
+  ModelConfig config;
+  Rope<Scalar> rope;
+  std::unique_ptr<Weight<Scalar>> embedding;
+  std::vector<Block<Scalar>> blocks;
+  Gain<Scalar> norm;
+  Linear<Scalar> head;                    ///< lm_head, a view of the embedding's numbers where they are tied
+  Tokens<Scalar> embedding_gradient;      ///< (hidden × vocabulary), for full fine-tuning, else empty
+  AlignedVector<Scalar> weights;          ///< all dense weights end to end, as they lie in the checkpoint
+  bool checkpointing = false;             ///< save only the blocks' inputs, and compute them again in backward
+
+  template <class Function>
+  void for_each_linear(Function&& f) {
+    for (Block<Scalar>& block : blocks) block.for_each_linear(f);
+  }
+
+  /// Σ over the scored tokens of −ln p(label), for evaluation.
+  double loss(const Batch& batch, const LinearCall<Scalar>& call = {}) {
+    forward(batch, call);
+    return head_loss(batch, 0, call);
+  }
+
+  /// The same, with the gradients of scale · loss ADDED to those of the adapters or weights. With scale = 1 / (labelled
+  /// tokens of a whole step) several batches and ranks add up to the gradient of the mean.
+  double loss_and_gradients(const Batch& batch, real_t<Scalar> scale, LinearCall<Scalar> call = {}) {
+    call.training = true;
+    forward(batch, call);
+    const Index tokens = batch.tokens(), last = config.layers - 1;
+    scratch_.resize_backward(config, tokens);
+    dx_.setZero(config.hidden, tokens);
+    const double sum = head_loss(batch, scale, call);
+    for (Index l = last; l >= 0; --l) {
+      BlockCache<Scalar>& s = cache(l);
+      if (checkpointing && l < last) {  // inputs_[l + 1] is no longer needed
+        blocks[at(l)].forward(config, rope, batch.documents, inputs_[at(l)], s, scratch_, inputs_[at(l + 1)], call);
+      }
+      blocks[at(l)].backward(config, rope, batch.documents, inputs_[at(l)], s, scratch_, dx_,
+                             l == 0 && embedding_gradient.tokens() == 0, call);
+    }
+    if (embedding_gradient.tokens() > 0) {
+      for (Index t = 0; t < tokens; ++t) {
+        kernels::add<Scalar>(Tokens<Scalar>(dx_).slice(t, 1), embedding_gradient.slice(batch.ids[at(t)], 1));
+      }
+    }
+    return sum;
+  }
+
+  /// f(first token, (vocabulary × tokens) logits) for pieces of the batch in order.
+  template <class Function>
+  void logits(const Batch& batch, Function&& f, const LinearCall<Scalar>& call = {}) {
+    forward(batch, call);
+    for (Index first = 0; first < batch.tokens(); first += head_chunk) {
+      const Index count = std::min(head_chunk, batch.tokens() - first);
+      std::vector<Index> columns;
+      for (Index t = first; t < first + count; ++t) columns.push_back(t);
+      head_forward(columns.data(), count, call);
+      f(first, ConstTokens<Scalar>(logits_).slice(0, count));
+    }
+  }
+
+ private:
+  /// Tokens whose logits exist together: 25 MB of floats for 49,152 words, and wide enough for a product.
+  static constexpr Index head_chunk = 128;
+
+  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+  BlockCache<Scalar>& cache(Index l) { return caches_[checkpointing ? 0 : at(l)]; }
+
+  void forward(const Batch& batch, const LinearCall<Scalar>& call) {
+    check(batch);
+    const Index tokens = batch.tokens();
+    rope.extend(*std::max_element(batch.documents.begin(), batch.documents.end()));
+    const bool keeps_all = call.training && !checkpointing;
+    inputs_.resize(call.training ? at(config.layers) + 1 : 2);
+    caches_.resize(keeps_all ? at(config.layers) : 1);
+    for (Matrix<Scalar>& x : inputs_) x.resize(config.hidden, tokens);
+    for (BlockCache<Scalar>& s : caches_) s.resize(config, tokens);
+    scratch_.resize(config, tokens);
+    for (Index t = 0; t < tokens; ++t) embedding->row(batch.ids[at(t)], inputs_[0].col(t).data());
+    for (Index l = 0; l < config.layers; ++l) {
+      const std::size_t from = call.training ? at(l) : at(l % 2), to = call.training ? from + 1 : 1 - from;
+      blocks[at(l)].forward(config, rope, batch.documents, inputs_[from], keeps_all ? caches_[at(l)] : caches_[0],
+                            scratch_, inputs_[to], call);
+    }
+    output_ = call.training ? at(config.layers) : at(config.layers % 2);
+  }
+
+  /// Logits of some tokens, into the first columns of logits_.
+  void head_forward(const Index* columns, Index count, const LinearCall<Scalar>& call) {
+    for (Matrix<Scalar>* m : {&selected_, &normed_}) m->resize(config.hidden, head_chunk);
+    inverse_.resize(at(head_chunk));
+    logits_.resize(config.vocabulary, head_chunk);
+    for (Index i = 0; i < count; ++i) selected_.col(i) = inputs_[output_].col(columns[i]);
+    const Tokens<Scalar> n = Tokens<Scalar>(normed_).slice(0, count);
+    rms_norm<Scalar>(Tokens<Scalar>(selected_).slice(0, count), norm.value, config.epsilon, inverse_.data(), n);
+    head.forward(n, Tokens<Scalar>(logits_).slice(0, count), Write::overwrite, head_cache_, call);
+  }
+
+  /// The loss of the scored tokens, chunk by chunk; in training their gradient goes to dx_.
+  double head_loss(const Batch& batch, real_t<Scalar> scale, const LinearCall<Scalar>& call) {
+    const std::vector<Index> scored = batch.scored();
+    double sum = 0;
+    for (Index first = 0; first < static_cast<Index>(scored.size()); first += head_chunk) {
+      const Index count = std::min(head_chunk, static_cast<Index>(scored.size()) - first);
+      const Index* columns = scored.data() + first;
+      std::vector<int> labels;
+      for (Index i = 0; i < count; ++i) labels.push_back(batch.labels[at(columns[i] + 1)]);
+      head_forward(columns, count, call);
+      const Tokens<Scalar> z = Tokens<Scalar>(logits_).slice(0, count);
+      sum += static_cast<double>(std::real(cross_entropy<Scalar>(z, labels.data(), scale)));
+      if (!call.training) continue;
+      dn_.resize(config.hidden, head_chunk);
+      const Tokens<Scalar> n = Tokens<Scalar>(normed_).slice(0, count), dn = Tokens<Scalar>(dn_).slice(0, count);
+      head.backward(n, z, dn, Write::overwrite, head_cache_, call);
+      const Tokens<Scalar> x = Tokens<Scalar>(selected_).slice(0, count);
+      if (norm.gradient != nullptr) rms_norm_gain_backward<Scalar>(x, inverse_.data(), dn, norm.gradient);
+      kernels::fill<Scalar>(n, Scalar(0));
+      rms_norm_backward<Scalar>(x, norm.value, inverse_.data(), dn, n);
+      for (Index i = 0; i < count; ++i) dx_.col(columns[i]) = normed_.col(i);
+    }
+    return sum;
+  }
+
+  void check(const Batch& batch) const {
+    Index sum = 0;
+    for (const Index length : batch.documents) {
+      expects(length >= 1, "Decoder: a document has ", length, " tokens");
+      expects(length <= config.positions, "Decoder: a document has ", length, " tokens, the model's context has ",
+              config.positions);
+      sum += length;
+    }
+    expects(sum == batch.tokens() && sum >= 1 && batch.labels.size() == batch.ids.size(), "Decoder: the batch has ",
+            batch.tokens(), " ids, ", batch.labels.size(), " labels and documents of ", sum, " tokens");
+    for (const int id : batch.ids) {
+      expects(id >= 0 && id < config.vocabulary, "Decoder: token ", id, ", the model's vocabulary has ",
+              config.vocabulary);
+    }
+    for (const int label : batch.labels) {
+      expects(label == not_scored || (label >= 0 && label < config.vocabulary), "Decoder: label ", label,
+              ", the model's vocabulary has ", config.vocabulary);
+    }
+  }
+
+  std::vector<Matrix<Scalar>> inputs_;  // of every block, and the last one's output
+  std::vector<BlockCache<Scalar>> caches_;
+  BlockScratch<Scalar> scratch_;
+  Matrix<Scalar> dx_, selected_, normed_, dn_, logits_;
+  std::vector<Scalar> inverse_;
+  AdapterCache<Scalar> head_cache_;
+  std::size_t output_ = 0;
+};
+
+}  // namespace lm
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora
