@@ -96,6 +96,7 @@ class PeftConfig {
     heads = json_.contains("lora_nums") ? integer("lora_nums") : 1;
     for (const auto& [key, value] : object("rank_pattern")) rank_pattern[pattern(key)] = integer(key, value);
     for (const auto& [key, value] : object("alpha_pattern")) alpha_pattern[pattern(key)] = number(key, value);
+    read_gate();
     check_unsupported();
     if (!reasons_.empty()) throw FileError(path, reasons_);
   }
@@ -103,6 +104,7 @@ class PeftConfig {
   Index rank = 0, heads = 1;
   double alpha = 0, dropout = 0;
   bool rank_stabilized = false;
+  std::string gate;  ///< this library's own setting: causal, prompt or given; empty for the gate of HydraLoRA's trainer
   std::map<std::string, Index> rank_pattern;
   std::map<std::string, double> alpha_pattern;
 
@@ -123,10 +125,18 @@ class PeftConfig {
  private:
   void refuse(const std::string& reason) { add_reason(reasons_, reason); }
 
+  void read_gate() {
+    for (const auto& [key, value] : object("hydralora")) {
+      const bool known = key == "gate" && (value == "causal" || value == "prompt" || value == "given");
+      if (!known)
+        refuse("hydralora has " + in_quotes(key) + ' ' + value.dump() + ", supported: gate causal, prompt, given");
+      if (known) gate = value.get<std::string>();
+    }
+  }
   /// Refuses settings that change the forward pass or the base.
   void check_unsupported() {
     std::set<std::string> known = {"peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "lora_nums",
-                                   "rank_pattern", "alpha_pattern", "bias", "init_lora_weights",
+                                   "rank_pattern", "alpha_pattern", "bias", "init_lora_weights", "hydralora",
                                    // these do not affect a forward pass
                                    "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode",
                                    "target_modules", "exclude_modules", "fan_in_fan_out", "layers_to_transform",

@@ -90,6 +90,9 @@ class PeftDirectory {
     find_modules();
   }
 
+  /// This library's own setting: causal, prompt or given; empty for the gate of HydraLoRA's trainer. A layer that is
+  /// loaded has GateGranularity::causal, GateGranularity::segment (the prompt is its segment), or Routing::given.
+  const std::string& gate() const { return config_.gate; }
   const std::vector<AdapterModule>& modules() const { return modules_; }  ///< sorted by name
   /// @throws FileError  if there is no module of this name.
   const AdapterModule& module(const std::string& name) const {
@@ -197,7 +200,7 @@ class PeftDirectory {
     m.routed = route != nullptr;
     if (single(A) && single(B) && !m.routed) {
       m.kind = AdapterKind::lora;
-    } else if (single(A) && numbered(B) && m.routed) {
+    } else if (single(A) && numbered(B) && m.routed != (config_.gate == "given")) {
       m.kind = AdapterKind::hydra_lora;
     } else if (numbered(A) && numbered(B) && A.size() == B.size()) {
       m.kind = AdapterKind::split_lora;
@@ -253,6 +256,9 @@ class PeftDirectory {
     if constexpr (kind != AdapterKind::lora) {
       config.heads = m.heads;
       config.routing = m.routed ? Routing::learned : Routing::uniform;
+      if (config_.gate == "given") config.routing = Routing::given;
+      if (config_.gate == "causal") config.gate.granularity = GateGranularity::causal;
+      if (config_.gate == "prompt") config.gate.granularity = GateGranularity::segment;
     }
     if (!std::isfinite(static_cast<typename Layer::Scalar>(scaling_of(config)))) {
       refuse_module(m.name, " has a scaling that is too large for the layer's scalar type");

@@ -31,6 +31,7 @@ class PeftWriter {
  public:
   std::string base_model;  ///< base_model_name_or_path
   std::string task_type = "CAUSAL_LM";
+  std::string gate;  ///< causal, prompt or given: as in PeftDirectory::gate(), set before add()
 
   /// Copies the parameters, rounded to `type` (default: the layer's own).
   /// @throws std::invalid_argument  a name that is empty, used before or has characters of regular expressions; a gate
@@ -41,10 +42,12 @@ class PeftWriter {
     const Config& config = layer.config();
     expects(!module.empty() && module.find_first_of("/\\^$|()[]{}*+?") == std::string::npos,
             "PeftWriter: ", in_quotes(module), " is not a module's name");
-    const Gate& gate = layer.shape().gate;
+    const Gate& own = layer.shape().gate;
     GateConfig plain;
-    plain.keep_log_partition = gate.config.keep_log_partition;
-    expects(gate == Gate(gate.heads, Routing::learned, plain), "PeftWriter: ", in_quotes(module),
+    plain.keep_log_partition = own.config.keep_log_partition;
+    if (gate == "causal") plain.granularity = GateGranularity::causal;
+    const Routing routing = gate == "given" ? Routing::given : Routing::learned;
+    expects(own == Gate(own.heads, routing, plain), "PeftWriter: ", in_quotes(module),
             ": a directory can only hold a dense softmax gate on x, token by token");
     // alpha / rank * rank may differ from alpha by rounding.
     const auto rank = static_cast<double>(config.rank);
@@ -103,6 +106,7 @@ class PeftWriter {
                                    {"alpha_pattern", nlohmann::ordered_json::object()},
                                    {"target_modules", nlohmann::ordered_json::array()}};
     if (heads_ > 0) json["lora_nums"] = heads_;
+    if (!gate.empty()) json["hydralora"] = {{"gate", gate}};
     // A key applies to every module whose name ends with it, and readers use the first match: long names first.
     std::vector<std::pair<std::string, Settings>> modules(modules_.begin(), modules_.end());
     std::stable_sort(modules.begin(), modules.end(),

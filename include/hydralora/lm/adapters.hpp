@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <regex>
 #include <string>
@@ -18,6 +19,7 @@
 #include "hydralora/layers/lora.hpp"
 #include "hydralora/layers/split_lora.hpp"
 #include "hydralora/lm/decoder.hpp"
+#include "hydralora/lm/prompt_gate.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -32,6 +34,8 @@ enum class GateKind {
   prompt,  ///< the mean over the document's tokens before its first scored one
   given    ///< the example's group: head group % heads
 };
+
+constexpr const char* gate_names[] = {"token", "causal", "prompt", "given"};
 
 struct AdapterOptions {
   Method method = Method::lora;
@@ -55,9 +59,9 @@ inline bool is_target(const std::string& name, const std::vector<std::string>& t
     return std::regex_match(name, std::regex(targets[0]));
   }
   return std::any_of(targets.begin(), targets.end(), [&](const std::string& target) {
-    return name == target || (name.size() > target.size() && name.compare(name.size() - target.size(), target.size(),
-                                                                          target) == 0 &&
-                              name[name.size() - target.size() - 1] == '.');
+    return name == target ||
+           (name.size() > target.size() && name.compare(name.size() - target.size(), target.size(), target) == 0 &&
+            name[name.size() - target.size() - 1] == '.');
   });
 }
 
@@ -109,7 +113,7 @@ class Adapters {
  public:
   /// New adapters that add nothing yet: A and gates random, B zero.
   /// @throws std::invalid_argument  no linear is a target, or a layer refuses its settings.
-  Adapters(Decoder<Scalar>& model, const AdapterOptions& options) : model_(model) {
+  Adapters(Decoder<Scalar>& model, const AdapterOptions& options) : model_(model), gate_(options.gate) {
     model.for_each_linear([&](Linear<Scalar>& linear) {
       if (detail::is_target(linear.name, options.target_modules)) plan(linear, options);
     });
@@ -119,7 +123,8 @@ class Adapters {
   }
   /// Adapters with the settings and parameters of a directory.
   /// @throws FileError  a module that the model has not, or that has another shape.
-  Adapters(Decoder<Scalar>& model, const PeftDirectory& directory, std::uint64_t seed = 0) : model_(model) {
+  Adapters(Decoder<Scalar>& model, const PeftDirectory& directory, std::uint64_t seed = 0)
+      : model_(model), gate_(gate_named(directory.gate())) {
     for (const AdapterModule& module : directory.modules()) {
       Linear<Scalar>* found = nullptr;
       model.for_each_linear([&](Linear<Scalar>& linear) {
@@ -134,6 +139,8 @@ class Adapters {
     for (const Plan& plan : plans_) plan.linear->adapter->load(directory, plan.linear->name);
   }
   ~Adapters() {
+    model_.pools_prompts = model_.pools_causally = false;
+    model_.given_heads = 0;
     for (const Plan& plan : plans_) plan.linear->adapter.reset();
   }
   Adapters(const Adapters&) = delete;
@@ -146,6 +153,7 @@ class Adapters {
   void save(const std::filesystem::path& folder, const std::string& base_model) const {
     PeftWriter writer;
     writer.base_model = base_model;
+    writer.gate = gate_ == GateKind::token ? "" : gate_names[static_cast<int>(gate_)];
     for (const Plan& plan : plans_) plan.linear->adapter->save(writer, plan.linear->name);
     writer.save(folder);
   }
@@ -155,6 +163,12 @@ class Adapters {
   }
 
  private:
+  static GateKind gate_named(const std::string& name) {
+    for (int i = 1; i < 4; ++i) {
+      if (name == gate_names[i]) return static_cast<GateKind>(i);
+    }
+    return GateKind::token;
+  }
   using Buffer = ParameterMap<Scalar>;
   struct Plan {
     Linear<Scalar>* linear;
@@ -163,11 +177,18 @@ class Adapters {
   };
 
   template <class Layer>
-  void add(Linear<Scalar>& linear, const typename Layer::Config& config, std::uint64_t seed) {
-    const Index size = hydralora::detail::checked_shape<typename Layer::Middle>(config).parameter_count();
+  static Index size_of(const typename Layer::Config& config) {
+    return hydralora::detail::checked_shape<typename Layer::Middle>(config).parameter_count();
+  }
+  template <class Adapter, class Config>
+  void add(Linear<Scalar>& linear, const Config& config, Index size, std::uint64_t seed) {
     plans_.push_back({&linear, size, [config, seed](Buffer parameters, Buffer gradients) {
-                        return std::make_unique<detail::AdapterOf<Layer>>(config, parameters, gradients, seed);
+                        return std::make_unique<Adapter>(config, parameters, gradients, seed);
                       }});
+  }
+  template <class Layer>
+  void add(Linear<Scalar>& linear, const typename Layer::Config& config, std::uint64_t seed) {
+    add<detail::AdapterOf<Layer>>(linear, config, size_of<Layer>(config), seed);
   }
   template <class Layer, class Settings>
   typename Layer::Config sizes(const Linear<Scalar>& linear, const Settings& settings) const {
@@ -183,12 +204,26 @@ class Adapters {
   void plan(Linear<Scalar>& linear, const AdapterOptions& options) {
     const std::uint64_t seed = options.seed + plans_.size();
     if (options.method == Method::lora) add<LoRA<Scalar>>(linear, sizes<LoRA<Scalar>>(linear, options), seed);
-    if (options.method == Method::split) add<SplitLoRA<Scalar>>(linear, sizes<SplitLoRA<Scalar>>(linear, options), seed);
-    if (options.method != Method::hydra) return;
-    auto config = sizes<HydraLoRA<Scalar>>(linear, options);
-    if (options.gate == GateKind::causal) config.gate.granularity = GateGranularity::causal;
-    if (options.gate == GateKind::given) config.routing = Routing::given;
-    add<HydraLoRA<Scalar>>(linear, config, seed);
+    if (options.method == Method::split)
+      add<SplitLoRA<Scalar>>(linear, sizes<SplitLoRA<Scalar>>(linear, options), seed);
+    if (options.method == Method::hydra)
+      plan_hydra(linear, sizes<HydraLoRA<Scalar>>(linear, options), options.gate, seed);
+  }
+  void plan_hydra(Linear<Scalar>& linear, HydraLoRAConfig config, GateKind gate, std::uint64_t seed) {
+    if (gate == GateKind::prompt) {
+      model_.pools_prompts = true;
+      const Index size = PromptHydraLoRA<Scalar>::parameter_count(config);
+      return add<PromptHydraLoRA<Scalar>>(linear, config, size, seed);
+    }
+    if (gate == GateKind::causal) {
+      model_.pools_causally = true;
+      config.gate.granularity = GateGranularity::causal;
+    }
+    if (gate == GateKind::given) {
+      config.routing = Routing::given;
+      model_.given_heads = config.heads;
+    }
+    add<detail::AdapterOf<HydraLoRA<Scalar>>>(linear, config, size_of<HydraLoRA<Scalar>>(config), seed);
   }
   void plan(Linear<Scalar>& linear, const AdapterModule& module, std::uint64_t seed) {
     const auto with = [&](auto config) {
@@ -203,7 +238,7 @@ class Adapters {
       add<SplitLoRA<Scalar>>(linear, config, seed);
     }
     if (module.kind == AdapterKind::hydra_lora) {
-      add<HydraLoRA<Scalar>>(linear, with(sizes<HydraLoRA<Scalar>>(linear, module)), seed);
+      plan_hydra(linear, with(sizes<HydraLoRA<Scalar>>(linear, module)), gate_, seed);
     }
   }
   /// Every layer begins at a multiple of 16 numbers, so that its rows stay aligned.
@@ -222,6 +257,7 @@ class Adapters {
   }
 
   Decoder<Scalar>& model_;
+  GateKind gate_ = GateKind::token;
   std::vector<Plan> plans_;
   AlignedVector<Scalar> parameters_, gradients_;
 };

@@ -202,6 +202,20 @@ void attention(const ModelConfig& c, Index window, ConstTokens<Scalar> qkv, cons
   });
 }
 
+/// attention() of the last tokens of one document, whose earlier keys and values are stored.
+/// @param qkv       (q + 2 kv features × tokens): of the last tokens; only the queries are read.
+/// @param stored    (2 kv features × all tokens): keys above values.
+template <class Scalar>
+void attend_cached(const ModelConfig& c, Index window, ConstTokens<Scalar> qkv, ConstTokens<Scalar> stored,
+                   Scalar* log_sums, Tokens<Scalar> out) {
+  const Index group = c.heads / c.kv_heads;
+  const ConstTokens<Scalar> k = stored.rows(0, c.kv_features()), v = stored.rows(c.kv_features(), c.kv_features());
+  for_each_head(c, {}, qkv.tokens(), [&](Index h, Index, Index) {
+    const auto head = [&](const auto& x, Index n) { return x.rows(n * c.head_dim, c.head_dim); };
+    attend<Scalar>(head(qkv, h), head(k, h / group), head(v, h / group), window, log_sums + h, c.heads, head(out, h));
+  });
+}
+
 /// @param dqkv  (q + 2 kv features × tokens), OVERWRITTEN. Must overlap nothing else.
 /// Cost     2.5 times attention(). Scratch: a dk and dv for every query head, which are summed head by head.
 template <class Scalar>

@@ -23,12 +23,31 @@ constexpr int not_scored = -100;  ///< a label that has no loss, as in transform
 struct Batch {
   std::vector<int> ids, labels;
   std::vector<Index> documents;  ///< lengths, in order
+  std::vector<int> groups;       ///< of every document, for GateKind::given; else empty
 
   Index tokens() const { return static_cast<Index>(ids.size()); }
   void add(const std::vector<int>& document_ids, const std::vector<int>& document_labels) {
     ids.insert(ids.end(), document_ids.begin(), document_ids.end());
     labels.insert(labels.end(), document_labels.begin(), document_labels.end());
     documents.push_back(static_cast<Index>(document_ids.size()));
+  }
+  /// Of every document, the tokens before its first scored one; all of them where none is scored.
+  /// @throws std::invalid_argument  a document has a second answer, behind tokens that are not scored: what pools the
+  ///                                prompt cannot tell which one is meant.
+  std::vector<Index> prompts() const {
+    std::vector<Index> all;
+    Index first = 0;
+    for (const Index length : documents) {
+      const auto scored = [&](Index t) { return labels[static_cast<std::size_t>(first + t)] != not_scored; };
+      Index begin = 1;
+      while (begin < length && !scored(begin)) ++begin;
+      Index end = begin;
+      while (end < length && scored(end)) ++end;
+      for (Index t = end; t < length; ++t) expects(!scored(t), "prompt gate: a document has several answers");
+      all.push_back(std::min(begin, length));
+      first += length;
+    }
+    return all;
   }
   /// The tokens whose successor is scored.
   std::vector<Index> scored() const {
@@ -41,6 +60,17 @@ struct Batch {
       first += length;
     }
     return all;
+  }
+};
+
+/// Keys above values of the tokens so far, (2 · kv features × tokens) per block.
+template <class Scalar>
+struct KeyValueCache {
+  std::vector<Matrix<Scalar>> layers;
+
+  void begin(const ModelConfig& c, Index tokens) {
+    layers.resize(static_cast<std::size_t>(c.layers));
+    for (Matrix<Scalar>& one : layers) one.resize(2 * c.kv_features(), tokens);
   }
 };
 
@@ -57,10 +87,12 @@ class Decoder {
   std::unique_ptr<Weight<Scalar>> embedding;
   std::vector<Block<Scalar>> blocks;
   Gain<Scalar> norm;
-  Linear<Scalar> head;                    ///< lm_head, a view of the embedding's numbers where they are tied
-  Tokens<Scalar> embedding_gradient;      ///< (hidden × vocabulary), for full fine-tuning, else empty
-  AlignedVector<Scalar> weights;          ///< all dense weights end to end, as they lie in the checkpoint
-  bool checkpointing = false;             ///< save only the blocks' inputs, and compute them again in backward
+  Linear<Scalar> head;                ///< lm_head, a view of the embedding's numbers where they are tied
+  Tokens<Scalar> embedding_gradient;  ///< (hidden × vocabulary), for full fine-tuning, else empty
+  AlignedVector<Scalar> weights;      ///< all dense weights end to end, as they lie in the checkpoint
+  bool checkpointing = false;         ///< save only the blocks' inputs, and compute them again in backward
+  bool pools_prompts = false, pools_causally = false;  ///< an adapter has GateKind::prompt, GateKind::causal
+  Index given_heads = 0;                               ///< heads of the adapters with GateKind::given, or 0
 
   template <class Function>
   void for_each_linear(Function&& f) {
@@ -68,7 +100,8 @@ class Decoder {
   }
 
   /// Σ over the scored tokens of −ln p(label), for evaluation.
-  double loss(const Batch& batch, const LinearCall<Scalar>& call = {}) {
+  double loss(const Batch& batch, LinearCall<Scalar> call = {}) {
+    complete(batch, call);
     forward(batch, call);
     return head_loss(batch, 0, call);
   }
@@ -77,6 +110,7 @@ class Decoder {
   /// tokens of a whole step) several batches and ranks add up to the gradient of the mean.
   double loss_and_gradients(const Batch& batch, real_t<Scalar> scale, LinearCall<Scalar> call = {}) {
     call.training = true;
+    complete(batch, call);
     forward(batch, call);
     const Index tokens = batch.tokens(), last = config.layers - 1;
     scratch_.resize_backward(config, tokens);
@@ -100,7 +134,8 @@ class Decoder {
 
   /// f(first token, (vocabulary × tokens) logits) for pieces of the batch in order.
   template <class Function>
-  void logits(const Batch& batch, Function&& f, const LinearCall<Scalar>& call = {}) {
+  void logits(const Batch& batch, Function&& f, LinearCall<Scalar> call = {}) {
+    complete(batch, call);
     forward(batch, call);
     for (Index first = 0; first < batch.tokens(); first += head_chunk) {
       const Index count = std::min(head_chunk, batch.tokens() - first);
@@ -111,6 +146,25 @@ class Decoder {
     }
   }
 
+  /// The logits behind the last token of one document, for generation.
+  /// @param cache    the keys and values of the `first` tokens before the batch; those of the batch are added. Null: the
+  ///                 batch is the whole document.
+  /// @param most     tokens that the cache will hold.
+  Eigen::Matrix<Scalar, Eigen::Dynamic, 1> last_logits(const Batch& batch, KeyValueCache<Scalar>* cache, Index first,
+                                                       Index most) {
+    LinearCall<Scalar> call;
+    complete(batch, call);
+    if (cache == nullptr) {
+      forward(batch, call);
+    } else {
+      if (first == 0) cache->begin(config, most);
+      forward_cached(batch, *cache, first, call);
+    }
+    const Index last = batch.tokens() - 1;
+    head_forward(&last, 1, call);
+    return logits_.col(0);
+  }
+
  private:
   /// Tokens whose logits exist together: 25 MB of floats for 49,152 words, and wide enough for a product.
   static constexpr Index head_chunk = 128;
@@ -118,8 +172,22 @@ class Decoder {
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
   BlockCache<Scalar>& cache(Index l) { return caches_[checkpointing ? 0 : at(l)]; }
 
-  void forward(const Batch& batch, const LinearCall<Scalar>& call) {
+  /// Checks the batch, and adds what its adapters need to know of it.
+  void complete(const Batch& batch, LinearCall<Scalar>& call) {
     check(batch);
+    call.options.segments = batch.documents;
+    if (pools_prompts) call.prompts = prompts_ = batch.prompts();
+    if (given_heads == 0) return;
+    expects(batch.groups.size() == batch.documents.size(), "Decoder: given gates need a group for every document");
+    given_.setZero(given_heads, batch.tokens());
+    Index first = 0;
+    for (std::size_t d = 0; d < batch.documents.size(); first += batch.documents[d++]) {
+      given_.row(static_cast<Index>(batch.groups[d]) % given_heads).segment(first, batch.documents[d]).setOnes();
+    }
+    call.options.weights = given_;
+  }
+
+  void forward(const Batch& batch, const LinearCall<Scalar>& call) {
     const Index tokens = batch.tokens();
     rope.extend(*std::max_element(batch.documents.begin(), batch.documents.end()));
     const bool keeps_all = call.training && !checkpointing;
@@ -135,6 +203,31 @@ class Decoder {
                             scratch_, inputs_[to], call);
     }
     output_ = call.training ? at(config.layers) : at(config.layers % 2);
+  }
+
+  /// forward() of the tokens behind those in the cache.
+  void forward_cached(const Batch& batch, KeyValueCache<Scalar>& cache, Index first, const LinearCall<Scalar>& call) {
+    const Index tokens = batch.tokens();
+    rope.extend(first + tokens);
+    inputs_.resize(2);
+    caches_.resize(1);
+    for (Matrix<Scalar>& x : inputs_) x.resize(config.hidden, tokens);
+    BlockCache<Scalar>& s = caches_[0];
+    s.resize(config, tokens);
+    scratch_.resize(config, tokens);
+    for (Index t = 0; t < tokens; ++t) embedding->row(batch.ids[at(t)], inputs_[0].col(t).data());
+    for (Index l = 0; l < config.layers; ++l) {
+      const Block<Scalar>& block = blocks[at(l)];
+      const Matrix<Scalar>& x = inputs_[at(l % 2)];
+      block.project(config, rope, batch.documents, first, x, s, scratch_, call);
+      const Tokens<Scalar> stored(cache.layers[at(l)]);
+      const Index kv = 2 * config.kv_features();
+      kernels::copy<Scalar>(Tokens<Scalar>(s.qkv).rows(config.q_features(), kv), stored.slice(first, tokens));
+      attend_cached<Scalar>(config, block.window, s.qkv, stored.slice(0, first + tokens), s.log_sums.data(),
+                            s.attention);
+      block.feed_forward(config, x, s, scratch_, inputs_[at(1 - l % 2)], call);
+    }
+    output_ = at(config.layers % 2);
   }
 
   /// Logits of some tokens, into the first columns of logits_.
@@ -197,6 +290,8 @@ class Decoder {
   std::vector<BlockCache<Scalar>> caches_;
   BlockScratch<Scalar> scratch_;
   Matrix<Scalar> dx_, selected_, normed_, dn_, logits_;
+  Matrix<Scalar> given_;  // one-hot weights of the heads
+  std::vector<Index> prompts_;
   std::vector<Scalar> inverse_;
   AdapterCache<Scalar> head_cache_;
   std::size_t output_ = 0;

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT
+#include "model.hpp"
+
+#include <algorithm>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <set>
+#include <stdexcept>
+
+namespace finetune_lm {
+
+using hydralora::FileError;
+
+nlohmann::json read_json(const std::filesystem::path& path) {
+  const hydralora::InputFile file(path);
+  std::string text(static_cast<std::size_t>(file.size()), '\0');
+  file.read(0, text.data(), text.size());
+  nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  if (json.is_discarded()) throw FileError(path, "is not JSON");
+  return json;
+}
+
+const lm::Tokenizer& Text::tokenizer() {
+  if (!tokenizer_) {
+    const std::filesystem::path folder = options_.folder;
+    if (!std::filesystem::exists(folder / "tokenizer.json") && std::filesystem::exists(folder / "tokenizer.model")) {
+      throw FileError(folder / "tokenizer.model",
+                      "is not read. Convert it in Python: AutoTokenizer.from_pretrained(\"" + options_.folder +
+                          "\").save_pretrained(\"" + options_.folder + "\")");
+    }
+    tokenizer_.emplace(folder / "tokenizer.json");
+  }
+  return *tokenizer_;
+}
+
+const lm::ChatTemplate& Text::chat_template() {
+  if (template_) return *template_;
+  if (options_.chat_template == "chatml" || (options_.chat_template.empty() && bytes())) {
+    template_ = lm::ChatTemplate::chatml();
+  } else if (!options_.chat_template.empty()) {
+    std::ifstream file(options_.chat_template);
+    if (!file) throw FileError(options_.chat_template, "cannot open");
+    template_.emplace(std::string(std::istreambuf_iterator<char>(file), {}), options_.chat_template);
+  } else {
+    template_ = lm::ChatTemplate::of_model(options_.folder);
+    if (!template_) {
+      throw FileError(options_.folder, "has no chat template: name one with --chat-template FILE, or chatml");
+    }
+  }
+  return *template_;
+}
+
+std::vector<int> Text::encode(const std::string& text, bool begins) {
+  if (bytes())
+    return {reinterpret_cast<const unsigned char*>(text.data()),
+            reinterpret_cast<const unsigned char*>(text.data()) + text.size()};
+  return tokenizer().encode(text, begins, lm::SpecialTokens::as_words).ids;
+}
+
+std::string Text::decode(const std::vector<int>& ids, bool skip_special_tokens) {
+  if (!bytes()) return tokenizer().decode(ids, skip_special_tokens);
+  std::string text;
+  for (const int id : ids) {
+    if (id < byte_end_token) text += static_cast<char>(id);
+  }
+  return text;
+}
+
+lm::Example Text::conversation(const nlohmann::ordered_json& messages) {
+  std::vector<std::string> special;
+  if (!bytes()) special = tokenizer().special_tokens();
+  const auto rendered = chat_template().render_with_answers(messages, special);
+  lm::Encoding encoding;
+  if (bytes()) {
+    encoding.ids = encode(rendered.text, false);
+    for (std::size_t i = 0; i < rendered.text.size(); ++i) encoding.spans.emplace_back(i, i + 1);
+  } else {
+    encoding = tokenizer().encode(rendered.text, false, lm::SpecialTokens::parsed);
+  }
+  lm::Example example;
+  example.ids = encoding.ids;
+  for (std::size_t i = 0; i < encoding.ids.size(); ++i) {
+    const auto [begin, end] = encoding.spans[i];
+    const bool trained = std::any_of(rendered.answers.begin(), rendered.answers.end(),
+                                     [&, b = begin, e = end](const auto& a) { return b < a.second && e > a.first; });
+    example.labels.push_back(trained ? encoding.ids[i] : lm::not_scored);
+  }
+  return example;
+}
+
+std::string Text::rendered(const nlohmann::ordered_json& messages) { return chat_template().render(messages, true); }
+
+std::vector<int> Text::end_tokens() {
+  if (bytes()) return {byte_end_token};
+  std::set<int> all;
+  const std::filesystem::path folder = options_.folder;
+  for (const int token : config_of(options_).end_tokens) all.insert(token);
+  if (std::filesystem::exists(folder / "generation_config.json")) {
+    const nlohmann::json json = read_json(folder / "generation_config.json");
+    const nlohmann::json ends = json.value("eos_token_id", nlohmann::json());
+    for (const auto& token : ends.is_array() ? ends : nlohmann::json::array({ends})) {
+      if (token.is_number_integer()) all.insert(token.get<int>());
+    }
+  }
+  // The template's own: the token behind an answer.
+  try {
+    const lm::Example one =
+        conversation({{{"role", "user"}, {"content", "a"}}, {{"role", "assistant"}, {"content", "b"}}});
+    int last = -1;
+    for (std::size_t i = 0; i < one.ids.size(); ++i) {
+      if (one.labels[i] != lm::not_scored) last = one.labels[i];
+    }
+    if (last >= 0 && tokenizer().is_special(last)) all.insert(last);
+  } catch (const std::exception&) {  // no template, or none for such a conversation
+  }
+  return {all.begin(), all.end()};
+}
+
+lm::TextFunctions Text::functions() {
+  lm::TextFunctions f;
+  f.conversation = [this](const nlohmann::ordered_json& messages) { return conversation(messages); };
+  f.encode = [this](const std::string& text, bool begins) { return encode(text, begins); };
+  if (bytes()) {
+    f.end_token = byte_end_token;
+  } else {
+    const std::vector<int> ends = config_of(options_).end_tokens;
+    if (!ends.empty()) f.end_token = ends[0];
+  }
+  return f;
+}
+
+lm::ModelConfig config_of(const ModelOptions& options) {
+  if (!options.folder.empty()) return lm::read_model_config(std::filesystem::path(options.folder) / "config.json");
+  lm::ModelConfig c;
+  c.model_type = "llama";
+  c.vocabulary = byte_end_token + 1;
+  c.hidden = 64;
+  c.intermediate = 192;
+  c.layers = 2;
+  c.heads = 4;
+  c.kv_heads = 2;
+  c.head_dim = 16;
+  c.positions = 512;
+  c.tied = true;
+  c.windows.assign(2, 0);
+  c.end_tokens = {byte_end_token};
+  return c;
+}
+
+std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options) {
+  if (options.folder.empty()) return lm::random_decoder<float>(config_of(options), 1);
+  lm::ModelConfig config = config_of(options);
+  const lm::Checkpoint checkpoint(options.folder);
+  auto model = lm::load_decoder<float>(checkpoint, std::move(config));
+  for (const std::string& name : checkpoint.spare()) std::cerr << "not used: tensor " << name << '\n';
+  return model;
+}
+
+std::unique_ptr<lm::Adapters<float>> load_adapters(lm::Decoder<float>& model, const ModelOptions& options) {
+  if (options.adapter.empty()) return nullptr;
+  return std::make_unique<lm::Adapters<float>>(model, hydralora::PeftDirectory(options.adapter));
+}
+
+}  // namespace finetune_lm

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+// A model as the commands use it: weights, tokenizer, chat template, adapters.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hydralora/lm/adapters.hpp"
+#include "hydralora/lm/data/examples.hpp"
+#include "hydralora/lm/load.hpp"
+#include "hydralora/lm/text/chat_template.hpp"
+#include "hydralora/lm/text/tokenizer.hpp"
+
+namespace finetune_lm {
+
+namespace lm = hydralora::lm;
+using hydralora::Index;
+
+/// Where a model comes from.
+struct ModelOptions {
+  std::string folder;         ///< empty: a tiny random model whose tokens are bytes
+  std::string adapter;        ///< a directory, or empty
+  std::string chat_template;  ///< a file, "chatml", or empty for the model's own
+};
+
+/// The text side of a model. Both parts are read when they are first needed.
+class Text {
+ public:
+  explicit Text(ModelOptions options) : options_(std::move(options)) {}
+
+  const lm::Tokenizer& tokenizer();
+  const lm::ChatTemplate& chat_template();
+  std::vector<int> encode(const std::string& text, bool begins);
+  std::string decode(const std::vector<int>& ids, bool skip_special_tokens);
+  /// A conversation's ids and labels.
+  lm::Example conversation(const nlohmann::ordered_json& messages);
+  std::string rendered(const nlohmann::ordered_json& messages);  ///< with the generation prompt
+  /// config.json's, generation_config.json's and the template's end tokens.
+  std::vector<int> end_tokens();
+  lm::TextFunctions functions();
+  bool bytes() const { return options_.folder.empty(); }  ///< whether tokens are bytes
+
+ private:
+  ModelOptions options_;
+  std::optional<lm::Tokenizer> tokenizer_;
+  std::optional<lm::ChatTemplate> template_;
+};
+
+constexpr int byte_end_token = 256;
+
+lm::ModelConfig config_of(const ModelOptions& options);
+/// The weights; spare tensors are listed on stderr.
+std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options);
+/// The adapters of options.adapter, or null without one.
+std::unique_ptr<lm::Adapters<float>> load_adapters(lm::Decoder<float>& model, const ModelOptions& options);
+
+nlohmann::json read_json(const std::filesystem::path& path);
+
+}  // namespace finetune_lm

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+// What a training step of a model will need, from its config alone.
+#pragma once
+
+#include <string>
+
+#include "hydralora/lm/config.hpp"
+#include "hydralora/lm/load.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace lm {
+
+struct Forecast {
+  double trained = 0;  ///< numbers that the optimiser changes
+  double bytes = 0;    ///< of memory at the peak
+  double flop = 0;     ///< of a step
+};
+
+/// @param method  lora, split, hydra (on all linears) or full, in float.
+/// @param tokens  of a micro-batch.
+inline Forecast forecast(const ModelConfig& c, const std::string& method, Index rank, Index heads, Index tokens,
+                         bool checkpointing) {
+  const auto d = [](Index n) { return static_cast<double>(n); };
+  const bool full = method == "full", routed = method == "hydra", many = method == "split" || routed;
+  double in_sum = 0, products = 0, adapters = 0, saved_by_adapters = 0;
+  for_each_tensor(c, [&](const std::string& name, Index out, Index in) {
+    if (in == 0 || name.rfind("model.layers.", 0) != 0) return;
+    products += d(out) * d(in);
+    in_sum += d(in);
+    const Index downs = many && !routed ? heads : 1, ups = many ? heads : 1;
+    adapters += d(rank) * (d(downs) * d(in) + d(ups) * d(out)) + (routed ? d(heads) * d(in) : 0);
+    saved_by_adapters += d(downs) * d(rank) + (routed ? d(heads) : 0);
+  });
+  const double qkv = d(c.q_features() + 2 * c.kv_features());
+  const double input = d(c.hidden);
+  const double block = input + qkv + d(c.q_features()) + 2 * d(c.intermediate) + d(c.heads) + 2 +
+                       (full ? 0 : saved_by_adapters / d(c.layers)) +
+                       (c.qk_norm ? qkv - d(c.kv_features()) + d(c.heads + c.kv_heads) : 0);
+  const double blocks = checkpointing ? 1 : d(c.layers);
+  const double scratch = 4 * input + 2 * d(c.intermediate) + qkv + 2 * d(c.q_features());
+  constexpr double head_chunk = 128;
+  Forecast f;
+  f.trained = full ? d(weight_count(c)) : adapters;
+  const double numbers = d(weight_count(c)) + d(tokens) * ((d(c.layers) + 1) * input + blocks * block + scratch) +
+                         head_chunk * (d(c.vocabulary) + 3 * input) + (full ? 3 : 4) * f.trained;
+  constexpr double program = 15e6;
+  f.bytes = 4 * numbers + program;
+  const double attention = 4 * d(tokens) * d(c.q_features()) * d(c.layers) / 2;
+  f.flop = d(tokens) *
+           (4 * (products + d(c.vocabulary) * d(c.hidden)) + (full ? 2 * products : 6 * adapters) + 3.5 * attention);
+  return f;
+}
+
+}  // namespace lm
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

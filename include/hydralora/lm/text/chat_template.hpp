@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: MIT
+// The chat templates that models carry, and which bytes of a rendered conversation are trained.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "hydralora/core/config.hpp"
+#include "hydralora/io/file.hpp"
+#include "hydralora/lm/text/jinja.hpp"
+#include "hydralora/lm/text/jinja_lexer.hpp"
+#include "hydralora/lm/text/jinja_node.hpp"
+#include "hydralora/lm/text/jinja_parser.hpp"
+#include "hydralora/lm/text/jinja_text.hpp"
+#include "hydralora/lm/text/jinja_token.hpp"
+#include "hydralora/lm/text/jinja_value.hpp"
+
+namespace hydralora {
+inline namespace HYDRALORA_BUILD {
+namespace lm {
+
+/// What transformers' apply_chat_template(tokenize=False) gives. A copy shares the parsed template.
+class ChatTemplate {
+ public:
+  using Json = nlohmann::ordered_json;
+
+  /// @param text  a Jinja template
+  /// @param name  appears in errors
+  /// @throws TemplateError  on a syntax error, with its line.
+  ChatTemplate(std::string text, std::string name) : name_(std::move(name)) {
+    jinja::Nodes nodes;
+    const auto guarded = [&](auto& worker, auto&& work) {
+      try {
+        work();
+      } catch (const jinja::Fault& fault) {
+        throw TemplateError(name_, worker.line(), fault.what());
+      }
+    };
+    std::vector<jinja::Token> tokens;
+    jinja::Lexer lexer(text);
+    guarded(lexer, [&] { tokens = lexer.tokens(); });
+    jinja::Parser parser(std::move(tokens));
+    guarded(parser, [&] { nodes = parser.parse(); });
+    nodes_ = std::make_shared<const jinja::Nodes>(std::move(nodes));
+  }
+
+  /// The ChatML form, for a model without a template.
+  static ChatTemplate chatml() {
+    return {
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>"
+        "\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "ChatML"};
+  }
+
+  /// The template of a model's folder: chat_template.jinja, else chat_template in tokenizer_config.json (a string, or a
+  /// list of names and templates, of which "default" is taken). tokenizer_config.json also gives the variables
+  /// bos_token, eos_token and so on.
+  /// @return  std::nullopt where the model has no template.
+  /// @throws FileError      where a file cannot be read or is not what it should be.
+  /// @throws TemplateError  on a syntax error.
+  static std::optional<ChatTemplate> of_model(const std::filesystem::path& folder) {
+    const std::filesystem::path own = folder / "chat_template.jinja", config = folder / "tokenizer_config.json";
+    Json settings = Json::object();
+    if (std::filesystem::exists(config)) settings = Json::parse(read(config), nullptr, false);
+    if (!settings.is_object()) throw FileError(config, "is not a JSON object");
+    std::optional<ChatTemplate> result;
+    if (std::filesystem::exists(own)) {
+      result.emplace(read(own), own.string());
+    } else if (const auto found = settings.find("chat_template"); found != settings.end() && !found->is_null()) {
+      const Json* text = &*found;
+      for (const Json& choice : found->is_array() ? *found : Json::array()) {
+        if (choice.is_object() && choice.value("name", Json()) == "default") text = &choice["template"];
+      }
+      if (!text->is_string()) throw FileError(config, "has a chat_template that is no text and has no \"default\"");
+      result.emplace(text->get<std::string>(), config.string());
+    }
+    for (const char* key :
+         {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
+      const auto found = settings.find(key);
+      if (!result || found == settings.end()) continue;
+      const Json token = found->is_object() ? found->value("content", Json()) : *found;
+      if (token.is_string()) result->variables_[key] = token;
+    }
+    return result;
+  }
+
+  /// @param messages   an array of objects with role and content
+  /// @param variables  an object: what the template sees besides, such as tools; replaces variables of the same name
+  /// @throws std::invalid_argument  where messages or variables have another form.
+  /// @throws TemplateError          where the template raises an error, or makes more than 64 MiB or 20 million steps.
+  std::string render(const Json& messages, bool add_generation_prompt, const Json& variables = {}) const {
+    if (!messages.is_array()) throw std::invalid_argument("ChatTemplate: the messages are not an array");
+    if (!variables.is_object() && !variables.is_null()) {
+      throw std::invalid_argument("ChatTemplate: the variables are not an object");
+    }
+    Json all = variables_;
+    all["tools"] = all["documents"] = nullptr;
+    if (variables.is_object()) all.update(variables);
+    all["messages"] = Json::array();
+    all["add_generation_prompt"] = add_generation_prompt;
+    for (const Json& message : messages) all["messages"].push_back(normalized(message));
+    std::optional<jinja::Interpreter> interpreter;
+    try {
+      interpreter.emplace(jinja::Value(all).dict());
+      return interpreter->run(*nodes_);
+    } catch (const jinja::Fault& fault) {
+      throw TemplateError(name_, interpreter ? interpreter->line() : 1, fault.what());
+    }
+  }
+
+  struct Rendered {
+    std::string text;
+    std::vector<std::pair<std::size_t, std::size_t>> answers;  ///< [begin, end) in bytes of text
+  };
+
+  /// The text, and which bytes of it are trained: each assistant's words and the end-of-turn token behind them.
+  ///
+  /// The words are found by rendering the conversation once more for each answer, with a marker in the place of the
+  /// answer's content. What stands before and behind the marker must stand at the begin and the end of the text too;
+  /// the words are what lies between. So they may be empty, repeated elsewhere, trimmed or changed by the template.
+  /// Where the rest differs, because the template looks into the content, or where an answer has no content but tool
+  /// calls, the answer is what its turn appends to the generation prompt, up to the turn's last special token.
+  /// An answer that changes nothing in the text has been left out by the template, and has no span.
+  ///
+  /// @param special_tokens  the tokenizer's, the end of a turn among them. White space before that is trained as well.
+  /// @throws std::invalid_argument  where an answer is in the text but cannot be found in either way, or none is found.
+  /// @throws TemplateError          as render().
+  /// Cost     2 to 3 renderings for each answer.
+  Rendered render_with_answers(const Json& messages, const std::vector<std::string>& special_tokens) const {
+    Rendered result{render(messages, false), {}};
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < messages.size(); ++i) {
+      if (!messages[i].is_object() || messages[i].value("role", Json()) != "assistant") continue;
+      ++count;
+      const auto span = answer(messages, i, result.text, special_tokens);
+      if (span) result.answers.push_back(*span);
+    }
+    if (count > 0 && result.answers.empty()) {
+      throw std::invalid_argument(name_ + ": none of the conversation's answers is in the rendered text");
+    }
+    return result;
+  }
+
+ private:
+  using Span = std::optional<std::pair<std::size_t, std::size_t>>;
+
+  static std::string read(const std::filesystem::path& path) {
+    const InputFile file(path);
+    if (file.size() > (std::uint64_t{1} << 26U)) throw FileError(path, "is larger than 64 MiB");
+    std::string text(file.size(), '\0');
+    file.read(0, text.data(), text.size());
+    return text;
+  }
+
+  /// As transformers does: keys without a value are dropped, and reasoning gets all the names that templates read.
+  static Json normalized(const Json& message) {
+    if (!message.is_object()) throw std::invalid_argument("ChatTemplate: a message is not an object");
+    Json kept = Json::object(), reasoning;
+    for (const char* key : {"reasoning", "thinking", "reasoning_content"}) {
+      if (message.contains(key) && !message[key].is_null()) reasoning = message[key];
+    }
+    if (!reasoning.is_null()) kept["thinking"] = reasoning;
+    for (const auto& [key, value] : message.items()) {
+      if (!value.is_null()) kept[key] = value;
+    }
+    if (!reasoning.is_null()) kept["reasoning_content"] = reasoning;
+    return kept;
+  }
+
+  static bool begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
+
+  /// The rendering of the first `count` messages; nothing where the template refuses them.
+  std::optional<std::string> part(const Json& messages, std::size_t count, bool add_generation_prompt) const {
+    Json first = Json::array();
+    for (std::size_t i = 0; i < count; ++i) first.push_back(messages[i]);
+    try {
+      return render(first, add_generation_prompt);
+    } catch (const TemplateError&) {
+      return std::nullopt;
+    }
+  }
+
+  /// Puts markers in the place of a content. @return  whether there is a text to replace.
+  static bool mark(Json& message, const std::string& marker) {
+    const auto content = message.find("content");
+    if (content == message.end()) return false;
+    if (content->is_string()) return *content = marker, true;
+    bool marked = false;
+    if (content->is_array()) {
+      for (Json& piece : *content) {
+        if (piece.is_object() && piece.contains("text")) marked = (piece["text"] = marker, true);
+      }
+    }
+    return marked;
+  }
+
+  static bool has_calls(const Json& message) {
+    return message.contains("tool_calls") && !message["tool_calls"].empty();
+  }
+
+  Span answer(const Json& messages, std::size_t i, std::string_view text,
+              const std::vector<std::string>& special) const {
+    std::string marker = "9081726354";  // digits have no case, need no escape, and these do not overlap themselves
+    while (text.find(marker) != std::string_view::npos) marker += '0';
+    Json marked = messages;
+    const bool has_content = mark(marked[i], marker);
+    const std::optional<std::string> other = has_content ? part(marked, marked.size(), false) : std::nullopt;
+    if (other && *other == text && !has_calls(messages[i])) return std::nullopt;  // left out
+    const std::size_t first = other ? other->find(marker) : std::string::npos;
+    if (first != std::string::npos) {
+      const std::string_view before = std::string_view(*other).substr(0, first);
+      const std::string_view behind = std::string_view(*other).substr(other->rfind(marker) + marker.size());
+      if (before.size() + behind.size() <= text.size() && begins(text, before) &&
+          text.substr(text.size() - behind.size()) == behind) {
+        const std::size_t end = text.size() - behind.size();
+        return std::make_pair(begin_of_answer(messages, i, text, first),
+                              end + end_of_turn(marked, i, behind, marker, special));
+      }
+    }
+    return whole_turn(messages, i, text, special);
+  }
+
+  /// White space between the generation prompt and the words at `first` is the answer's: the model has to write it.
+  std::size_t begin_of_answer(const Json& messages, std::size_t i, std::string_view text, std::size_t first) const {
+    const std::optional<std::string> prompt = part(messages, i, true);
+    if (!prompt || prompt->size() > first || !begins(text, *prompt)) return first;
+    const std::string_view between = text.substr(prompt->size(), first - prompt->size());
+    return jinja::strip(between, nullptr, true, false).empty() ? prompt->size() : first;
+  }
+
+  /// How many bytes of `behind`, which stands behind an answer, belong to it. The conversation that ends with this
+  /// answer shows what the turn itself writes: a special token that only the next turn writes does not end this one.
+  std::size_t end_of_turn(const Json& marked, std::size_t i, std::string_view behind, const std::string& marker,
+                          const std::vector<std::string>& special) const {
+    std::string_view own = behind;
+    std::optional<std::string> shorter;
+    if (i + 1 < marked.size()) shorter = part(marked, i + 1, false);
+    if (shorter && shorter->rfind(marker) != std::string::npos) {
+      const std::string_view tail = std::string_view(*shorter).substr(shorter->rfind(marker) + marker.size());
+      const auto differ = std::mismatch(tail.begin(), tail.end(), behind.begin(), behind.end());
+      own = behind.substr(0, static_cast<std::size_t>(differ.second - behind.begin()));
+    }
+    if (has_calls(marked[i])) return last_special(own, special).value_or(0);
+    const std::size_t space = own.size() - jinja::strip(own, nullptr, true, false).size();
+    std::size_t longest = 0;
+    for (const std::string& token : special) {
+      if (begins(own.substr(space), token)) longest = std::max(longest, token.size());
+    }
+    return longest == 0 ? 0 : space + longest;
+  }
+
+  /// Behind the last special token of a text.
+  static std::optional<std::size_t> last_special(std::string_view text, const std::vector<std::string>& special) {
+    std::optional<std::size_t> end;
+    for (const std::string& token : special) {
+      const std::size_t at = token.empty() ? std::string_view::npos : text.rfind(token);
+      if (at != std::string_view::npos) end = std::max(end.value_or(0), at + token.size());
+    }
+    return end;
+  }
+
+  Span whole_turn(const Json& messages, std::size_t i, std::string_view text,
+                  const std::vector<std::string>& special) const {
+    const std::optional<std::string> prompt = part(messages, i, true), turn = part(messages, i + 1, false);
+    if (!prompt || !turn || prompt->size() >= turn->size() || !begins(*turn, *prompt) || !begins(text, *turn)) {
+      throw std::invalid_argument(name_ + ": the answer in message " + std::to_string(i) +
+                                  " cannot be found in the rendered text");
+    }
+    const std::string_view words = text.substr(prompt->size(), turn->size() - prompt->size());
+    return std::make_pair(prompt->size(), prompt->size() + last_special(words, special).value_or(words.size()));
+  }
+
+  std::string name_;
+  std::shared_ptr<const jinja::Nodes> nodes_;
+  Json variables_ = Json::object();
+};
+
+}  // namespace lm
+}  // namespace HYDRALORA_BUILD
+}  // namespace hydralora

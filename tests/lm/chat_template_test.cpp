@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT
+#include "hydralora/lm/text/chat_template.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using hydralora::lm::ChatTemplate;
+using hydralora::lm::TemplateError;
+using Json = nlohmann::ordered_json;
+
+Json read(const std::filesystem::path& path) { return Json::parse(std::ifstream(path)); }
+
+std::vector<std::string> special_tokens(const std::filesystem::path& folder) {
+  std::vector<std::string> tokens;
+  const Json config = read(folder / "tokenizer_config.json");
+  for (const Json& token : config["added_tokens_decoder"]) {
+    if (token["special"].get<bool>()) tokens.push_back(token["content"]);
+  }
+  return tokens;
+}
+
+/// Spans in bytes as spans in code points.
+Json in_code_points(const ChatTemplate::Rendered& rendered) {
+  const auto count = [&](std::size_t bytes) {
+    std::size_t points = 0;
+    for (std::size_t i = 0; i < bytes; ++i) points += (static_cast<unsigned char>(rendered.text[i]) & 0xC0U) != 0x80;
+    return points;
+  };
+  Json spans = Json::array();
+  for (const auto& [begin, end] : rendered.answers) spans.push_back({count(begin), count(end)});
+  return spans;
+}
+
+std::string rendered(const std::string& text, const Json& variables = {}) {
+  const Json messages = {{{"role", "user"}, {"content", " hi\n"}}, {{"role", "assistant"}, {"content", "yo"}}};
+  return ChatTemplate(text, "T").render(messages, false, variables);
+}
+
+Json conversation(const std::vector<std::string>& contents) {
+  Json messages = Json::array();
+  for (std::size_t i = 0; i < contents.size(); ++i) {
+    messages.push_back({{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", contents[i]}});
+  }
+  return messages;
+}
+
+std::vector<std::string> answers(const ChatTemplate& chat, const Json& messages) {
+  const ChatTemplate::Rendered result = chat.render_with_answers(messages, {"<|im_start|>", "<|im_end|>", "</s>"});
+  std::vector<std::string> words;
+  for (const auto& [begin, end] : result.answers) words.push_back(result.text.substr(begin, end - begin));
+  return words;
+}
+
+}  // namespace
+
+TEST_CASE("chat templates: text and trained spans are those of transformers") {
+  std::size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(HYDRALORA_LM_CASES)) {
+    const std::filesystem::path& folder = entry.path();
+    if (folder.filename().string()[0] != 'D') continue;
+    CAPTURE(folder.string());
+    const auto chat = ChatTemplate::of_model(folder);
+    REQUIRE(chat);
+    const Json expected = read(folder / "expected.json");
+    for (const Json& one : expected["cases"]) {
+      CAPTURE(one.dump());
+      CHECK(chat->render(one["messages"], one["add_generation_prompt"]) == one["text"]);
+      const auto result = chat->render_with_answers(one["messages"], special_tokens(folder));
+      CHECK(in_code_points(result) == one["assistant_spans"]);
+      ++count;
+    }
+    for (const Json& one : expected.value("must_fail", Json::array())) {
+      CHECK_THROWS_WITH_AS(chat->render(one["messages"], false),
+                           doctest::Contains(one["message"].get<std::string>().c_str()), TemplateError);
+    }
+  }
+  CHECK(count >= 45);
+}
+
+TEST_CASE("chat templates: small templates print what jinja2 prints") {
+  const std::vector<std::pair<const char*, const char*>> cases = {
+      {"  {% if 1 %}\n  a\n  {%- endif %}\n{{ 'b' }}\n\n", "  ab\n"},
+      {"{{ 'a' + 'b' | upper }} {{ -7 // 2 }} {{ -7 % 3 }} {{ 7 / 2 }} {{ 2 ** 3 ** 2 }}", "aB -4 2 3.5 64"},
+      {"{{ 1 < 2 < 3 }} {{ 0 or 'x' }} {{ 'a' ~ 1 ~ none }} {{ 3 not in [1, 2] }}", "True x a1None True"},
+      {"{{ 'Γειά'[::-1] }} {{ [1, 2, 3][-2:] }} {{ (1,) }} {{ {'a': [1.0, 1e16, \"it's\"]} }}",
+       "άιεΓ [2, 3] (1,) {'a': [1.0, 1e+16, \"it's\"]}"},
+      {"{% for x in [3, 1] if x > 1 %}{{ loop.index }}/{{ loop.length }}{{ ',' if not loop.last }}{% endfor %}", "1/1"},
+      {"{% set x = 1 %}{% set n = namespace(x=1) %}{% for i in range(9) %}{% if i == 4 %}{% break %}{% endif %}"
+       "{% set x = i %}{% set n.x = n.x + i %}{% endfor %}{{ x }}{{ n.x }}",
+       "17"},
+      {"{% macro f(a, b='q') %}[{{ a }}{{ b }}]{% endmacro %}{{ f(1) }}{{ f(b=2, a=3) }}", "[1q][32]"},
+      {"{{ {'b': 1, 'a': [true, none, 'é\"<']} | tojson }} {{ [1] | tojson(indent=2) }}",
+       "{\"b\": 1, \"a\": [true, null, \"é\\\"<\"]} [\n  1\n]"},
+      {"{{ messages | map(attribute='role') | join(',') }} {{ messages[0].content | trim }}", "user,assistant hi"},
+      {"{{ messages | selectattr('role', 'eq', 'x') | list | length }}{{ tools is defined }}{{ tools }}", "0TrueNone"},
+      {"{{ 'a<x>b'.split('<x>')[-1] }} {{ \"they're\" | title }} {{ \"they're\".title() }} {{ '%s-%02d' % ('a', 5) }}",
+       "b They're They'Re a-05"},
+      {"{% raw %}{{ x }}{% endraw %}{# c #}{% generation %}y{% endgeneration %}{% filter upper %}z{% endfilter %}",
+       "{{ x }}yZ"}};
+  for (const auto& [text, expected] : cases) CHECK(rendered(text) == expected);
+  CHECK(rendered("{{ v.items }}{{ v['items'] }}{{ w }}", {{"w", 0.1}, {"v", "x"}}) == "0.1");
+}
+
+TEST_CASE("chat templates: errors have the template's name and line") {
+  const std::vector<std::pair<const char*, const char*>> cases = {
+      {"a\n{{ zz.x }}", "T, line 2: 'zz' is undefined"},
+      {"{{ messages.append(1) }}", "T, line 1: access to attribute 'append' of 'list' object is unsafe."},
+      {"\n\n{% if 1 %}", "T, line 3: expected {% endif %}"},
+      {"{{ 1 | urlencode }}", "T, line 1: No filter named 'urlencode'."},
+      {"\n{{ raise_exception('no ' ~ 1) }}", "T, line 2: no 1"},
+      {"{{ 'a' + 1 }}", "T, line 1: unsupported operand"},
+      {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "nested too deep"},
+      {"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "steps"},
+      {"{{ 'x' * 999999999 }}", "64 MiB"},
+      {"{% set n = namespace(x=0) %}{% for i in range(999) %}{% set n.x = [n.x] %}{% endfor %}", "deeper than 200"},
+      {"{% set n = namespace() %}{% set n.n = n %}{{ n }}", "nested deeper than 200"}};
+  for (const auto& [text, expected] : cases) {
+    CHECK_THROWS_WITH_AS(rendered(text), doctest::Contains(expected), TemplateError);
+  }
+  CHECK_THROWS_AS(rendered(std::string(100000, '(').insert(0, "{{ ")), TemplateError);
+}
+
+TEST_CASE("chat templates: an answer is found where its text is empty, repeated, changed or left out") {
+  const ChatTemplate chatml = ChatTemplate::chatml();
+  using Words = std::vector<std::string>;
+  CHECK(answers(chatml, conversation({"a", "a", "a<|im_end|>", "a", "", ""})) ==
+        Words{"a<|im_end|>", "a<|im_end|>", "<|im_end|>"});
+  const ChatTemplate changing(
+      "{% for m in messages %}{{ m.role ~ ':' ~ m.content | trim | upper ~ ' </s>' }}{% endfor %}", "T");
+  CHECK(answers(changing, conversation({"a", " b\n"})) == Words{"B </s>"});
+  const ChatTemplate last("{% for m in messages[-2:] %}{{ '<|im_start|>' ~ m.content }}{% endfor %}", "T");
+  CHECK(answers(last, conversation({"a", "b", "c", "d"})) == Words{"d"});
+  const ChatTemplate thinking(
+      "{% for m in messages %}{{ m.role }}:{% set c = m.content.split('</think>') %}"
+      "{% if c | length > 1 and loop.last %}{{ c[0] }}</think>{% endif %}{{ c[-1] }}<|im_end|>{% endfor %}"
+      "{% if add_generation_prompt %}assistant:{% endif %}",
+      "T");
+  CHECK(answers(thinking, conversation({"q", "x</think>y", "r", "z</think>w"})) ==
+        Words{"y<|im_end|>", "z</think>w<|im_end|>"});
+  const ChatTemplate none("{{ messages[0].content }}", "T");
+  CHECK_THROWS_WITH_AS(answers(none, conversation({"a", "b"})), doctest::Contains("answers"), std::invalid_argument);
+}
