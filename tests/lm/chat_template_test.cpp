@@ -11,10 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "support/files.hpp"
+
 namespace {
 
-using hydralora::lm::ChatTemplate;
-using hydralora::lm::TemplateError;
+using hydralora::lm::ChatTemplate, hydralora::lm::TemplateError;
 using Json = nlohmann::ordered_json;
 
 Json read(const std::filesystem::path& path) { return Json::parse(std::ifstream(path)); }
@@ -30,19 +31,15 @@ std::vector<std::string> special_tokens(const std::filesystem::path& folder) {
 
 /// Spans in bytes as spans in code points.
 Json in_code_points(const ChatTemplate::Rendered& rendered) {
-  const auto count = [&](std::size_t bytes) {
-    std::size_t points = 0;
-    for (std::size_t i = 0; i < bytes; ++i) points += (static_cast<unsigned char>(rendered.text[i]) & 0xC0U) != 0x80;
-    return points;
-  };
+  const auto count = [&](std::size_t bytes) { return hydralora::lm::jinja::length(rendered.text.substr(0, bytes)); };
   Json spans = Json::array();
   for (const auto& [begin, end] : rendered.answers) spans.push_back({count(begin), count(end)});
   return spans;
 }
 
-std::string rendered(const std::string& text, const Json& variables = {}) {
+std::string rendered(const std::string& text) {
   const Json messages = {{{"role", "user"}, {"content", " hi\n"}}, {{"role", "assistant"}, {"content", "yo"}}};
-  return ChatTemplate(text, "T").render(messages, false, variables);
+  return ChatTemplate(text, "T").render(messages, false);
 }
 
 Json conversation(const std::vector<std::string>& contents) {
@@ -86,6 +83,18 @@ TEST_CASE("chat templates: text and trained spans are those of transformers") {
   CHECK(count >= 45);
 }
 
+TEST_CASE("chat templates: of_model takes the default of a list, tokens as objects, and nothing where nothing is") {
+  const support::TemporaryFolder folder;
+  CHECK_FALSE(ChatTemplate::of_model(folder.path()));
+  std::ofstream(folder("tokenizer_config.json")) << R"({"bos_token": {"content": "<s>"}, "eos_token": null,
+      "chat_template": [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "{{ bos_token }}b"}]})";
+  CHECK(ChatTemplate::of_model(folder.path())->render(Json::array(), false) == "<s>b");
+  std::ofstream(folder("chat_template.jinja")) << "c{{ bos_token }}{{ eos_token }}\n";
+  CHECK(ChatTemplate::of_model(folder.path())->render(Json::array(), false) == "c<s>");
+  std::ofstream(folder("tokenizer_config.json")) << "[";
+  CHECK_THROWS_AS(ChatTemplate::of_model(folder.path()), hydralora::FileError);
+}
+
 TEST_CASE("chat templates: small templates print what jinja2 prints") {
   const std::vector<std::pair<const char*, const char*>> cases = {
       {"  {% if 1 %}\n  a\n  {%- endif %}\n{{ 'b' }}\n\n", "  ab\n"},
@@ -98,16 +107,11 @@ TEST_CASE("chat templates: small templates print what jinja2 prints") {
        "{% set x = i %}{% set n.x = n.x + i %}{% endfor %}{{ x }}{{ n.x }}",
        "17"},
       {"{% macro f(a, b='q') %}[{{ a }}{{ b }}]{% endmacro %}{{ f(1) }}{{ f(b=2, a=3) }}", "[1q][32]"},
-      {"{{ {'b': 1, 'a': [true, none, 'é\"<']} | tojson }} {{ [1] | tojson(indent=2) }}",
-       "{\"b\": 1, \"a\": [true, null, \"é\\\"<\"]} [\n  1\n]"},
-      {"{{ messages | map(attribute='role') | join(',') }} {{ messages[0].content | trim }}", "user,assistant hi"},
-      {"{{ messages | selectattr('role', 'eq', 'x') | list | length }}{{ tools is defined }}{{ tools }}", "0TrueNone"},
-      {"{{ 'a<x>b'.split('<x>')[-1] }} {{ \"they're\" | title }} {{ \"they're\".title() }} {{ '%s-%02d' % ('a', 5) }}",
-       "b They're They'Re a-05"},
-      {"{% raw %}{{ x }}{% endraw %}{# c #}{% generation %}y{% endgeneration %}{% filter upper %}z{% endfilter %}",
-       "{{ x }}yZ"}};
+      {"{{ {'b': [true, none, 'é<']} | tojson }}{{ [1] | tojson(indent=2) }}", R"({"b": [true, null, "é<"]})"
+                                                                               "[\n  1\n]"},
+      {"{{ messages | map(attribute='role') | join(',') }}{{ tools }}", "user,assistantNone"},
+      {"{% raw %}{{ x }}{% endraw %}{# c #}{% generation %}y{% endgeneration %}", "{{ x }}y"}};
   for (const auto& [text, expected] : cases) CHECK(rendered(text) == expected);
-  CHECK(rendered("{{ v.items }}{{ v['items'] }}{{ w }}", {{"w", 0.1}, {"v", "x"}}) == "0.1");
 }
 
 TEST_CASE("chat templates: errors have the template's name and line") {
@@ -117,27 +121,23 @@ TEST_CASE("chat templates: errors have the template's name and line") {
       {"\n\n{% if 1 %}", "T, line 3: expected {% endif %}"},
       {"{{ 1 | urlencode }}", "T, line 1: No filter named 'urlencode'."},
       {"\n{{ raise_exception('no ' ~ 1) }}", "T, line 2: no 1"},
-      {"{{ 'a' + 1 }}", "T, line 1: unsupported operand"},
-      {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "nested too deep"},
+      {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "too deep"},
       {"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "steps"},
       {"{{ 'x' * 999999999 }}", "64 MiB"},
       {"{% set n = namespace(x=0) %}{% for i in range(999) %}{% set n.x = [n.x] %}{% endfor %}", "deeper than 200"},
-      {"{% set n = namespace() %}{% set n.n = n %}{{ n }}", "nested deeper than 200"}};
-  for (const auto& [text, expected] : cases) {
-    CHECK_THROWS_WITH_AS(rendered(text), doctest::Contains(expected), TemplateError);
-  }
-  CHECK_THROWS_AS(rendered(std::string(100000, '(').insert(0, "{{ ")), TemplateError);
+      {"{% set n = namespace() %}{% set n.n = n %}{{ n }}", "deeper than 200"}};
+  for (const auto& [text, part] : cases) CHECK_THROWS_WITH_AS(rendered(text), doctest::Contains(part), TemplateError);
+  CHECK_THROWS_AS(rendered("{{ " + std::string(100000, '(')), TemplateError);
 }
 
 TEST_CASE("chat templates: an answer is found where its text is empty, repeated, changed or left out") {
   const ChatTemplate chatml = ChatTemplate::chatml();
   using Words = std::vector<std::string>;
-  CHECK(answers(chatml, conversation({"a", "a", "a<|im_end|>", "a", "", ""})) ==
-        Words{"a<|im_end|>", "a<|im_end|>", "<|im_end|>"});
-  const ChatTemplate changing(
-      "{% for m in messages %}{{ m.role ~ ':' ~ m.content | trim | upper ~ ' </s>' }}{% endfor %}", "T");
+  CHECK(answers(chatml, conversation({"a", "a", "b", ""})) == Words{"a<|im_end|>", "<|im_end|>"});
+  const ChatTemplate changing("{% for m in messages %}{{ m.role ~ m.content | trim | upper ~ ' </s>' }}{% endfor %}",
+                              "T");
   CHECK(answers(changing, conversation({"a", " b\n"})) == Words{"B </s>"});
-  const ChatTemplate last("{% for m in messages[-2:] %}{{ '<|im_start|>' ~ m.content }}{% endfor %}", "T");
+  const ChatTemplate last("{% for m in messages[-2:] %}{{ m.content }}{% endfor %}", "T");
   CHECK(answers(last, conversation({"a", "b", "c", "d"})) == Words{"d"});
   const ChatTemplate thinking(
       "{% for m in messages %}{{ m.role }}:{% set c = m.content.split('</think>') %}"
@@ -146,6 +146,5 @@ TEST_CASE("chat templates: an answer is found where its text is empty, repeated,
       "T");
   CHECK(answers(thinking, conversation({"q", "x</think>y", "r", "z</think>w"})) ==
         Words{"y<|im_end|>", "z</think>w<|im_end|>"});
-  const ChatTemplate none("{{ messages[0].content }}", "T");
-  CHECK_THROWS_WITH_AS(answers(none, conversation({"a", "b"})), doctest::Contains("answers"), std::invalid_argument);
+  CHECK_THROWS_AS(answers({"{{ messages[0].content }}", "T"}, conversation({"a", "b"})), std::invalid_argument);
 }

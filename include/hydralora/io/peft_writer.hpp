@@ -46,6 +46,7 @@ class PeftWriter {
     GateConfig plain;
     plain.keep_log_partition = own.config.keep_log_partition;
     if (gate == "causal") plain.granularity = GateGranularity::causal;
+    if (gate == "prompt") plain.granularity = GateGranularity::segment;
     const Routing routing = gate == "given" ? Routing::given : Routing::learned;
     expects(own == Gate(own.heads, routing, plain), "PeftWriter: ", in_quotes(module),
             ": a directory can only hold a dense softmax gate on x, token by token");

@@ -9,6 +9,7 @@
 #include <memory>
 #include <regex>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -91,8 +92,13 @@ class AdapterOf final : public LinearAdapter<typename Layer::Scalar> {
     }
   }
   void initialize() override { layer_.initialize(); }
-  void load(const PeftDirectory& from, const std::string& module) override { from.load_into(layer_, module); }
-  void save(PeftWriter& to, const std::string& module) const override { to.add(module, layer_); }
+  // Files hold real numbers; complex ones are for derivatives.
+  void load([[maybe_unused]] const PeftDirectory& from, [[maybe_unused]] const std::string& module) override {
+    if constexpr (std::is_floating_point_v<Scalar>) from.load_into(layer_, module);
+  }
+  void save([[maybe_unused]] PeftWriter& to, [[maybe_unused]] const std::string& module) const override {
+    if constexpr (std::is_floating_point_v<Scalar>) to.add(module, layer_);
+  }
   void for_each_gradient(const std::string& module, const MatrixVisitor<Scalar>& f) const override {
     hydralora::detail::for_each_tensor(gradients_, [&](const char* part, Index head, const auto& matrix) {
       f(hydralora::detail::tensor_name(module, part, head), matrix);

@@ -22,10 +22,10 @@ namespace lm {
 struct RopeConfig {
   enum class Type { standard, linear, llama3 };
   Type type = Type::standard;
-  double theta = 10000;            ///< base of the frequencies
-  double factor = 1;               ///< linear, llama3: positions, or long wavelengths, are divided by it
+  double theta = 10000;  ///< base of the frequencies
+  double factor = 1;     ///< linear, llama3: positions, or long wavelengths, are divided by it
   double low_frequency_factor = 1, high_frequency_factor = 4;  ///< llama3
-  double original_positions = 0;   ///< llama3: the context before it was extended
+  double original_positions = 0;                               ///< llama3: the context before it was extended
 };
 
 /// The sizes and settings of a decoder.
@@ -39,13 +39,13 @@ struct ModelConfig {
   Index positions = 0;                 ///< max_position_embeddings
   double epsilon = 1e-6;               ///< of RMSNorm
   RopeConfig rope;
-  bool tied = false;                       ///< whether lm_head is the embedding, unless the file has a lm_head
-  bool qkv_bias = false, o_bias = false;   ///< biases of attention's products
-  bool mlp_bias = false;                   ///< biases of the feed-forward network's products
-  bool qk_norm = false;                    ///< RMSNorm of every head's query and key (Qwen3)
-  std::vector<Index> windows;              ///< per block: a token sees so many tokens, itself included; 0 = all before
-  std::vector<int> end_tokens;             ///< eos_token_id, a number or a list
-  int begin_token = -1;                    ///< bos_token_id, −1 where there is none
+  bool tied = false;                      ///< whether lm_head is the embedding, unless the file has a lm_head
+  bool qkv_bias = false, o_bias = false;  ///< biases of attention's products
+  bool mlp_bias = false;                  ///< biases of the feed-forward network's products
+  bool qk_norm = false;                   ///< RMSNorm of every head's query and key (Qwen3)
+  std::vector<Index> windows;             ///< per block: a token sees so many tokens, itself included; 0 = all before
+  std::vector<int> end_tokens;            ///< eos_token_id, a number or a list
+  int begin_token = -1;                   ///< bos_token_id, −1 where there is none
 
   Index q_features() const { return heads * head_dim; }
   Index kv_features() const { return kv_heads * head_dim; }
@@ -196,7 +196,9 @@ inline ModelConfig read_model_config(const std::filesystem::path& path) {
   }
   c.head_dim = top.size("head_dim", c.model_type == "qwen3" ? 128 : std::max<Index>(c.hidden / c.heads, 1));
   if (c.head_dim % 2 != 0) top.refuse("head_dim", "an even number");
-  c.positions = top.size("max_position_embeddings", c.model_type == "mistral" ? 131072 : c.model_type == "llama" ? 2048 : 32768);
+  c.positions = top.size("max_position_embeddings", c.model_type == "mistral" ? 131072
+                                                    : c.model_type == "llama" ? 2048
+                                                                              : 32768);
   c.epsilon = top.positive("rms_norm_eps", 1e-6);
   c.tied = top.flag("tie_word_embeddings", false);
   const bool attention_bias = top.flag("attention_bias", false);

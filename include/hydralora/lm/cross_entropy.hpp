@@ -23,7 +23,7 @@ namespace lm {
 /// @return  the sum of the losses, without the scale.
 /// Numerics  the same bits for any number of threads. Cost: two passes over the logits.
 template <class Scalar>
-Scalar cross_entropy(Tokens<Scalar> logits, const int* labels, real_t<Scalar> scale) {
+loss_t<Scalar> cross_entropy(Tokens<Scalar> logits, const int* labels, real_t<Scalar> scale) {
   if constexpr (!simd::has_simd<Scalar>) {
     return reference::cross_entropy(logits, labels, scale);
   } else {
@@ -38,7 +38,7 @@ Scalar cross_entropy(Tokens<Scalar> logits, const int* labels, real_t<Scalar> sc
     });
     double sum = 0;
     for (Index t = 0; t < logits.tokens(); ++t) sum += losses[t];
-    return static_cast<Scalar>(sum);
+    return sum;
   }
 }
 

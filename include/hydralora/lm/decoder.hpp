@@ -100,7 +100,7 @@ class Decoder {
   }
 
   /// Σ over the scored tokens of −ln p(label), for evaluation.
-  double loss(const Batch& batch, LinearCall<Scalar> call = {}) {
+  loss_t<Scalar> loss(const Batch& batch, LinearCall<Scalar> call = {}) {
     complete(batch, call);
     forward(batch, call);
     return head_loss(batch, 0, call);
@@ -108,14 +108,14 @@ class Decoder {
 
   /// The same, with the gradients of scale · loss ADDED to those of the adapters or weights. With scale = 1 / (labelled
   /// tokens of a whole step) several batches and ranks add up to the gradient of the mean.
-  double loss_and_gradients(const Batch& batch, real_t<Scalar> scale, LinearCall<Scalar> call = {}) {
+  loss_t<Scalar> loss_and_gradients(const Batch& batch, real_t<Scalar> scale, LinearCall<Scalar> call = {}) {
     call.training = true;
     complete(batch, call);
     forward(batch, call);
     const Index tokens = batch.tokens(), last = config.layers - 1;
     scratch_.resize_backward(config, tokens);
     dx_.setZero(config.hidden, tokens);
-    const double sum = head_loss(batch, scale, call);
+    const loss_t<Scalar> sum = head_loss(batch, scale, call);
     for (Index l = last; l >= 0; --l) {
       BlockCache<Scalar>& s = cache(l);
       if (checkpointing && l < last) {  // inputs_[l + 1] is no longer needed
@@ -242,9 +242,9 @@ class Decoder {
   }
 
   /// The loss of the scored tokens, chunk by chunk; in training their gradient goes to dx_.
-  double head_loss(const Batch& batch, real_t<Scalar> scale, const LinearCall<Scalar>& call) {
+  loss_t<Scalar> head_loss(const Batch& batch, real_t<Scalar> scale, const LinearCall<Scalar>& call) {
     const std::vector<Index> scored = batch.scored();
-    double sum = 0;
+    loss_t<Scalar> sum(0);
     for (Index first = 0; first < static_cast<Index>(scored.size()); first += head_chunk) {
       const Index count = std::min(head_chunk, static_cast<Index>(scored.size()) - first);
       const Index* columns = scored.data() + first;
@@ -252,7 +252,7 @@ class Decoder {
       for (Index i = 0; i < count; ++i) labels.push_back(batch.labels[at(columns[i] + 1)]);
       head_forward(columns, count, call);
       const Tokens<Scalar> z = Tokens<Scalar>(logits_).slice(0, count);
-      sum += static_cast<double>(std::real(cross_entropy<Scalar>(z, labels.data(), scale)));
+      sum += cross_entropy<Scalar>(z, labels.data(), scale);
       if (!call.training) continue;
       dn_.resize(config.hidden, head_chunk);
       const Tokens<Scalar> n = Tokens<Scalar>(normed_).slice(0, count), dn = Tokens<Scalar>(dn_).slice(0, count);

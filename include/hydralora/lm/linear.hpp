@@ -85,12 +85,12 @@ class LinearAdapter {
 /// y = W x + b + ΔW(x).
 template <class Scalar>
 struct Linear {
-  std::string name;                                  ///< in the checkpoint, without ".weight"
+  std::string name;  ///< in the checkpoint, without ".weight"
   std::unique_ptr<Weight<Scalar>> weight;
-  const Scalar* bias = nullptr;                      ///< out_features numbers, or none
-  std::unique_ptr<LinearAdapter<Scalar>> adapter;    ///< or none
-  Tokens<Scalar> weight_gradient;                    ///< (in × out), for full fine-tuning, else empty
-  Scalar* bias_gradient = nullptr;                   ///< where the weight has a gradient and there is a bias
+  const Scalar* bias = nullptr;                    ///< out_features numbers, or none
+  std::unique_ptr<LinearAdapter<Scalar>> adapter;  ///< or none
+  Tokens<Scalar> weight_gradient;                  ///< (in × out), for full fine-tuning, else empty
+  Scalar* bias_gradient = nullptr;                 ///< where the weight has a gradient and there is a bias
 
   Index in_features() const { return weight->in_features(); }
   Index out_features() const { return weight->out_features(); }
@@ -118,8 +118,7 @@ struct Linear {
   /// dW += dy xᵀ, db += Σ dy.
   void add_weight_gradient(ConstTokens<Scalar> x, ConstTokens<Scalar> dy) {
     parallel_slices(weight_gradient.tokens(), 256, [&](Index begin, Index count) {
-      weight_gradient.slice(begin, count).matrix().noalias() +=
-          x.matrix() * dy.rows(begin, count).matrix().transpose();
+      weight_gradient.slice(begin, count).matrix().noalias() += x.matrix() * dy.rows(begin, count).matrix().transpose();
     });
     if (bias_gradient == nullptr) return;
     for (Index t = 0; t < dy.tokens(); ++t) {

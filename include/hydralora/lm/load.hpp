@@ -116,7 +116,8 @@ std::unique_ptr<Decoder<Scalar>> random_decoder(ModelConfig config, std::uint64_
   for_each_tensor(model->config, [&](const std::string& name, Index rows, Index columns) {
     const bool gain = columns == 0 && name.find("norm") != std::string::npos;
     for (Index i = 0; i < rows * std::max<Index>(columns, 1); ++i) {
-      const double value = columns == 0 ? (gain ? 1.0 : 0.0) : 0.02 * random.normal(static_cast<std::uint64_t>(i), tensor);
+      const double value =
+          columns == 0 ? (gain ? 1.0 : 0.0) : 0.02 * random.normal(static_cast<std::uint64_t>(i), tensor);
       *to++ = Scalar(static_cast<real_t<Scalar>>(value));
     }
     ++tensor;
@@ -133,16 +134,15 @@ std::unique_ptr<Decoder<Scalar>> load_decoder(const Checkpoint& checkpoint, Mode
   if (config.tied && checkpoint.has("lm_head.weight")) {
     const std::string embedding = "model.embed_tokens.weight";
     checkpoint.file_of("lm_head.weight").entry("lm_head.weight", {config.vocabulary, config.hidden});
-    config.tied = checkpoint.file_of(embedding).bytes(embedding) ==
-                  checkpoint.file_of("lm_head.weight").bytes("lm_head.weight");
+    config.tied =
+        checkpoint.file_of(embedding).bytes(embedding) == checkpoint.file_of("lm_head.weight").bytes("lm_head.weight");
   }
   if (!config.tied && !checkpoint.has("lm_head.weight")) {
     throw FileError(checkpoint.folder(), "has no tensor \"lm_head.weight\", and tie_word_embeddings is false");
   }
   // Shapes first: nothing large is read of a checkpoint that does not fit.
   for_each_tensor(config, [&](const std::string& name, Index rows, Index columns) {
-    checkpoint.file_of(name).entry(name,
-                                   columns == 0 ? std::vector<Index>{rows} : std::vector<Index>{rows, columns});
+    checkpoint.file_of(name).entry(name, columns == 0 ? std::vector<Index>{rows} : std::vector<Index>{rows, columns});
   });
   auto model = std::make_unique<Decoder<Scalar>>(std::move(config));
   model->weights.resize(static_cast<std::size_t>(weight_count(model->config)));

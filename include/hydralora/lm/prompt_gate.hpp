@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "hydralora/core/workspace.hpp"
 #include "hydralora/io/peft.hpp"
@@ -88,20 +89,25 @@ class PromptHydraLoRA final : public LinearAdapter<Scalar> {
     hydralora::detail::kaiming_uniform<Scalar>(
         gate_map(), hydralora::detail::layer_random(layer_.seed(), hydralora::detail::RandomStream::gate));
   }
-  void load(const PeftDirectory& from, const std::string& module) override {
-    Layer read = from.load<Layer>(module);
-    layer_.A() = read.A();
-    for (Index i = 0; i < gate_.rows(); ++i) layer_.B(i) = read.B(i);
-    gate_ = read.gate();
+  void load([[maybe_unused]] const PeftDirectory& from, [[maybe_unused]] const std::string& module) override {
+    if constexpr (std::is_floating_point_v<Scalar>) {
+      const Layer read = from.load<Layer>(module);
+      layer_.A() = read.A();
+      for (Index i = 0; i < gate_.rows(); ++i) layer_.B(i) = read.B(i);
+      gate_ = read.gate();
+    }
   }
-  void save(PeftWriter& to, const std::string& module) const override {
-    Config config = layer_.config();
-    config.routing = Routing::learned;
-    Layer written(config);
-    written.A() = layer_.A();
-    for (Index i = 0; i < gate_.rows(); ++i) written.B(i) = layer_.B(i);
-    written.gate() = gate_;
-    to.add(module, written);
+  void save([[maybe_unused]] PeftWriter& to, [[maybe_unused]] const std::string& module) const override {
+    if constexpr (std::is_floating_point_v<Scalar>) {
+      Config config = layer_.config();
+      config.routing = Routing::learned;
+      config.gate.granularity = GateGranularity::segment;
+      Layer written(config);
+      written.A() = layer_.A();
+      for (Index i = 0; i < gate_.rows(); ++i) written.B(i) = layer_.B(i);
+      written.gate() = gate_;
+      to.add(module, written);
+    }
   }
   void for_each_gradient(const std::string& module, const MatrixVisitor<Scalar>& f) const override {
     const auto& g = gradients_;

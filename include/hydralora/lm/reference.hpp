@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <complex>
+#include <type_traits>
 #include <vector>
 
 #include "hydralora/core/simd.hpp"
@@ -15,6 +16,11 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace lm {
+
+/// What losses are summed in: double, or complex numbers for a complex step.
+template <class Scalar>
+using loss_t = std::conditional_t<std::is_floating_point_v<Scalar>, double, Scalar>;
+
 namespace reference {
 
 template <class Scalar>
@@ -128,17 +134,17 @@ void attend_backward(ConstTokens<Scalar> q, ConstTokens<Scalar> k, ConstTokens<S
 }
 
 template <class Scalar>
-Scalar cross_entropy(Tokens<Scalar> logits, const int* labels, real_t<Scalar> scale) {
+loss_t<Scalar> cross_entropy(Tokens<Scalar> logits, const int* labels, real_t<Scalar> scale) {
   using std::exp;
   using std::log;
-  Scalar loss(0);
+  loss_t<Scalar> loss(0);
   for (Index t = 0; t < logits.tokens(); ++t) {
     Scalar largest = logits(0, t), sum(0);
     for (Index i = 1; i < logits.features(); ++i) {
       if (std::real(logits(i, t)) > std::real(largest)) largest = logits(i, t);
     }
     for (Index i = 0; i < logits.features(); ++i) sum += exp(logits(i, t) - largest);
-    loss += largest + log(sum) - logits(labels[t], t);
+    loss += static_cast<loss_t<Scalar>>(largest + log(sum) - logits(labels[t], t));
     for (Index i = 0; i < logits.features(); ++i) logits(i, t) = scale * exp(logits(i, t) - largest) / sum;
     logits(labels[t], t) -= scale;
   }

@@ -46,9 +46,7 @@ class Rope {
   /// Turns all heads of every token, in place.
   /// @param x          (heads · head_dim × tokens).
   /// @param documents  lengths of the documents; positions begin at `first` in each.
-  void forward(Tokens<Scalar> x, const Segments& documents, Index first = 0) const {
-    turn<1>(x, documents, first);
-  }
+  void forward(Tokens<Scalar> x, const Segments& documents, Index first = 0) const { turn<1>(x, documents, first); }
   /// The gradient: turns back.
   void backward(Tokens<Scalar> dx, const Segments& documents) const { turn<-1>(dx, documents, 0); }
 

@@ -25,9 +25,11 @@ enum class Schedule { cosine, linear, constant };
 inline double schedule_factor(Schedule schedule, std::int64_t step, std::int64_t total_steps, std::int64_t warmup) {
   if (step < warmup) return static_cast<double>(step) / static_cast<double>(warmup);
   if (schedule == Schedule::constant) return 1;
-  const double progress = static_cast<double>(step - warmup) / static_cast<double>(std::max<std::int64_t>(1, total_steps - warmup));
+  const double progress =
+      static_cast<double>(step - warmup) / static_cast<double>(std::max<std::int64_t>(1, total_steps - warmup));
   if (progress >= 1) return 0;
-  return schedule == Schedule::linear ? 1 - progress : 0.5 + 0.5 * hydralora::detail::portable_cos_turns(0.5 * progress);
+  return schedule == Schedule::linear ? 1 - progress
+                                      : 0.5 + 0.5 * hydralora::detail::portable_cos_turns(0.5 * progress);
 }
 
 struct TrainingOptions {
@@ -41,9 +43,9 @@ struct TrainingOptions {
 
 /// What a step did.
 struct StepResult {
-  std::int64_t step = 0;      ///< from 1
-  double loss = 0;            ///< mean over the step's scored tokens, before the update
-  double gradient_norm = 0;   ///< before clipping
+  std::int64_t step = 0;     ///< from 1
+  double loss = 0;           ///< mean over the step's scored tokens, before the update
+  double gradient_norm = 0;  ///< before clipping
   double learning_rate = 0;
   Index tokens = 0, scored_tokens = 0;
 };

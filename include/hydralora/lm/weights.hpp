@@ -34,7 +34,8 @@ class Checkpoint {
                std::filesystem::exists(folder / "pytorch_model.bin.index.json")) {
       throw FileError(folder / "pytorch_model.bin",
                       "is a pickle, which may run any code. Convert it in Python: AutoModelForCausalLM."
-                      "from_pretrained(\"" + folder.string() + "\").save_pretrained(\"converted\")");
+                      "from_pretrained(\"" +
+                          folder.string() + "\").save_pretrained(\"converted\")");
     } else {
       throw FileError(folder, "has neither model.safetensors nor model.safetensors.index.json");
     }

@@ -57,8 +57,7 @@ class AddedTokens {
   ///                    token in the model's vocabulary, else the next free one.
   AddedTokens(const Section& place, const BytePairEncoding& model, const Normalizer& normalizer) {
     constexpr std::size_t most_bytes = 1024;  // a text of n bytes costs up to n times the longest
-    const int model_size = static_cast<int>(model.tokens().size());
-    int next_id = model_size;
+    int next_id = static_cast<int>(model.tokens().size());
     for (const Section& entry : place.is_nothing() ? std::vector<Section>() : place.list()) {
       AddedToken token{
           entry["content"].text(), entry["id"].integer(),      entry["single_word"].flag(), entry["lstrip"].flag(),
@@ -153,12 +152,6 @@ class AddedTokens {
     std::vector<Node> nodes_{1};
   };
 
-  static std::size_t start_of_last(const std::string& text, std::size_t end) {
-    do --end;
-    while ((static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80);
-    return end;
-  }
-
   void cut(const AlignedText& piece, const Trie& trie, bool with_special, std::vector<Part>& parts) const {
     const std::string& text = piece.text;
     std::size_t done = 0;
@@ -176,14 +169,8 @@ class AddedTokens {
         const bool before_word = stop < text.size() && is_word(character_at(text, stop).code);
         if (behind_word || before_word) continue;
       }
-      while (token.lstrip && start > done) {
-        const std::size_t last = start_of_last(text, start);
-        if (!is_space(character_at(text, last).code)) break;
-        start = last;
-      }
-      while (token.rstrip && stop < text.size() && is_space(character_at(text, stop).code)) {
-        stop += character_at(text, stop).bytes;
-      }
+      if (token.lstrip) start = start_of_blanks(text, start, done);
+      if (token.rstrip) stop = end_of_blanks(text, stop);
       if (done < start) parts.push_back({piece.slice(done, start)});
       parts.push_back({{}, {id, piece.span_of(start, stop)}});
       count_blanks(parts.back().token, text.substr(start, stop - start));

@@ -51,8 +51,8 @@ struct AlignedText {
   /// @throws std::length_error  if there are more than 64 bytes for each of the original text.
   void check_growth() const {
     const std::size_t original = text.empty() ? 0 : spans.back().second - std::min(begin, spans.back().second);
-    if (text.size() / 64 > original + 1024)
-      throw std::length_error("Tokenizer::encode: the normalized text is too long");
+    if (text.size() / 64 <= original + 1024) return;
+    throw std::length_error("Tokenizer::encode: the normalized text is too long");
   }
 };
 

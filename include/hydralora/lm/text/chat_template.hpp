@@ -17,6 +17,7 @@
 
 #include "hydralora/core/config.hpp"
 #include "hydralora/io/file.hpp"
+#include "hydralora/lm/text/chat_messages.hpp"
 #include "hydralora/lm/text/jinja.hpp"
 #include "hydralora/lm/text/jinja_lexer.hpp"
 #include "hydralora/lm/text/jinja_node.hpp"
@@ -77,12 +78,13 @@ class ChatTemplate {
     if (std::filesystem::exists(own)) {
       result.emplace(read(own), own.string());
     } else if (const auto found = settings.find("chat_template"); found != settings.end() && !found->is_null()) {
-      const Json* text = &*found;
-      for (const Json& choice : found->is_array() ? *found : Json::array()) {
-        if (choice.is_object() && choice.value("name", Json()) == "default") text = &choice["template"];
+      Json text = *found;
+      for (std::size_t i = 0; found->is_array() && i < found->size(); ++i) {
+        const Json& choice = (*found)[i];
+        if (choice.is_object() && choice.value("name", Json()) == "default") text = choice.value("template", Json());
       }
-      if (!text->is_string()) throw FileError(config, "has a chat_template that is no text and has no \"default\"");
-      result.emplace(text->get<std::string>(), config.string());
+      if (!text.is_string()) throw FileError(config, "has a chat_template that is no text and has no \"default\"");
+      result.emplace(text.get<std::string>(), config.string());
     }
     for (const char* key :
          {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
@@ -108,7 +110,7 @@ class ChatTemplate {
     if (variables.is_object()) all.update(variables);
     all["messages"] = Json::array();
     all["add_generation_prompt"] = add_generation_prompt;
-    for (const Json& message : messages) all["messages"].push_back(normalized(message));
+    for (const Json& message : messages) all["messages"].push_back(normalized_message(message));
     std::optional<jinja::Interpreter> interpreter;
     try {
       interpreter.emplace(jinja::Value(all).dict());
@@ -128,14 +130,15 @@ class ChatTemplate {
   /// The words are found by rendering the conversation once more for each answer, with a marker in the place of the
   /// answer's content. What stands before and behind the marker must stand at the begin and the end of the text too;
   /// the words are what lies between. So they may be empty, repeated elsewhere, trimmed or changed by the template.
-  /// Where the rest differs, because the template looks into the content, or where an answer has no content but tool
-  /// calls, the answer is what its turn appends to the generation prompt, up to the turn's last special token.
+  /// Where the rest differs, because the template looks into the content, the names of called tools are marked instead,
+  /// and the words begin behind the generation prompt. Where that fails as well, the answer is what its turn appends to
+  /// the generation prompt, up to the turn's last special token.
   /// An answer that changes nothing in the text has been left out by the template, and has no span.
   ///
   /// @param special_tokens  the tokenizer's, the end of a turn among them. White space before that is trained as well.
-  /// @throws std::invalid_argument  where an answer is in the text but cannot be found in either way, or none is found.
+  /// @throws std::invalid_argument  where an answer is in the text but is not found in these ways, or where none is.
   /// @throws TemplateError          as render().
-  /// Cost     2 to 3 renderings for each answer.
+  /// Cost     2 to 6 renderings for each answer, 2 for the last one.
   Rendered render_with_answers(const Json& messages, const std::vector<std::string>& special_tokens) const {
     Rendered result{render(messages, false), {}};
     std::size_t count = 0;
@@ -162,21 +165,6 @@ class ChatTemplate {
     return text;
   }
 
-  /// As transformers does: keys without a value are dropped, and reasoning gets all the names that templates read.
-  static Json normalized(const Json& message) {
-    if (!message.is_object()) throw std::invalid_argument("ChatTemplate: a message is not an object");
-    Json kept = Json::object(), reasoning;
-    for (const char* key : {"reasoning", "thinking", "reasoning_content"}) {
-      if (message.contains(key) && !message[key].is_null()) reasoning = message[key];
-    }
-    if (!reasoning.is_null()) kept["thinking"] = reasoning;
-    for (const auto& [key, value] : message.items()) {
-      if (!value.is_null()) kept[key] = value;
-    }
-    if (!reasoning.is_null()) kept["reasoning_content"] = reasoning;
-    return kept;
-  }
-
   static bool begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
 
   /// The rendering of the first `count` messages; nothing where the template refuses them.
@@ -190,52 +178,52 @@ class ChatTemplate {
     }
   }
 
-  /// Puts markers in the place of a content. @return  whether there is a text to replace.
-  static bool mark(Json& message, const std::string& marker) {
-    const auto content = message.find("content");
-    if (content == message.end()) return false;
-    if (content->is_string()) return *content = marker, true;
-    bool marked = false;
-    if (content->is_array()) {
-      for (Json& piece : *content) {
-        if (piece.is_object() && piece.contains("text")) marked = (piece["text"] = marker, true);
-      }
-    }
-    return marked;
-  }
-
-  static bool has_calls(const Json& message) {
-    return message.contains("tool_calls") && !message["tool_calls"].empty();
-  }
-
   Span answer(const Json& messages, std::size_t i, std::string_view text,
               const std::vector<std::string>& special) const {
     std::string marker = "9081726354";  // digits have no case, need no escape, and these do not overlap themselves
     while (text.find(marker) != std::string_view::npos) marker += '0';
-    Json marked = messages;
-    const bool has_content = mark(marked[i], marker);
-    const std::optional<std::string> other = has_content ? part(marked, marked.size(), false) : std::nullopt;
-    if (other && *other == text && !has_calls(messages[i])) return std::nullopt;  // left out
-    const std::size_t first = other ? other->find(marker) : std::string::npos;
-    if (first != std::string::npos) {
-      const std::string_view before = std::string_view(*other).substr(0, first);
+    for (const bool calls : {false, true}) {
+      Json marked = messages;
+      if (!mark_answer(marked[i], calls, marker)) continue;
+      const std::optional<std::string> other = part(marked, marked.size(), false);
+      if (other && *other == text && !has_calls(messages[i])) return std::nullopt;  // left out
+      const std::size_t first = other ? other->find(marker) : std::string::npos;
+      if (first == std::string::npos) continue;
       const std::string_view behind = std::string_view(*other).substr(other->rfind(marker) + marker.size());
-      if (before.size() + behind.size() <= text.size() && begins(text, before) &&
-          text.substr(text.size() - behind.size()) == behind) {
-        const std::size_t end = text.size() - behind.size();
-        return std::make_pair(begin_of_answer(messages, i, text, first),
-                              end + end_of_turn(marked, i, behind, marker, special));
-      }
+      const std::size_t end = text.size() - std::min(text.size(), behind.size());
+      if (first > end || !begins(text, std::string_view(*other).substr(0, first)) || text.substr(end) != behind)
+        continue;
+      const std::size_t begin =
+          calls ? begin_of_turn(messages, i, text, first) : begin_of_answer(messages, i, text, first);
+      if (begin != std::string::npos)
+        return std::make_pair(begin, end + end_of_turn(marked, i, behind, marker, special));
     }
     return whole_turn(messages, i, text, special);
   }
 
-  /// White space between the generation prompt and the words at `first` is the answer's: the model has to write it.
+  /// White space behind the end of the generation prompt is the answer's: the model has to write it. The prompt's last
+  /// word shows where it ends, for the text before it can differ from the text of the whole conversation.
   std::size_t begin_of_answer(const Json& messages, std::size_t i, std::string_view text, std::size_t first) const {
+    const auto trimmed = [](std::string_view all) { return jinja::strip(all, nullptr, false, true); };
+    const auto last_word = [](std::string_view all) {
+      std::size_t start = all.size();
+      while (start > 0 && !jinja::is_space(static_cast<unsigned char>(all[start - 1]))) --start;
+      return all.substr(start);
+    };
     const std::optional<std::string> prompt = part(messages, i, true);
-    if (!prompt || prompt->size() > first || !begins(text, *prompt)) return first;
-    const std::string_view between = text.substr(prompt->size(), first - prompt->size());
-    return jinja::strip(between, nullptr, true, false).empty() ? prompt->size() : first;
+    if (!prompt) return first;
+    const std::string_view before = text.substr(0, first), own = trimmed(before), others = trimmed(*prompt);
+    const std::string_view space = before.substr(own.size()), given = std::string_view(*prompt).substr(others.size());
+    return last_word(own) == last_word(others) && begins(space, given) ? own.size() + given.size() : first;
+  }
+
+  /// Behind what the template adds as a generation prompt, where that stands last before `first`; npos without it.
+  std::size_t begin_of_turn(const Json& messages, std::size_t i, std::string_view text, std::size_t first) const {
+    const std::optional<std::string> with = part(messages, i, true), without = part(messages, i, false);
+    if (!with || !without || !begins(*with, *without)) return std::string::npos;
+    const std::string_view prompt = std::string_view(*with).substr(without->size());
+    const std::size_t at = prompt.empty() ? std::string_view::npos : text.substr(0, first).rfind(prompt);
+    return at == std::string_view::npos ? at : at + prompt.size();
   }
 
   /// How many bytes of `behind`, which stands behind an answer, belong to it. The conversation that ends with this

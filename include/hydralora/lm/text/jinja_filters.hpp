@@ -255,8 +255,8 @@ inline Value apply_filter(const std::string& name, const Value& input, const Arg
   if (name == "list") return items_of(input);
   if (name == "abs") {
     if (!input.is_number()) throw Fault("bad operand type for abs(): '" + input.type() + "'");
-    return input.is_integer() ? Value(input.integer() < 0 ? -input.integer() : input.integer())
-                              : Value(std::abs(input.number()));
+    if (!input.is_integer()) return std::abs(input.number());
+    return input.integer() < 0 ? arithmetic("-", std::int64_t{0}, input) : Value(input.integer());
   }
   if (name == "items") {
     if (input.is(Kind::undefined)) return generator({});

@@ -174,6 +174,7 @@ inline Dict pairs_of(const Arguments& given, const std::string& function) {
         const List two = items_of(pair);
         if (two.size() != 2) throw Fault(function + " needs pairs");
         made.set(two[0], two[1]);
+        if (made.dict().size() > 10000) throw Fault(function + " makes more than 10000 keys");  // each is searched for
       }
     }
   }

@@ -36,8 +36,9 @@ inline bool apply_test(const std::string& name, const Value& value, const Argume
     if (symbol == ">") return Value::less(other, value, ">");
     if (symbol == "<=") return value == other || Value::less(value, other, "<=");
     if (symbol == ">=") return value == other || Value::less(other, value, ">=");
-    if (!value.is_integer() || !other.is_integer() || other.integer() == 0)
-      throw Fault("divisibleby needs integers, not 0");
+    if (!value.is_number() || !other.is_number() || other.number() == 0)
+      throw Fault("divisibleby needs numbers, not 0");
+    if (!value.is_integer() || !other.is_integer()) return std::fmod(value.number(), other.number()) == 0;
     return other.integer() == -1 || value.integer() % other.integer() == 0;
   }
   const Bound none(given, name, {});

@@ -25,8 +25,7 @@ inline Finder find_pattern(const Section& place) {
 /// A composed character comes from the first of its characters, an added one from the character before it.
 inline void to_normal_form(AlignedText& piece, bool composes, bool compatible) {
   const std::u32string before = to_characters(piece.text);
-  const auto is_same = [](char32_t code) { return code < 0x80; };
-  if (std::all_of(before.begin(), before.end(), is_same)) return;
+  if (std::all_of(before.begin(), before.end(), [](char32_t code) { return code < 0x80; })) return;
   AlignedText result;
   result.begin = piece.begin;
   std::size_t next = 0, at = 0;  // the next character that is not yet stood for: its number and its first byte
@@ -50,14 +49,8 @@ inline void to_lower(AlignedText& piece) {
 }
 
 inline void strip(AlignedText& piece, bool left, bool right) {
-  std::size_t from = 0, to = piece.text.size();
-  for (Character c{}; left && from < to && is_space((c = character_at(piece.text, from)).code);) from += c.bytes;
-  while (right && to > from) {
-    std::size_t last = to - 1;
-    while ((static_cast<unsigned char>(piece.text[last]) & 0xC0U) == 0x80) --last;
-    if (!is_space(character_at(piece.text, last).code)) break;
-    to = last;
-  }
+  const std::size_t from = left ? end_of_blanks(piece.text, 0) : 0;
+  const std::size_t to = right ? start_of_blanks(piece.text, piece.text.size(), from) : piece.text.size();
   if (from == to) {
     piece = AlignedText{"", {}, piece.begin};
   } else if (from > 0 || to < piece.text.size()) {

@@ -75,7 +75,7 @@ class PatternTranslation {
     }
     if (letter == 'x' && pattern_.compare(at_ + 2, 1, "{") == 0) return copy(pattern_.find('}', at_) - at_ + 1);
     if (std::string_view("hHbBvVNQEC").find(letter) != std::string::npos)
-      refuse("has a letter after \\ that is not supported");
+      refuse(std::string("\\") + letter + " is not supported");
     if (letter == 's') {
       add_class(space, false);
     } else if (letter == 'S') {
@@ -116,8 +116,8 @@ class PatternTranslation {
     if (next_is("(?")) {
       const std::size_t end = pattern_.find_first_not_of("imxsuad-", at_ + 2);
       const bool sets_options = end != std::string::npos && (pattern_[end] == ':' || pattern_[end] == ')');
-      if (sets_options && pattern_.find_first_of("mxsuad", at_ + 2) < end)
-        refuse("of the options, only i is supported");
+      const bool sets_others = sets_options && pattern_.find_first_of("mxsuad", at_ + 2) < end;
+      if (sets_others) refuse("of the options, only i is supported");
     }
     copy(1);
   }

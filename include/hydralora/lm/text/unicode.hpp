@@ -95,6 +95,25 @@ inline bool is_space(char32_t code) {
          code == 0x3000;
 }
 
+/// The start of the character that ends at byte `end`, which is not 0, of valid UTF-8.
+inline std::size_t start_of_last(std::string_view text, std::size_t end) {
+  do --end;
+  while ((static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80);
+  return end;
+}
+
+/// The end of the run of blanks that begins at `from`.
+inline std::size_t end_of_blanks(std::string_view text, std::size_t from) {
+  while (from < text.size() && is_space(character_at(text, from).code)) from += character_at(text, from).bytes;
+  return from;
+}
+
+/// The start of the run of blanks that ends at `to`, but not before `least`.
+inline std::size_t start_of_blanks(std::string_view text, std::size_t to, std::size_t least) {
+  while (to > least && is_space(character_at(text, start_of_last(text, to)).code)) to = start_of_last(text, to);
+  return std::max(to, least);
+}
+
 /// What \w means in Rust's regular expressions: letters, marks, digits, connectors and the joiners.
 inline bool is_word(char32_t code) {
   const auto kind = category(code);

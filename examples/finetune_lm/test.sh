@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# finetune_lm as a user meets it, on its tiny default model.
+# usage: test.sh PROGRAM SCRATCH_FOLDER
+set -euo pipefail
+failures=0
+rm -rf "$2" && mkdir -p "$2" && cd "$2" && ln -s "$1" finetune_lm
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+# mistake TEXT ARGUMENTS…: exit code 2, and at most three lines on stderr, one of which has the text.
+mistake() {
+  local code=0
+  ./finetune_lm "${@:2}" >stdout.log 2>stderr.log || code=$?
+  { [ $code -eq 2 ] && grep -qF -- "$1" stderr.log && [ "$(wc -l <stderr.log)" -le 3 ]; } ||
+    fail "${*:2}: code $code, $(cat stderr.log), expected '$1'"
+}
+weights() { sha256sum <"$1/adapter_model.safetensors"; }
+
+for i in $(seq 40); do
+  echo "{\"messages\": [{\"role\": \"user\", \"content\": \"$i\"}, {\"role\": \"assistant\", \"content\": \"yes\"}], \"group\": \"g$((i % 2))\"}"
+done >chat.jsonl
+train="train --data chat.jsonl --max-length 128 --learning-rate 0.02 --rank 4 --dropout 0.1"
+for gate in token causal prompt given; do
+  # shellcheck disable=SC2086
+  ./finetune_lm $train --steps 12 --method hydra --gate $gate --validation chat.jsonl --evaluate-every 6 --out $gate >/dev/null 2>&1
+  ./finetune_lm evaluate --adapter $gate --data chat.jsonl --max-tokens 4 --json >evaluation.json
+  python3 - $gate <<'P' || fail "$gate: evaluate and train's last evaluation differ"
+import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1] + "/metrics.jsonl")]
+steps = [line for line in lines if "loss" in line]
+assert [line["step"] for line in steps] == list(range(1, 13)) and steps[-1]["loss"] < steps[0]["loss"]
+last = [line["validation_loss"] for line in lines if "validation_loss" in line][-1]
+result = json.load(open("evaluation.json"))
+assert abs(result["all"]["loss"] - last) < 1e-6 and set(result) == {"all", "g0", "g1"}
+P
+done
+# Killed and stopped in the middle, then resumed: the bits of a run that was not.
+# shellcheck disable=SC2086
+{
+  long="$train --steps 400 --checkpoint-every 5"
+  ./finetune_lm $long --out whole >/dev/null 2>&1
+  for signal in KILL INT; do
+    ./finetune_lm $long --out $signal >/dev/null 2>&1 &
+    job=$!
+    until compgen -G "$signal/checkpoint-*/training.safetensors" >/dev/null; do sleep 0.02; done
+    kill -$signal $job
+    code=0
+    wait $job || code=$?
+    [ $code -eq $([ $signal = INT ] && echo 130 || echo 137) ] || fail "SIG$signal: exit code $code"
+    mistake 'is not empty: --resume' $long --out $signal
+    mistake '--rank 4, not 5' ${long/--rank 4/--rank 5} --resume --out $signal
+    ./finetune_lm $long --resume --out $signal >/dev/null 2>&1
+    [ "$(weights whole)" = "$(weights $signal)" ] || fail "SIG$signal: other bits"
+    [ "$(grep -c '"loss"' $signal/metrics.jsonl)" -eq 400 ] || fail "SIG$signal: not a line per step"
+  done
+  ./finetune_lm $long --out again --threads 2 >/dev/null 2>&1
+  [ "$(weights whole)" = "$(weights again)" ] || fail "two threads: other bits"
+}
+./finetune_lm train --method full --steps 3 --pack 256 --accumulate 2 --gradient-checkpointing --out full >/dev/null 2>&1
+[ -s full/model.safetensors ] || fail "full: no model"
+./finetune_lm train --adapter token --data chat.jsonl --steps 2 --out more >/dev/null 2>&1
+mistake '--rank comes from --adapter' train --adapter token --rank 4 --steps 2 --out none
+text=$(./finetune_lm generate --adapter token --prompt 7 --chat --max-tokens 8 --json)
+[[ $text == *'"prompt_ids"'* ]] || fail "generate: $text"
+
+echo '{"messages": [' >broken.jsonl
+echo '{"input_ids": [1, 999], "labels": [1, 999]}' >foreign.jsonl
+echo '{"messages": [{"role": "assistant", "tool_calls": [1]}]}' >tools.jsonl
+: >empty.jsonl
+mistake 'broken.jsonl: line 1: is not JSON' train --data broken.jsonl --out none
+mistake 'token 999 of the data' train --data foreign.jsonl --out none
+mistake 'tools.jsonl: line 1: tool calls' train --data tools.jsonl --out none
+mistake 'no example is left' train --data empty.jsonl --out none
+mistake 'nowhere.jsonl' train --data nowhere.jsonl --out none
+mistake '--unknown' train --unknown
+mistake '--out is missing' train
+mistake 'nowhere' info --model nowhere
+[ ! -e none ] || fail "a mistake left files behind"
+exit $((failures > 0))
