@@ -36,8 +36,13 @@ const lm::Tokenizer& Text::tokenizer() {
 
 const lm::ChatTemplate& Text::chat_template() {
   if (template_) return *template_;
-  if (options_.chat_template == "chatml" || (options_.chat_template.empty() && bytes())) {
+  if (options_.chat_template == "chatml") {
     template_ = lm::ChatTemplate::chatml();
+  } else if (bytes()) {
+    template_.emplace(
+        "{% for m in messages %}{{ m['content'] }}{{ '\x04' if m['role'] == 'assistant' else '\x03' }}"
+        "{% endfor %}",
+        "the template of bytes");
   } else if (!options_.chat_template.empty()) {
     std::ifstream file(options_.chat_template);
     if (!file) throw FileError(options_.chat_template, "cannot open");
@@ -62,14 +67,14 @@ std::string Text::decode(const std::vector<int>& ids, bool skip_special_tokens) 
   if (!bytes()) return tokenizer().decode(ids, skip_special_tokens);
   std::string text;
   for (const int id : ids) {
-    if (id < byte_end_token) text += static_cast<char>(id);
+    if (id != byte_end_token) text += static_cast<char>(id);
   }
   return text;
 }
 
 lm::Example Text::conversation(const nlohmann::ordered_json& messages) {
   std::vector<std::string> special;
-  if (!bytes()) special = tokenizer().special_tokens();
+  special = bytes() ? std::vector<std::string>{"\x04"} : tokenizer().special_tokens();
   const auto rendered = chat_template().render_with_answers(messages, special);
   lm::Encoding encoding;
   if (bytes()) {
@@ -134,7 +139,7 @@ lm::ModelConfig config_of(const ModelOptions& options) {
   if (!options.folder.empty()) return lm::read_model_config(std::filesystem::path(options.folder) / "config.json");
   lm::ModelConfig c;
   c.model_type = "llama";
-  c.vocabulary = byte_end_token + 1;
+  c.vocabulary = 256;
   c.hidden = 64;
   c.intermediate = 192;
   c.layers = 2;
@@ -149,7 +154,10 @@ lm::ModelConfig config_of(const ModelOptions& options) {
 }
 
 std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options) {
-  if (options.folder.empty()) return lm::random_decoder<float>(config_of(options), 1);
+  if (options.folder.empty()) {
+    constexpr double deviation = 0.125;  // large enough for adapters to move its frozen logits
+    return lm::random_decoder<float>(config_of(options), 1, deviation);
+  }
   lm::ModelConfig config = config_of(options);
   const lm::Checkpoint checkpoint(options.folder);
   auto model = lm::load_decoder<float>(checkpoint, std::move(config));

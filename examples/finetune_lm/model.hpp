@@ -50,7 +50,7 @@ class Text {
   std::optional<lm::ChatTemplate> template_;
 };
 
-constexpr int byte_end_token = 256;
+constexpr int byte_end_token = 4;  // ASCII's end of transmission
 
 lm::ModelConfig config_of(const ModelOptions& options);
 /// The weights; spare tensors are listed on stderr.

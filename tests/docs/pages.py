@@ -8,6 +8,7 @@ usage: pages.py links                            links, anchors and presets exis
                                                  ```cpp blocks are programs that print the ```text block after them
        pages.py quickstart SCRATCH               the command that compiles the first program, as it is written
        pages.py finetune SCRATCH PROGRAM         the commands of finetune_mlp.md, with fewer steps
+       pages.py finetune_lm SCRATCH PROGRAM      the commands of finetune_lm.md
        pages.py consumers [--fully] SCRATCH VERSION
                                                  the ways into a build, as building.md shows them
 """
@@ -156,6 +157,18 @@ def finetune(scratch, program):
         expect((scratch / folder / "curves.csv").exists(), f"finetune_mlp.md: no {folder}/curves.csv")
 
 
+def finetune_lm(scratch, program):
+    """The page's commands, behind the two that build the program, and what they print."""
+    scratch = empty_folder(scratch)
+    place = scratch / "build" / "demo" / "examples" / "finetune_lm" / "finetune_lm"
+    place.parent.mkdir(parents=True)
+    place.symlink_to(program)
+    commands = [text for _, _, text in blocks(DOCS / "finetune_lm.md", "sh")][1:]
+    printed = run("bash", "-euo", "pipefail", "-c", "".join(commands), cwd=scratch)
+    expected = re.sub(r"[0-9]\.[0-9]{4}", "0.0000", first(DOCS / "finetune_lm.md", "text"))  # another machine, other bits
+    expect(re.sub(r"[0-9]\.[0-9]{4}", "0.0000", printed).endswith(expected), f"finetune_lm.md: printed\n{printed}")
+
+
 SHORT_PROGRAM = """#include <hydralora/version.hpp>
 #include <iostream>
 int main() {
@@ -241,6 +254,6 @@ def consumers(scratch, version, *rest):
         run("pkg-config", "--exists", f"hydralora = {version}", env=environment)
 
 
-actions = [links, excerpts, programs, quickstart, finetune, consumers]
+actions = [links, excerpts, programs, quickstart, finetune, finetune_lm, consumers]
 {action.__name__: action for action in actions}[sys.argv[1]](*sys.argv[2:])
 sys.exit("\n".join(failures) or 0)

@@ -9,59 +9,13 @@
 
 #include "hydralora/core/aligned.hpp"
 #include "hydralora/core/expects.hpp"
+#include "hydralora/lm/batch.hpp"
 #include "hydralora/lm/block.hpp"
 #include "hydralora/lm/cross_entropy.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace lm {
-
-constexpr int not_scored = -100;  ///< a label that has no loss, as in transformers
-
-/// Documents one after another. labels[t] is what the model should say for ids[t], given the tokens before it: the same
-/// number, or not_scored. The first label of a document is ignored, as nothing is before it.
-struct Batch {
-  std::vector<int> ids, labels;
-  std::vector<Index> documents;  ///< lengths, in order
-  std::vector<int> groups;       ///< of every document, for GateKind::given; else empty
-
-  Index tokens() const { return static_cast<Index>(ids.size()); }
-  void add(const std::vector<int>& document_ids, const std::vector<int>& document_labels) {
-    ids.insert(ids.end(), document_ids.begin(), document_ids.end());
-    labels.insert(labels.end(), document_labels.begin(), document_labels.end());
-    documents.push_back(static_cast<Index>(document_ids.size()));
-  }
-  /// Of every document, the tokens before its first scored one; all of them where none is scored.
-  /// @throws std::invalid_argument  a document has a second answer, behind tokens that are not scored: what pools the
-  ///                                prompt cannot tell which one is meant.
-  std::vector<Index> prompts() const {
-    std::vector<Index> all;
-    Index first = 0;
-    for (const Index length : documents) {
-      const auto scored = [&](Index t) { return labels[static_cast<std::size_t>(first + t)] != not_scored; };
-      Index begin = 1;
-      while (begin < length && !scored(begin)) ++begin;
-      Index end = begin;
-      while (end < length && scored(end)) ++end;
-      for (Index t = end; t < length; ++t) expects(!scored(t), "prompt gate: a document has several answers");
-      all.push_back(std::min(begin, length));
-      first += length;
-    }
-    return all;
-  }
-  /// The tokens whose successor is scored.
-  std::vector<Index> scored() const {
-    std::vector<Index> all;
-    Index first = 0;
-    for (const Index length : documents) {
-      for (Index t = first; t + 1 < first + length; ++t) {
-        if (labels[static_cast<std::size_t>(t + 1)] != not_scored) all.push_back(t);
-      }
-      first += length;
-    }
-    return all;
-  }
-};
 
 /// Keys above values of the tokens so far, (2 · kv features × tokens) per block.
 template <class Scalar>
@@ -147,9 +101,9 @@ class Decoder {
   }
 
   /// The logits behind the last token of one document, for generation.
-  /// @param cache    the keys and values of the `first` tokens before the batch; those of the batch are added. Null: the
-  ///                 batch is the whole document.
-  /// @param most     tokens that the cache will hold.
+  /// @param cache  keys and values of the `first` tokens before the batch, to which the batch's are added. Null: no
+  ///               token is before the batch.
+  /// @param most   tokens that the cache will hold.
   Eigen::Matrix<Scalar, Eigen::Dynamic, 1> last_logits(const Batch& batch, KeyValueCache<Scalar>* cache, Index first,
                                                        Index most) {
     LinearCall<Scalar> call;
@@ -172,6 +126,9 @@ class Decoder {
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
   BlockCache<Scalar>& cache(Index l) { return caches_[checkpointing ? 0 : at(l)]; }
 
+  void embed(const Batch& batch) {
+    for (Index t = 0; t < batch.tokens(); ++t) embedding->row(batch.ids[at(t)], inputs_[0].col(t).data());
+  }
   /// Checks the batch, and adds what its adapters need to know of it.
   void complete(const Batch& batch, LinearCall<Scalar>& call) {
     check(batch);
@@ -196,7 +153,7 @@ class Decoder {
     for (Matrix<Scalar>& x : inputs_) x.resize(config.hidden, tokens);
     for (BlockCache<Scalar>& s : caches_) s.resize(config, tokens);
     scratch_.resize(config, tokens);
-    for (Index t = 0; t < tokens; ++t) embedding->row(batch.ids[at(t)], inputs_[0].col(t).data());
+    embed(batch);
     for (Index l = 0; l < config.layers; ++l) {
       const std::size_t from = call.training ? at(l) : at(l % 2), to = call.training ? from + 1 : 1 - from;
       blocks[at(l)].forward(config, rope, batch.documents, inputs_[from], keeps_all ? caches_[at(l)] : caches_[0],
@@ -215,7 +172,7 @@ class Decoder {
     BlockCache<Scalar>& s = caches_[0];
     s.resize(config, tokens);
     scratch_.resize(config, tokens);
-    for (Index t = 0; t < tokens; ++t) embedding->row(batch.ids[at(t)], inputs_[0].col(t).data());
+    embed(batch);
     for (Index l = 0; l < config.layers; ++l) {
       const Block<Scalar>& block = blocks[at(l)];
       const Matrix<Scalar>& x = inputs_[at(l % 2)];

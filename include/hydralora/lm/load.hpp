@@ -105,9 +105,9 @@ void connect(Decoder<Scalar>& model, Scalar* gradients = nullptr) {
   linear(model.head, c.tied ? "model.embed_tokens" : "lm_head", c.vocabulary, c.hidden, false);
 }
 
-/// A model of random weights: normal with deviation 0.02 as in transformers, gains 1, biases 0.
+/// A model of random weights: normal, gains 1, biases 0. The deviation is transformers' by default.
 template <class Scalar>
-std::unique_ptr<Decoder<Scalar>> random_decoder(ModelConfig config, std::uint64_t seed) {
+std::unique_ptr<Decoder<Scalar>> random_decoder(ModelConfig config, std::uint64_t seed, double deviation = 0.02) {
   auto model = std::make_unique<Decoder<Scalar>>(std::move(config));
   model->weights.resize(static_cast<std::size_t>(weight_count(model->config)));
   const CounterRandom random(seed);
@@ -117,7 +117,7 @@ std::unique_ptr<Decoder<Scalar>> random_decoder(ModelConfig config, std::uint64_
     const bool gain = columns == 0 && name.find("norm") != std::string::npos;
     for (Index i = 0; i < rows * std::max<Index>(columns, 1); ++i) {
       const double value =
-          columns == 0 ? (gain ? 1.0 : 0.0) : 0.02 * random.normal(static_cast<std::uint64_t>(i), tensor);
+          columns == 0 ? (gain ? 1.0 : 0.0) : deviation * random.normal(static_cast<std::uint64_t>(i), tensor);
       *to++ = Scalar(static_cast<real_t<Scalar>>(value));
     }
     ++tensor;

@@ -188,7 +188,7 @@ class Interpreter : private Evaluator {
       scope_->set(target.name, value);
     } else {
       const Value space = value_of(*target.parts[0]);
-      if (!space.is(Kind::space)) throw Fault("cannot assign attribute on non-namespace object");
+      if (!space.is(Value::Kind::space)) throw Fault("cannot assign attribute on non-namespace object");
       if (target.name[0] == '_') throw Fault("a namespace cannot hold '" + target.name + "'");
       space.set(target.name, value);
     }
@@ -229,7 +229,7 @@ class Interpreter : private Evaluator {
     }
     List more;
     for (std::size_t i = count; i < given.positional.size(); ++i) more.push_back(given.positional[i]);
-    inside->set("varargs", Value(Kind::tuple, std::move(more)));
+    inside->set("varargs", Value(Value::Kind::tuple, std::move(more)));
     inside->set("kwargs", rest);
     scope_ = std::move(outer);
     return printed(node.blocks[0], inside);

@@ -24,7 +24,6 @@ struct Node;
 struct Scope;
 using List = Value::List;
 using Dict = Value::Dict;
-using Kind = Value::Kind;
 
 /// A macro, a method with its object, a global function, or a joiner or cycler with its state.
 struct Callable {
@@ -70,14 +69,14 @@ class Bound {
   }
   bool truth(std::size_t i, bool otherwise = false) const { return has(i) ? values_[i]->truth() : otherwise; }
   std::int64_t integer(std::size_t i, std::int64_t otherwise) const {
-    if (!has(i) || values_[i]->is(Kind::none)) return otherwise;
+    if (!has(i) || values_[i]->is(Value::Kind::none)) return otherwise;
     if (!values_[i]->is_integer()) throw Fault(function_ + " needs an integer, not " + values_[i]->type());
     return values_[i]->integer();
   }
   /// Null where the argument is absent or None.
   const std::string* text(std::size_t i) const {
-    if (!has(i) || values_[i]->is(Kind::none)) return nullptr;
-    if (!values_[i]->is(Kind::string)) throw Fault(function_ + " needs a string, not " + values_[i]->type());
+    if (!has(i) || values_[i]->is(Value::Kind::none)) return nullptr;
+    if (!values_[i]->is(Value::Kind::string)) throw Fault(function_ + " needs a string, not " + values_[i]->type());
     return &values_[i]->text();
   }
   const std::string& need_text(std::size_t i) const {

@@ -32,30 +32,30 @@ inline Value characters(const std::string& text) {
 
 /// What a loop goes through. @throws Fault  where Python cannot.
 inline List items_of(const Value& value) {
-  if (value.is(Kind::generator)) return value.consumed();
+  if (value.is(Value::Kind::generator)) return value.consumed();
   if (value.is_list()) return value.list();
-  if (value.is(Kind::string)) return characters(value.text()).list();
-  if (value.is(Kind::undefined)) return {};
-  if (!value.is(Kind::dict)) throw Fault("'" + value.type() + "' object is not iterable");
+  if (value.is(Value::Kind::string)) return characters(value.text()).list();
+  if (value.is(Value::Kind::undefined)) return {};
+  if (!value.is(Value::Kind::dict)) throw Fault("'" + value.type() + "' object is not iterable");
   List keys;
   for (const auto& pair : value.dict()) keys.push_back(pair.first);
   return keys;
 }
 
 inline std::int64_t length(const Value& value) {
-  if (value.is(Kind::string)) return static_cast<std::int64_t>(code_points(value.text()).size()) - 1;
-  if (value.is_list() && !value.is(Kind::generator)) return static_cast<std::int64_t>(value.list().size());
-  if (value.is(Kind::dict)) return static_cast<std::int64_t>(value.dict().size());
-  if (value.is(Kind::undefined)) return 0;
+  if (value.is(Value::Kind::string)) return static_cast<std::int64_t>(code_points(value.text()).size()) - 1;
+  if (value.is_list() && !value.is(Value::Kind::generator)) return static_cast<std::int64_t>(value.list().size());
+  if (value.is(Value::Kind::dict)) return static_cast<std::int64_t>(value.dict().size());
+  if (value.is(Value::Kind::undefined)) return 0;
   throw Fault("object of type '" + value.type() + "' has no len()");
 }
 
 inline bool contains(const Value& all, const Value& one) {
-  if (all.is(Kind::string)) {
-    if (!one.is(Kind::string)) throw Fault("'in <string>' requires string as left operand, not " + one.type());
+  if (all.is(Value::Kind::string)) {
+    if (!one.is(Value::Kind::string)) throw Fault("'in <string>' requires string as left operand, not " + one.type());
     return all.text().find(one.text()) != std::string::npos;
   }
-  if (all.is(Kind::dict)) return all.find(one) != nullptr;
+  if (all.is(Value::Kind::dict)) return all.find(one) != nullptr;
   const List items = items_of(all);
   return std::find(items.begin(), items.end(), one) != items.end();
 }
@@ -65,9 +65,9 @@ inline bool is_one_of(const std::string& name, std::initializer_list<std::string
 }
 
 inline Value missing(const Value& object, const Value& key) {
-  const std::string type = object.is(Kind::none) ? "None" : object.type() + " object";
-  return Value::undefined(key.is(Kind::string) ? "'" + type + "' has no attribute '" + key.text() + "'"
-                                               : type + " has no element " + print(key, true));
+  const std::string type = object.is(Value::Kind::none) ? "None" : object.type() + " object";
+  return Value::undefined(key.is(Value::Kind::string) ? "'" + type + "' has no attribute '" + key.text() + "'"
+                                                      : type + " has no element " + print(key, true));
 }
 
 inline Value loop_attribute(const Loop& loop, const std::string& name, const Value& self) {
@@ -93,7 +93,7 @@ inline Value loop_attribute(const Loop& loop, const std::string& name, const Val
 /// A method of `object` as a value; undefined where there is none. The sandbox refuses those that change the object.
 inline Value method(const Value& object, const std::string& name) {
   bool known = false, unsafe = false;
-  if (object.is(Kind::string)) {
+  if (object.is(Value::Kind::string)) {
     known =
         is_one_of(name, {"strip",     "lstrip",    "rstrip",  "split",   "rsplit",       "splitlines",   "startswith",
                          "endswith",  "upper",     "lower",   "title",   "capitalize",   "replace",      "join",
@@ -101,14 +101,14 @@ inline Value method(const Value& object, const std::string& name) {
                          "isdecimal", "isnumeric", "isalpha", "isalnum", "isspace",      "isupper",      "islower",
                          "format",    "zfill",     "ljust",   "rjust",   "center",       "partition",    "rpartition",
                          "swapcase",  "casefold"});
-  } else if (object.is(Kind::dict)) {
+  } else if (object.is(Value::Kind::dict)) {
     unsafe = is_one_of(name, {"clear", "pop", "popitem", "setdefault", "update"});
     known = is_one_of(name, {"items", "keys", "values", "get", "copy"});
-  } else if (object.is(Kind::list) || object.is(Kind::tuple) || object.is(Kind::range)) {
-    unsafe = object.is(Kind::list) &&
+  } else if (object.is(Value::Kind::list) || object.is(Value::Kind::tuple) || object.is(Value::Kind::range)) {
+    unsafe = object.is(Value::Kind::list) &&
              is_one_of(name, {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"});
-    known = is_one_of(name, {"index", "count"}) || (object.is(Kind::list) && name == "copy");
-  } else if (object.is(Kind::callable) && object.callable()->name == "cycler") {
+    known = is_one_of(name, {"index", "count"}) || (object.is(Value::Kind::list) && name == "copy");
+  } else if (object.is(Value::Kind::callable) && object.callable()->name == "cycler") {
     known = is_one_of(name, {"next", "reset"});
   }
   if (unsafe) {
@@ -119,46 +119,47 @@ inline Value method(const Value& object, const std::string& name) {
 
 /// object.name: the attribute, else the item. @throws Fault  where the object is undefined.
 inline Value attribute(const Value& object, const std::string& name) {
-  if (object.is(Kind::undefined)) throw Fault(object.why());
-  if (object.is(Kind::loop)) return loop_attribute(*object.loop(), name, object);
+  if (object.is(Value::Kind::undefined)) throw Fault(object.why());
+  if (object.is(Value::Kind::loop)) return loop_attribute(*object.loop(), name, object);
   const Value found = method(object, name);
-  if (!found.is(Kind::undefined) || found.why() != Value().why()) return found;
-  if (object.is(Kind::callable) && object.callable()->name == "cycler" && name == "current") {
+  if (!found.is(Value::Kind::undefined) || found.why() != Value().why()) return found;
+  if (object.is(Value::Kind::callable) && object.callable()->name == "cycler" && name == "current") {
     return object.callable()->self.list()[object.callable()->position];
   }
-  const Value* const item = object.is(Kind::dict) || object.is(Kind::space) ? object.find(name) : nullptr;
+  const Value* const item = object.is(Value::Kind::dict) || object.is(Value::Kind::space) ? object.find(name) : nullptr;
   return item != nullptr ? *item : missing(object, name);
 }
 
 /// object[key]: the item, else the attribute. @throws Fault  where the object is undefined.
 inline Value item(const Value& object, const Value& key) {
-  if (object.is(Kind::undefined)) throw Fault(object.why());
-  if (object.is(Kind::dict)) {
+  if (object.is(Value::Kind::undefined)) throw Fault(object.why());
+  if (object.is(Value::Kind::dict)) {
     if (const Value* const found = object.find(key)) return *found;
   } else if (key.is_integer() &&
-             (object.is(Kind::string) || (object.is_list() && !object.is(Kind::view) && !object.is(Kind::generator)))) {
+             (object.is(Value::Kind::string) ||
+              (object.is_list() && !object.is(Value::Kind::view) && !object.is(Value::Kind::generator)))) {
     const std::int64_t size = length(object);
     const std::int64_t i = key.integer() < 0 ? key.integer() + size : key.integer();
     if (i < 0 || i >= size) return missing(object, key);
     const auto at = static_cast<std::size_t>(i);
-    if (!object.is(Kind::string)) return object.list()[at];
+    if (!object.is(Value::Kind::string)) return object.list()[at];
     const std::vector<std::size_t> starts = code_points(object.text());
     return object.text().substr(starts[at], starts[at + 1] - starts[at]);
   }
-  return key.is(Kind::string) ? attribute(object, key.text()) : missing(object, key);
+  return key.is(Value::Kind::string) ? attribute(object, key.text()) : missing(object, key);
 }
 
 /// object[first:behind:step].
 inline Value slice(const Value& object, const Value& first, const Value& behind, const Value& by) {
-  const bool text = object.is(Kind::string);
-  if (object.is(Kind::undefined)) throw Fault(object.why());
-  if (!text && !object.is(Kind::list) && !object.is(Kind::tuple) && !object.is(Kind::range)) {
+  const bool text = object.is(Value::Kind::string);
+  if (object.is(Value::Kind::undefined)) throw Fault(object.why());
+  if (!text && !object.is(Value::Kind::list) && !object.is(Value::Kind::tuple) && !object.is(Value::Kind::range)) {
     throw Fault("'" + object.type() + "' object cannot be sliced");
   }
   const List items = text ? characters(object.text()).list() : object.list();
   const auto size = static_cast<std::int64_t>(items.size());
   const auto number = [](const Value& value, std::int64_t otherwise) {
-    if (value.is(Kind::none)) return otherwise;
+    if (value.is(Value::Kind::none)) return otherwise;
     if (!value.is_integer()) throw Fault("slice indices must be integers or None");
     return value.integer();
   };
@@ -166,7 +167,7 @@ inline Value slice(const Value& object, const Value& first, const Value& behind,
   if (step == 0) throw Fault("slice step cannot be zero");
   const auto place = [&](const Value& value, std::int64_t otherwise) {
     const std::int64_t i = number(value, otherwise);
-    if (value.is(Kind::none)) return i;
+    if (value.is(Value::Kind::none)) return i;
     return step > 0 ? std::clamp<std::int64_t>(i < 0 ? i + size : i, 0, size)
                     : std::clamp<std::int64_t>(i < 0 ? i + size : i, -1, size - 1);
   };
@@ -174,7 +175,7 @@ inline Value slice(const Value& object, const Value& first, const Value& behind,
   List cut;
   for (std::int64_t i = begin; step > 0 ? i < end : i > end; i += step)
     cut.push_back(items[static_cast<std::size_t>(i)]);
-  if (!text) return {object.is(Kind::tuple) ? Kind::tuple : Kind::list, std::move(cut)};
+  if (!text) return {object.is(Value::Kind::tuple) ? Value::Kind::tuple : Value::Kind::list, std::move(cut)};
   std::string joined;
   for (const Value& character : cut) joined += character.text();
   return joined;

@@ -127,7 +127,7 @@ class Evaluator {
         return !value_of(*node.parts[0]).truth();
       case Node::Kind::sign: {
         const Value value = value_of(*node.parts[0]);
-        if (value.is(Kind::number)) return node.name == "-" ? -value.number() : value.number();
+        if (value.is(Value::Kind::number)) return node.name == "-" ? -value.number() : value.number();
         return arithmetic(node.name, std::int64_t{0}, value);
       }
       case Node::Kind::binary:
@@ -146,7 +146,7 @@ class Evaluator {
   Value collected(const Node& node) {
     List items;
     for (const NodePointer& part : node.parts) items.push_back(value_of(*part));
-    return {node.kind == Node::Kind::list ? Kind::list : Kind::tuple, std::move(items)};
+    return {node.kind == Node::Kind::list ? Value::Kind::list : Value::Kind::tuple, std::move(items)};
   }
   Value dict(const Node& node) {
     const Value made{Dict()};
@@ -160,7 +160,7 @@ class Evaluator {
     const Value object = value_of(*node.parts[0]);
     const Node& key = *node.parts[1];
     if (key.kind != Node::Kind::slice) {
-      if (object.is(Kind::string)) spend(object.size() / 64);
+      if (object.is(Value::Kind::string)) spend(object.size() / 64);
       return item(object, value_of(key));
     }
     const Value first = part_or_none(key, 0), behind = part_or_none(key, 1), by = part_or_none(key, 2);
@@ -206,7 +206,7 @@ class Evaluator {
       } else if (const Value value = value_of(*part.parts[0]); part.name == "*") {
         for (const Value& item : items_of(value)) given.positional.push_back(item);
       } else {
-        if (!value.is(Kind::dict)) throw Fault("** needs a dictionary, not " + value.type());
+        if (!value.is(Value::Kind::dict)) throw Fault("** needs a dictionary, not " + value.type());
         for (const auto& [key, item] : value.dict()) given.named.emplace_back(print(key), item);
       }
     }
@@ -219,7 +219,7 @@ class Evaluator {
     }
     const Arguments given = arguments(node);
     // A length costs nothing, and templates ask for it in loops.
-    if (input.is(Kind::string) || (node.name != "length" && node.name != "count")) spend(input.size() / 64);
+    if (input.is(Value::Kind::string) || (node.name != "length" && node.name != "count")) spend(input.size() / 64);
     return spent(apply_filter(node.name, input, given));
   }
   static bool block_chain(const Node& node) {
@@ -237,13 +237,13 @@ class Evaluator {
     const Value callee = value_of(*node.parts[0]);
     Arguments given = arguments(node);
     if (caller != nullptr) given.named.emplace_back("caller", macro(*caller));
-    if (callee.is(Kind::undefined)) throw Fault(callee.why());
-    if (!callee.is(Kind::callable)) throw Fault("'" + callee.type() + "' object is not callable");
+    if (callee.is(Value::Kind::undefined)) throw Fault(callee.why());
+    if (!callee.is(Value::Kind::callable)) throw Fault("'" + callee.type() + "' object is not callable");
     Callable& function = *callee.callable();
     if (function.macro != nullptr) return spent(call_macro(function, given));
     spend(function.self.size() / 64);
     Value value = call_function(function, given);
-    if (value.is(Kind::space)) spaces_.push_back(value.shared_dict());
+    if (value.is(Value::Kind::space)) spaces_.push_back(value.shared_dict());
     return spent(std::move(value));
   }
 

@@ -27,18 +27,18 @@ inline namespace HYDRALORA_BUILD {
 namespace lm {
 namespace jinja {
 
-inline Value generator(List items) { return {Kind::generator, std::move(items)}; }
+inline Value generator(List items) { return {Value::Kind::generator, std::move(items)}; }
 
 /// The item that a path such as "function.name" or "0.id" leads to; `value` itself for none.
 /// `otherwise` replaces what is undefined on the way.
 inline Value item_at_path(Value value, const Value& path, const Value& otherwise = {}) {
-  if (path.is(Kind::none)) return value;
-  if (!path.is(Kind::string)) return item(value, path);
+  if (path.is(Value::Kind::none)) return value;
+  if (!path.is(Value::Kind::string)) return item(value, path);
   const std::string dot = ".";
   for (const std::string& part : split(path.text(), &dot, -1, false)) {
     const bool number = !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == std::string::npos;
     value = item(value, number ? Value(static_cast<std::int64_t>(std::stoll(part))) : Value(part));
-    if (value.is(Kind::undefined) && !otherwise.is(Kind::undefined)) value = otherwise;
+    if (value.is(Value::Kind::undefined) && !otherwise.is(Value::Kind::undefined)) value = otherwise;
   }
   return value;
 }
@@ -46,14 +46,14 @@ inline Value item_at_path(Value value, const Value& path, const Value& otherwise
 /// What sort, unique, min, max compare: small letters, unless case_sensitive.
 inline Value sort_key(const Value& value, const Value& path, bool case_sensitive) {
   Value key = item_at_path(value, path);
-  return key.is(Kind::string) && !case_sensitive ? Value(with_case(key.text(), Case::lower)) : key;
+  return key.is(Value::Kind::string) && !case_sensitive ? Value(with_case(key.text(), Case::lower)) : key;
 }
 
 inline List sorted(const List& items, const std::vector<List>& keys, bool descending) {
   std::vector<std::size_t> order(items.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   const auto before = [&](std::size_t a, std::size_t b) {
-    const Value left(Kind::tuple, keys[a]), right(Kind::tuple, keys[b]);
+    const Value left(Value::Kind::tuple, keys[a]), right(Value::Kind::tuple, keys[b]);
     return descending ? Value::less(right, left) : Value::less(left, right);
   };
   std::stable_sort(order.begin(), order.end(), before);
@@ -68,18 +68,18 @@ inline std::string to_json(const Value& value, const Arguments& given) {
   style.ascii = bound.truth(0);
   style.sorted = bound.truth(3);
   const Value width = bound.get(1, nullptr);
-  if (!width.is(Kind::none)) {
+  if (!width.is(Value::Kind::none)) {
     style.lines = true;
     style.comma = ",";
     style.indent =
-        width.is(Kind::string)
+        width.is(Value::Kind::string)
             ? width.text()
             : std::string(within_limit(static_cast<std::size_t>(std::max<std::int64_t>(0, bound.integer(1, 0)))), ' ');
   }
   const Value separators = bound.get(2, nullptr);
-  if (!separators.is(Kind::none)) {
+  if (!separators.is(Value::Kind::none)) {
     const List two = items_of(separators);
-    if (two.size() != 2 || !two[0].is(Kind::string) || !two[1].is(Kind::string))
+    if (two.size() != 2 || !two[0].is(Value::Kind::string) || !two[1].is(Value::Kind::string))
       throw Fault("separators are two strings");
     style.comma = two[0].text();
     style.colon = two[1].text();
@@ -107,7 +107,7 @@ inline Value for_each_item(const std::string& name, const Value& input, Argument
   const Value path = name.size() > 6 ? take() : Value(nullptr);  // selectattr, rejectattr
   const bool plain = given.positional.empty() && name != "map";
   const Value function = plain ? Value("") : take();
-  if (!function.is(Kind::string)) throw Fault(name + " needs the name of a filter or test");
+  if (!function.is(Value::Kind::string)) throw Fault(name + " needs the name of a filter or test");
   for (const Value& one : items_of(input)) {
     if (name == "map") {
       result.push_back(apply_filter(function.text(), one, given));
@@ -136,13 +136,13 @@ inline Value all_items(const std::string& name, const Value& input, const Argume
   }
   if (name == "dictsort") {
     const Bound bound(given, name, {"case_sensitive", "by", "reverse"});
-    if (!input.is(Kind::dict)) throw Fault("dictsort needs a dictionary, not " + input.type());
+    if (!input.is(Value::Kind::dict)) throw Fault("dictsort needs a dictionary, not " + input.type());
     const std::string by = print(bound.get(1, "key"));
     if (by != "key" && by != "value") throw Fault("dictsort can sort by key or by value only");
     List pairs;
     std::vector<List> keys;
     for (const auto& [key, value] : input.dict()) {
-      pairs.emplace_back(Kind::tuple, List{key, value});
+      pairs.emplace_back(Value::Kind::tuple, List{key, value});
       keys.push_back({sort_key(by == "key" ? key : value, nullptr, bound.truth(0))});
     }
     return sorted(pairs, keys, bound.truth(2));
@@ -152,7 +152,7 @@ inline Value all_items(const std::string& name, const Value& input, const Argume
     const List items = items_of(input);
     std::vector<Value> paths = {bound.get(2, nullptr)};
     const std::string comma = ",";
-    if (paths[0].is(Kind::string)) paths = values_of(split(paths[0].text(), &comma, -1, false));
+    if (paths[0].is(Value::Kind::string)) paths = values_of(split(paths[0].text(), &comma, -1, false));
     std::vector<List> keys;
     for (const Value& one : items) {
       keys.emplace_back();
@@ -200,7 +200,7 @@ inline Value apply_filter(const std::string& name, const Value& input, const Arg
   if (name == "tojson") return to_json(input, given);
   if (name == "default" || name == "d") {
     const Bound bound(given, name, {"default_value", "boolean"});
-    return input.is(Kind::undefined) || (bound.truth(1) && !input.truth()) ? bound.get(0, "") : input;
+    return input.is(Value::Kind::undefined) || (bound.truth(1) && !input.truth()) ? bound.get(0, "") : input;
   }
   if (name == "trim") {
     const Bound bound(given, name, {"chars"});
@@ -221,8 +221,8 @@ inline Value apply_filter(const std::string& name, const Value& input, const Arg
   if (name == "float") {
     const Bound bound(given, name, {"default"});
     double number = input.number();
-    if (input.is(Kind::undefined)) throw Fault(input.why());
-    const bool good = input.is_number() || (input.is(Kind::string) && read_number(input.text(), number));
+    if (input.is(Value::Kind::undefined)) throw Fault(input.why());
+    const bool good = input.is_number() || (input.is(Value::Kind::string) && read_number(input.text(), number));
     return good ? Value(number) : bound.get(0, 0.0);
   }
   if (name == "round") {
@@ -231,7 +231,7 @@ inline Value apply_filter(const std::string& name, const Value& input, const Arg
   }
   if (name == "format") {
     if (!given.named.empty()) throw Fault("format with named arguments is not supported");
-    return percent_format(print(input), Value(Kind::tuple, given.positional));
+    return percent_format(print(input), Value(Value::Kind::tuple, given.positional));
   }
   if (name == "batch") {
     const Bound bound(given, name, {"linecount", "fill_with"});
@@ -259,20 +259,20 @@ inline Value apply_filter(const std::string& name, const Value& input, const Arg
     return input.integer() < 0 ? arithmetic("-", std::int64_t{0}, input) : Value(input.integer());
   }
   if (name == "items") {
-    if (input.is(Kind::undefined)) return generator({});
-    if (!input.is(Kind::dict)) throw Fault("Can only get item pairs from a mapping.");
+    if (input.is(Value::Kind::undefined)) return generator({});
+    if (!input.is(Value::Kind::dict)) throw Fault("Can only get item pairs from a mapping.");
     return generator(container_method(input, "items", {}).list());
   }
   if (name == "first") {
-    const List items = input.is(Kind::generator) ? input.consumed(true) : items_of(input);
+    const List items = input.is(Value::Kind::generator) ? input.consumed(true) : items_of(input);
     return items.empty() ? Value::undefined("No first item, sequence was empty.") : items.front();
   }
   if (name == "last" || name == "reverse") {
-    if (input.is(Kind::generator)) throw Fault("'generator' object is not reversible");
+    if (input.is(Value::Kind::generator)) throw Fault("'generator' object is not reversible");
     List items = items_of(input);
     if (name == "last") return items.empty() ? Value::undefined("No last item, sequence was empty.") : items.back();
     std::reverse(items.begin(), items.end());
-    if (!input.is(Kind::string)) return generator(std::move(items));
+    if (!input.is(Value::Kind::string)) return generator(std::move(items));
     std::string text;
     for (const Value& one : items) text += one.text();
     return text;

@@ -27,7 +27,7 @@ namespace jinja {
 inline std::string percent_format(const std::string& text, const Value& values) {
   std::string out;
   std::size_t used = 0;
-  const List all = values.is(Kind::tuple) ? values.list() : List{values};
+  const List all = values.is(Value::Kind::tuple) ? values.list() : List{values};
   for (std::size_t i = 0; i < text.size(); ++i) {
     if (text[i] != '%') {
       out += text[i];
@@ -99,7 +99,8 @@ inline std::string percent_format(const std::string& text, const Value& values) 
     within_limit(out.size() + made.size());
     out += made;
   }
-  if (!values.is(Kind::dict) && used < all.size()) throw Fault("not all arguments converted during string formatting");
+  if (!values.is(Value::Kind::dict) && used < all.size())
+    throw Fault("not all arguments converted during string formatting");
   return out;
 }
 
@@ -134,10 +135,11 @@ inline std::string brace_format(const std::string& text, const Arguments& given)
 }
 
 inline std::string indent(const Value& value, const Value& width, bool first, bool blank) {
-  if (!value.is(Kind::string)) throw Fault("indent needs a string, not " + value.type());
-  if (!width.is(Kind::string) && !width.is_integer()) throw Fault("indent's width is neither a number nor a string");
+  if (!value.is(Value::Kind::string)) throw Fault("indent needs a string, not " + value.type());
+  if (!width.is(Value::Kind::string) && !width.is_integer())
+    throw Fault("indent's width is neither a number nor a string");
   const auto spaces = static_cast<std::size_t>(std::max<std::int64_t>(0, width.integer()));
-  const std::string space = width.is(Kind::string) ? width.text() : std::string(within_limit(spaces), ' ');
+  const std::string space = width.is(Value::Kind::string) ? width.text() : std::string(within_limit(spaces), ' ');
   std::string out;
   bool begin = true;
   for (const std::string& line : split_lines(value.text() + "\n", false)) {

@@ -78,9 +78,10 @@ inline Value string_method(const std::string& text, const std::string& name, con
   if (name == "startswith" || name == "endswith") {
     const Bound bound(given, name, {"prefix", "start", "end"});
     const Value part = slice(text, bound.get(1, nullptr), bound.get(2, nullptr), nullptr);
-    const List choices = bound.at(0).is(Kind::tuple) ? bound.at(0).list() : List{bound.at(0)};
+    const List choices = bound.at(0).is(Value::Kind::tuple) ? bound.at(0).list() : List{bound.at(0)};
     return std::any_of(choices.begin(), choices.end(), [&](const Value& choice) {
-      if (!choice.is(Kind::string)) throw Fault(name + " needs a string or a tuple of strings, not " + choice.type());
+      if (!choice.is(Value::Kind::string))
+        throw Fault(name + " needs a string or a tuple of strings, not " + choice.type());
       const std::string& words = choice.text();
       const std::size_t rest = part.text().size() - std::min(part.text().size(), words.size());
       return part.text().compare(name == "endswith" ? rest : 0, words.size(), words) == 0;
@@ -106,7 +107,7 @@ inline Value string_method(const std::string& text, const std::string& name, con
     std::string out;
     bool first = true;
     for (const Value& part : items_of(Bound(given, name, {"iterable"}).at(0))) {
-      if (!part.is(Kind::string)) throw Fault("join needs strings, found " + part.type());
+      if (!part.is(Value::Kind::string)) throw Fault("join needs strings, found " + part.type());
       if (!std::exchange(first, false)) out += text;
       within_limit(out.size() + part.text().size() + text.size());
       out += part.text();
@@ -154,8 +155,8 @@ inline Value string_method(const std::string& text, const std::string& name, con
     if (mark.empty()) throw Fault("empty separator");
     const bool right = name == "rpartition";
     const std::size_t cut = right ? text.rfind(mark) : text.find(mark);
-    if (cut == std::string::npos) return {Kind::tuple, right ? List{"", "", text} : List{text, "", ""}};
-    return {Kind::tuple, List{text.substr(0, cut), mark, text.substr(cut + mark.size())}};
+    if (cut == std::string::npos) return {Value::Kind::tuple, right ? List{"", "", text} : List{text, "", ""}};
+    return {Value::Kind::tuple, List{text.substr(0, cut), mark, text.substr(cut + mark.size())}};
   }
   const Bound none(given, name, {});
   return all_are(text, name);
@@ -167,7 +168,7 @@ inline Dict pairs_of(const Arguments& given, const std::string& function) {
   const Value made{Dict()};
   if (!given.positional.empty()) {
     const Value& from = given.positional[0];
-    if (from.is(Kind::dict)) {
+    if (from.is(Value::Kind::dict)) {
       for (const auto& [key, value] : from.dict()) made.set(key, value);
     } else {
       for (const Value& pair : items_of(from)) {
@@ -200,9 +201,9 @@ inline Value container_method(const Value& self, const std::string& name, const 
   if (name == "copy") return self;
   List all;
   for (const auto& [key, value] : self.dict()) {
-    all.push_back(name == "items" ? Value(Kind::tuple, {key, value}) : name == "keys" ? key : value);
+    all.push_back(name == "items" ? Value(Value::Kind::tuple, {key, value}) : name == "keys" ? key : value);
   }
-  return {Kind::view, std::move(all), "dict_" + name};
+  return {Value::Kind::view, std::move(all), "dict_" + name};
 }
 
 inline Value range(const Arguments& given) {
@@ -220,40 +221,41 @@ inline Value range(const Arguments& given) {
     all.emplace_back(i);
   }
   const std::string by = step == 1 ? "" : ", " + std::to_string(step);
-  return {Kind::range, std::move(all), "range(" + std::to_string(first) + ", " + std::to_string(stop) + by + ")"};
+  return {Value::Kind::range, std::move(all),
+          "range(" + std::to_string(first) + ", " + std::to_string(stop) + by + ")"};
 }
 
 /// Calls a method, or a global function; a macro is the interpreter's.
 inline Value call_function(Callable& function, const Arguments& given) {
   const std::string& name = function.name;
   const Value& self = function.self;
-  if (self.is(Kind::string) && name != "joiner") return string_method(self.text(), name, given);
-  if (self.is(Kind::loop)) {
+  if (self.is(Value::Kind::string) && name != "joiner") return string_method(self.text(), name, given);
+  if (self.is(Value::Kind::loop)) {
     Loop& loop = *self.loop();
     if (name == "cycle") {
       if (given.positional.empty()) throw Fault("no items for cycling given");
       return given.positional[static_cast<std::size_t>(loop.index0) % given.positional.size()];
     }
-    const Value seen(Kind::tuple, given.positional);
+    const Value seen(Value::Kind::tuple, given.positional);
     const bool changed = loop.changed != seen;
     loop.changed = seen;
     return changed;
   }
-  if (self.is(Kind::callable)) {  // cycler's next and reset
+  if (self.is(Value::Kind::callable)) {  // cycler's next and reset
     Callable& cycler = *self.callable();
     const std::size_t now = cycler.position;
     cycler.position = name == "reset" ? 0 : (now + 1) % cycler.self.list().size();
     return name == "reset" ? Value(nullptr) : cycler.self.list()[now];
   }
-  if (name == "joiner" && self.is(Kind::string)) return function.position++ == 0 ? Value("") : self;
-  if (name == "cycler" && self.is(Kind::tuple)) throw Fault("a cycler is not callable: use next()");
-  if (!self.is(Kind::undefined)) return container_method(self, name, given);
+  if (name == "joiner" && self.is(Value::Kind::string)) return function.position++ == 0 ? Value("") : self;
+  if (name == "cycler" && self.is(Value::Kind::tuple)) throw Fault("a cycler is not callable: use next()");
+  if (!self.is(Value::Kind::undefined)) return container_method(self, name, given);
   if (name == "range") return range(given);
   if (name == "dict") return pairs_of(given, name);
   if (name == "namespace") {
     Dict pairs = pairs_of(given, name);
     for (const auto& pair : pairs) {
-      if (pair.first.is(Kind::string) && pair.first.text()[0] == '_') {
+      if (pair.first.is(Value::Kind::string) && pair.first.text()[0] == '_') {
         throw Fault("Chat templates cannot store underscore-prefixed attributes on a namespace: '" + pair.first.text() +
                     "'");
       }
@@ -263,9 +265,10 @@ inline Value call_function(Callable& function, const Arguments& given) {
   if (name == "raise_exception") throw Fault(print(Bound(given, name, {"message"}).at(0)));
   if (name == "joiner" || name == "cycler") {
     const Value state =
-        name == "cycler" ? Value(Kind::tuple, given.positional) : Bound(given, name, {"sep"}).get(0, ", ");
+        name == "cycler" ? Value(Value::Kind::tuple, given.positional) : Bound(given, name, {"sep"}).get(0, ", ");
     if (!state.truth() && name == "cycler") throw Fault("at least one item has to be provided");
-    return {std::make_shared<Callable>(Callable{name, state.is(Kind::tuple) ? state : Value(print(state))}), state};
+    return {std::make_shared<Callable>(Callable{name, state.is(Value::Kind::tuple) ? state : Value(print(state))}),
+            state};
   }
   const std::string format = Bound(given, name, {"format"}).need_text(0);  // strftime_now
   const std::time_t now = std::time(nullptr);

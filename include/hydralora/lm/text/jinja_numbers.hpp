@@ -26,24 +26,25 @@ namespace jinja {
 
 /// Python's a + b, a - b … on values. @throws Fault  where Python raises, and where an integer leaves 64 bits.
 inline Value arithmetic(const std::string& symbol, const Value& a, const Value& b) {
-  if (a.is(Kind::undefined) || b.is(Kind::undefined)) throw Fault(a.is(Kind::undefined) ? a.why() : b.why());
+  if (a.is(Value::Kind::undefined) || b.is(Value::Kind::undefined))
+    throw Fault(a.is(Value::Kind::undefined) ? a.why() : b.why());
   const auto repeat = [](const Value& value, std::int64_t times) -> Value {
     const auto count = static_cast<std::size_t>(std::max<std::int64_t>(0, times));
-    const std::size_t size = value.is(Kind::string) ? value.text().size() : value.list().size() * 64;
+    const std::size_t size = value.is(Value::Kind::string) ? value.text().size() : value.list().size() * 64;
     if (size > 0 && count > most_bytes / size) within_limit(most_bytes + 1);
     std::string text;
     List items;
     for (std::size_t i = 0; i < count && size > 0; ++i) {
-      if (value.is(Kind::string)) {
+      if (value.is(Value::Kind::string)) {
         text += value.text();
       } else {
         items.insert(items.end(), value.list().begin(), value.list().end());
       }
     }
-    return value.is(Kind::string) ? Value(std::move(text)) : Value(value.kind(), std::move(items));
+    return value.is(Value::Kind::string) ? Value(std::move(text)) : Value(value.kind(), std::move(items));
   };
-  const auto is_row = [](const Value& value) { return value.is(Kind::list) || value.is(Kind::tuple); };
-  if (symbol == "+" && a.kind() == b.kind() && a.is(Kind::string)) {
+  const auto is_row = [](const Value& value) { return value.is(Value::Kind::list) || value.is(Value::Kind::tuple); };
+  if (symbol == "+" && a.kind() == b.kind() && a.is(Value::Kind::string)) {
     within_limit(a.text().size() + b.text().size());
     return a.text() + b.text();
   }
@@ -52,9 +53,9 @@ inline Value arithmetic(const std::string& symbol, const Value& a, const Value& 
     all.insert(all.end(), b.list().begin(), b.list().end());
     return {a.kind(), std::move(all)};
   }
-  if (symbol == "*" && (is_row(a) || a.is(Kind::string)) && b.is_integer()) return repeat(a, b.integer());
-  if (symbol == "*" && (is_row(b) || b.is(Kind::string)) && a.is_integer()) return repeat(b, a.integer());
-  if (symbol == "%" && a.is(Kind::string)) return percent_format(a.text(), b);
+  if (symbol == "*" && (is_row(a) || a.is(Value::Kind::string)) && b.is_integer()) return repeat(a, b.integer());
+  if (symbol == "*" && (is_row(b) || b.is(Value::Kind::string)) && a.is_integer()) return repeat(b, a.integer());
+  if (symbol == "%" && a.is(Value::Kind::string)) return percent_format(a.text(), b);
   if (!a.is_number() || !b.is_number()) {
     throw Fault("unsupported operand type(s) for " + symbol + ": '" + a.type() + "' and '" + b.type() + "'");
   }
@@ -122,15 +123,15 @@ inline bool read_integer(const std::string& text, std::int64_t base, std::int64_
 }
 
 inline Value to_integer(const Value& value, const Value& otherwise, std::int64_t base) {
-  if (value.is(Kind::undefined)) throw Fault(value.why());
+  if (value.is(Value::Kind::undefined)) throw Fault(value.why());
   if (value.is_integer()) return value.integer();
   std::int64_t integer = 0;
   double number = value.number();
-  if (value.is(Kind::string)) {
+  if (value.is(Value::Kind::string)) {
     if (base < 2 || base > 36) throw Fault("int() base must be from 2 to 36");
     if (read_integer(value.text(), base, integer)) return integer;
     if (!read_number(value.text(), number)) return otherwise;
-  } else if (!value.is(Kind::number)) {
+  } else if (!value.is(Value::Kind::number)) {
     return otherwise;
   }
   return std::abs(number) < 9.2e18 ? Value(static_cast<std::int64_t>(number)) : otherwise;

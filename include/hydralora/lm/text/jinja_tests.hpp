@@ -42,22 +42,23 @@ inline bool apply_test(const std::string& name, const Value& value, const Argume
     return other.integer() == -1 || value.integer() % other.integer() == 0;
   }
   const Bound none(given, name, {});
-  if (name == "defined") return !value.is(Kind::undefined);
-  if (name == "undefined") return value.is(Kind::undefined);
-  if (name == "none") return value.is(Kind::none);
-  if (name == "boolean") return value.is(Kind::boolean);
-  if (name == "true" || name == "false") return value.is(Kind::boolean) && value.truth() == (name == "true");
-  if (name == "integer") return value.is(Kind::integer);
-  if (name == "float") return value.is(Kind::number);
+  if (name == "defined") return !value.is(Value::Kind::undefined);
+  if (name == "undefined") return value.is(Value::Kind::undefined);
+  if (name == "none") return value.is(Value::Kind::none);
+  if (name == "boolean") return value.is(Value::Kind::boolean);
+  if (name == "true" || name == "false") return value.is(Value::Kind::boolean) && value.truth() == (name == "true");
+  if (name == "integer") return value.is(Value::Kind::integer);
+  if (name == "float") return value.is(Value::Kind::number);
   if (name == "number") return value.is_number();
-  if (name == "string") return value.is(Kind::string);
-  if (name == "mapping") return value.is(Kind::dict);
+  if (name == "string") return value.is(Value::Kind::string);
+  if (name == "mapping") return value.is(Value::Kind::dict);
   if (name == "sequence" || name == "iterable") {
-    const bool all = name == "iterable" && (value.is(Kind::view) || value.is(Kind::generator) || value.is(Kind::loop));
-    return all || value.is(Kind::string) || value.is(Kind::list) || value.is(Kind::tuple) || value.is(Kind::range) ||
-           value.is(Kind::dict) || value.is(Kind::undefined);
+    const bool all = name == "iterable" &&
+                     (value.is(Value::Kind::view) || value.is(Value::Kind::generator) || value.is(Value::Kind::loop));
+    return all || value.is(Value::Kind::string) || value.is(Value::Kind::list) || value.is(Value::Kind::tuple) ||
+           value.is(Value::Kind::range) || value.is(Value::Kind::dict) || value.is(Value::Kind::undefined);
   }
-  if (name == "callable") return value.is(Kind::callable) || value.is(Kind::undefined);
+  if (name == "callable") return value.is(Value::Kind::callable) || value.is(Value::Kind::undefined);
   if (name == "odd" || name == "even") {
     if (!value.is_number()) throw Fault(name + " needs a number, not " + value.type());
     return std::fmod(std::abs(value.number()), 2) == (name == "odd" ? 1 : 0);

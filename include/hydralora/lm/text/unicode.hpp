@@ -114,7 +114,7 @@ inline std::size_t start_of_blanks(std::string_view text, std::size_t to, std::s
   return std::max(to, least);
 }
 
-/// What \w means in Rust's regular expressions: letters, marks, digits, connectors and the joiners.
+/// A word character of Rust's regular expressions: letters, marks, digits, connectors and the joiners.
 inline bool is_word(char32_t code) {
   const auto kind = category(code);
   const bool circled = (code >= 0x24B6 && code <= 0x24E9) || (code >= 0x1F130 && code <= 0x1F149) ||
