@@ -17,18 +17,25 @@
 
 #include "hydralora/core/config.hpp"
 #include "hydralora/io/file.hpp"
-#include "hydralora/lm/text/chat_messages.hpp"
 #include "hydralora/lm/text/jinja.hpp"
-#include "hydralora/lm/text/jinja_lexer.hpp"
-#include "hydralora/lm/text/jinja_node.hpp"
 #include "hydralora/lm/text/jinja_parser.hpp"
 #include "hydralora/lm/text/jinja_text.hpp"
-#include "hydralora/lm/text/jinja_token.hpp"
 #include "hydralora/lm/text/jinja_value.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace lm {
+
+/// A template that is wrong, or that raises an error. what() begins with the template's name and the line.
+class TemplateError : public std::runtime_error {
+ public:
+  TemplateError(const std::string& name, int line, const std::string& reason)
+      : std::runtime_error(name + ", line " + std::to_string(line) + ": " + reason), line_(line) {}
+  int line() const { return line_; }
+
+ private:
+  int line_;
+};
 
 /// What transformers' apply_chat_template(tokenize=False) gives. A copy shares the parsed template.
 class ChatTemplate {
@@ -38,21 +45,13 @@ class ChatTemplate {
   /// @param text  a Jinja template
   /// @param name  appears in errors
   /// @throws TemplateError  on a syntax error, with its line.
-  ChatTemplate(std::string text, std::string name) : name_(std::move(name)) {
-    jinja::Nodes nodes;
-    const auto guarded = [&](auto& worker, auto&& work) {
-      try {
-        work();
-      } catch (const jinja::Fault& fault) {
-        throw TemplateError(name_, worker.line(), fault.what());
-      }
-    };
-    std::vector<jinja::Token> tokens;
-    jinja::Lexer lexer(text);
-    guarded(lexer, [&] { tokens = lexer.tokens(); });
-    jinja::Parser parser(std::move(tokens));
-    guarded(parser, [&] { nodes = parser.parse(); });
-    nodes_ = std::make_shared<const jinja::Nodes>(std::move(nodes));
+  ChatTemplate(const std::string& text, std::string name) : name_(std::move(name)) {
+    int line = 1;
+    try {
+      nodes_ = std::make_shared<const jinja::Nodes>(jinja::parse(text, line));
+    } catch (const jinja::Fault& fault) {
+      throw TemplateError(name_, line, fault.what());
+    }
   }
 
   /// The ChatML form, for a model without a template.
@@ -110,13 +109,12 @@ class ChatTemplate {
     if (variables.is_object()) all.update(variables);
     all["messages"] = Json::array();
     all["add_generation_prompt"] = add_generation_prompt;
-    for (const Json& message : messages) all["messages"].push_back(normalized_message(message));
-    std::optional<jinja::Interpreter> interpreter;
+    for (const Json& message : messages) all["messages"].push_back(normalized(message));
+    int line = 1;
     try {
-      interpreter.emplace(jinja::Value(all).dict());
-      return interpreter->run(*nodes_);
+      return jinja::Interpreter(jinja::Value(all).dict(), line).run(*nodes_);
     } catch (const jinja::Fault& fault) {
-      throw TemplateError(name_, interpreter ? interpreter->line() : 1, fault.what());
+      throw TemplateError(name_, line, fault.what());
     }
   }
 
@@ -126,15 +124,12 @@ class ChatTemplate {
   };
 
   /// The text, and which bytes of it are trained: each assistant's words and the end-of-turn token behind them.
-  ///
   /// The words are found by rendering the conversation once more for each answer, with a marker in the place of the
-  /// answer's content. What stands before and behind the marker must stand at the begin and the end of the text too;
-  /// the words are what lies between. So they may be empty, repeated elsewhere, trimmed or changed by the template.
-  /// Where the rest differs, because the template looks into the content, the names of called tools are marked instead,
-  /// and the words begin behind the generation prompt. Where that fails as well, the answer is what its turn appends to
-  /// the generation prompt, up to the turn's last special token.
+  /// answer's content: they are what lies between that which stands before and behind the marker. So they may be empty,
+  /// repeated elsewhere, trimmed or changed by the template. Where the rest of the text differs, the names of called
+  /// tools are marked instead, and the words begin behind the generation prompt. Where that fails as well, the answer
+  /// is what its turn appends to the generation prompt, up to the turn's last special token.
   /// An answer that changes nothing in the text has been left out by the template, and has no span.
-  ///
   /// @param special_tokens  the tokenizer's, the end of a turn among them. White space before that is trained as well.
   /// @throws std::invalid_argument  where an answer is in the text but is not found in these ways, or where none is.
   /// @throws TemplateError          as render().
@@ -165,7 +160,37 @@ class ChatTemplate {
     return text;
   }
 
-  static bool begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
+  /// As transformers does: keys without a value are dropped, and reasoning gets all the names that templates read.
+  static Json normalized(const Json& message) {
+    if (!message.is_object()) throw std::invalid_argument("ChatTemplate: a message is not an object");
+    Json kept = Json::object(), reasoning;
+    for (const char* key : {"reasoning", "thinking", "reasoning_content"}) {
+      if (message.contains(key) && !message[key].is_null()) reasoning = message[key];
+    }
+    if (!reasoning.is_null()) kept["thinking"] = reasoning;
+    for (const auto& [key, value] : message.items()) {
+      if (!value.is_null()) kept[key] = value;
+    }
+    if (!reasoning.is_null()) kept["reasoning_content"] = reasoning;
+    return kept;
+  }
+
+  /// Puts markers in the place of the content, or of the names of the tools that are called.
+  /// @return  whether there is something to replace.
+  static bool mark(Json& message, bool calls, const std::string& marker) {
+    const auto place = message.find(calls ? "tool_calls" : "content");
+    if (place == message.end()) return false;
+    if (!calls && place->is_string()) return *place = marker, true;
+    bool marked = false;
+    const char* const key = calls ? "name" : "text";
+    for (std::size_t i = 0; place->is_array() && i < place->size(); ++i) {
+      Json& one = (*place)[i];
+      Json& piece = calls && one.contains("function") ? one["function"] : one;
+      if (piece.is_object() && piece.contains(key)) marked = (piece[key] = marker, true);
+    }
+    return marked;
+  }
+  static bool has_calls(const Json& one) { return one.contains("tool_calls") && !one["tool_calls"].empty(); }
 
   /// The rendering of the first `count` messages; nothing where the template refuses them.
   std::optional<std::string> part(const Json& messages, std::size_t count, bool add_generation_prompt) const {
@@ -184,46 +209,42 @@ class ChatTemplate {
     while (text.find(marker) != std::string_view::npos) marker += '0';
     for (const bool calls : {false, true}) {
       Json marked = messages;
-      if (!mark_answer(marked[i], calls, marker)) continue;
+      if (!mark(marked[i], calls, marker)) continue;
       const std::optional<std::string> other = part(marked, marked.size(), false);
       if (other && *other == text && !has_calls(messages[i])) return std::nullopt;  // left out
       const std::size_t first = other ? other->find(marker) : std::string::npos;
       if (first == std::string::npos) continue;
       const std::string_view behind = std::string_view(*other).substr(other->rfind(marker) + marker.size());
       const std::size_t end = text.size() - std::min(text.size(), behind.size());
-      if (first > end || !begins(text, std::string_view(*other).substr(0, first)) || text.substr(end) != behind)
+      if (first > end || !jinja::begins(text, std::string_view(*other).substr(0, first)) || text.substr(end) != behind)
         continue;
-      const std::size_t begin =
-          calls ? begin_of_turn(messages, i, text, first) : begin_of_answer(messages, i, text, first);
-      if (begin != std::string::npos)
-        return std::make_pair(begin, end + end_of_turn(marked, i, behind, marker, special));
+      const std::size_t begin = begin_of_answer(messages, i, text, first, calls);
+      if (begin == std::string::npos) continue;
+      return std::make_pair(begin, end + end_of_turn(marked, i, behind, marker, special));
     }
     return whole_turn(messages, i, text, special);
   }
 
-  /// White space behind the end of the generation prompt is the answer's: the model has to write it. The prompt's last
-  /// word shows where it ends, for the text before it can differ from the text of the whole conversation.
-  std::size_t begin_of_answer(const Json& messages, std::size_t i, std::string_view text, std::size_t first) const {
+  /// Where an answer begins whose content, or whose calls, begin at `first`; npos where that cannot be told.
+  std::size_t begin_of_answer(const Json& messages, std::size_t i, std::string_view text, std::size_t first,
+                              bool calls) const {
+    const std::optional<std::string> prompt = part(messages, i, true), without = part(messages, i, false);
+    const std::string_view before = text.substr(0, first);
+    if (calls) {  // behind what the template adds as a generation prompt
+      if (!prompt || !without || !jinja::begins(*prompt, *without)) return std::string::npos;
+      const std::string_view added = std::string_view(*prompt).substr(without->size());
+      const std::size_t at = added.empty() ? std::string_view::npos : before.rfind(added);
+      return at == std::string_view::npos ? at : at + added.size();
+    }
+    // White space behind the end of the generation prompt is the answer's: the model has to write it. The prompt's last
+    // word shows where it ends, for the text before it can differ from the text of the whole conversation.
     const auto trimmed = [](std::string_view all) { return jinja::strip(all, nullptr, false, true); };
-    const auto last_word = [](std::string_view all) {
-      std::size_t start = all.size();
-      while (start > 0 && !jinja::is_space(static_cast<unsigned char>(all[start - 1]))) --start;
-      return all.substr(start);
-    };
-    const std::optional<std::string> prompt = part(messages, i, true);
+    const auto last_word = [](std::string_view all) { return all.substr(all.find_last_of(" \t\r\n") + 1); };
     if (!prompt) return first;
-    const std::string_view before = text.substr(0, first), own = trimmed(before), others = trimmed(*prompt);
+    const std::string_view own = trimmed(before), others = trimmed(*prompt);
     const std::string_view space = before.substr(own.size()), given = std::string_view(*prompt).substr(others.size());
-    return last_word(own) == last_word(others) && begins(space, given) ? own.size() + given.size() : first;
-  }
-
-  /// Behind what the template adds as a generation prompt, where that stands last before `first`; npos without it.
-  std::size_t begin_of_turn(const Json& messages, std::size_t i, std::string_view text, std::size_t first) const {
-    const std::optional<std::string> with = part(messages, i, true), without = part(messages, i, false);
-    if (!with || !without || !begins(*with, *without)) return std::string::npos;
-    const std::string_view prompt = std::string_view(*with).substr(without->size());
-    const std::size_t at = prompt.empty() ? std::string_view::npos : text.substr(0, first).rfind(prompt);
-    return at == std::string_view::npos ? at : at + prompt.size();
+    const bool same = last_word(own) == last_word(others) && jinja::begins(space, given);
+    return same ? own.size() + given.size() : first;
   }
 
   /// How many bytes of `behind`, which stands behind an answer, belong to it. The conversation that ends with this
@@ -231,20 +252,19 @@ class ChatTemplate {
   std::size_t end_of_turn(const Json& marked, std::size_t i, std::string_view behind, const std::string& marker,
                           const std::vector<std::string>& special) const {
     std::string_view own = behind;
-    std::optional<std::string> shorter;
-    if (i + 1 < marked.size()) shorter = part(marked, i + 1, false);
-    if (shorter && shorter->rfind(marker) != std::string::npos) {
-      const std::string_view tail = std::string_view(*shorter).substr(shorter->rfind(marker) + marker.size());
-      const auto differ = std::mismatch(tail.begin(), tail.end(), behind.begin(), behind.end());
+    const std::string shorter = i + 1 < marked.size() ? part(marked, i + 1, false).value_or("") : "";
+    if (const std::size_t at = shorter.rfind(marker); at != std::string::npos) {
+      const auto tail = shorter.begin() + static_cast<std::ptrdiff_t>(at + marker.size());
+      const auto differ = std::mismatch(tail, shorter.end(), behind.begin(), behind.end());
       own = behind.substr(0, static_cast<std::size_t>(differ.second - behind.begin()));
     }
     if (has_calls(marked[i])) return last_special(own, special).value_or(0);
     const std::size_t space = own.size() - jinja::strip(own, nullptr, true, false).size();
-    std::size_t longest = 0;
+    std::size_t end = 0;
     for (const std::string& token : special) {
-      if (begins(own.substr(space), token)) longest = std::max(longest, token.size());
+      if (!token.empty() && jinja::begins(own.substr(space), token)) end = std::max(end, space + token.size());
     }
-    return longest == 0 ? 0 : space + longest;
+    return end;
   }
 
   /// Behind the last special token of a text.
@@ -260,7 +280,8 @@ class ChatTemplate {
   Span whole_turn(const Json& messages, std::size_t i, std::string_view text,
                   const std::vector<std::string>& special) const {
     const std::optional<std::string> prompt = part(messages, i, true), turn = part(messages, i + 1, false);
-    if (!prompt || !turn || prompt->size() >= turn->size() || !begins(*turn, *prompt) || !begins(text, *turn)) {
+    if (!prompt || !turn || prompt->size() >= turn->size() || !jinja::begins(*turn, *prompt) ||
+        !jinja::begins(text, *turn)) {
       throw std::invalid_argument(name_ + ": the answer in message " + std::to_string(i) +
                                   " cannot be found in the rendered text");
     }

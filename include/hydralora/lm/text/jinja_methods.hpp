@@ -1,23 +1,11 @@
 // SPDX-License-Identifier: MIT
-// The methods of strings, lists and dictionaries in a Jinja template, and the global functions.
+// Attributes and methods of a Jinja template's values, and the global functions.
 #pragma once
 
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
 #include <ctime>
-#include <memory>
-#include <string>
-#include <utility>
-#include <vector>
+#include <map>
 
-#include "hydralora/core/config.hpp"
-#include "hydralora/lm/text/jinja_arguments.hpp"
-#include "hydralora/lm/text/jinja_attributes.hpp"
-#include "hydralora/lm/text/jinja_format.hpp"
-#include "hydralora/lm/text/jinja_print.hpp"
-#include "hydralora/lm/text/jinja_text.hpp"
+#include "hydralora/lm/text/jinja_operators.hpp"
 #include "hydralora/lm/text/jinja_value.hpp"
 
 namespace hydralora {
@@ -25,256 +13,253 @@ inline namespace HYDRALORA_BUILD {
 namespace lm {
 namespace jinja {
 
-inline List values_of(std::vector<std::string> texts) {
-  List values;
-  for (std::string& text : texts) values.emplace_back(std::move(text));
-  return values;
-}
+/// One call of a filter, a method or a global function.
+struct Call {
+  std::string name;
+  Value self;
+  const Arguments& given;
+  List values;  ///< in the order of the parameters; undefined where an argument is absent
 
-/// str.is…: whether the text has characters, and all of them fit.
-inline bool all_are(const std::string& text, const std::string& name) {
-  bool cased = false;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::uint32_t c = code_point(text, at);
-    const bool digit = c >= '0' && c <= '9';
-    if (name == "isspace"   ? !is_space(c)
-        : name == "isalpha" ? !is_alpha(c)
-                            : name == "isalnum" && !digit && !is_alpha(c)) {
-      return false;
-    }
-    if (is_one_of(name, {"isdigit", "isdecimal", "isnumeric"}) && !digit) return false;
-    if ((name == "isupper" && to_upper(c) != c) || (name == "islower" && to_lower(c) != c)) return false;
-    cased = cased || is_cased(c);
+  Value get(std::size_t i, Value otherwise = nullptr) const {
+    return values[i].is(Kind::undefined) ? std::move(otherwise) : values[i];
   }
-  return !text.empty() && (cased || (name != "isupper" && name != "islower"));
-}
+  bool has(std::size_t i) const { return !get(i).is(Kind::none); }
+  bool truth(std::size_t i) const { return values[i].truth(); }
+  const Value& at(std::size_t i) const {
+    if (values[i].is(Kind::undefined)) throw Fault(name + " is missing an argument");
+    return values[i];
+  }
+  std::int64_t integer(std::size_t i, std::int64_t otherwise) const {
+    if (has(i) && !values[i].is_integer()) throw Fault(name + " needs an integer, not " + values[i].type());
+    return has(i) ? values[i].integer() : otherwise;
+  }
+  const std::string& text(std::size_t i) const {
+    if (!at(i).is(Kind::string)) throw Fault(name + " needs a string, not " + at(i).type());
+    return at(i).text();
+  }
+  const std::string* text_or_none(std::size_t i) const { return has(i) ? &text(i) : nullptr; }
+};
 
-inline std::string padded(const std::string& text, const std::string& name, std::int64_t width,
-                          const std::string& fill) {
-  const std::int64_t missing_count = std::max<std::int64_t>(0, width - length(text));
-  const auto count = static_cast<std::size_t>(missing_count);
-  within_limit(text.size() + within_limit(count) * fill.size());
-  // Python's center puts the odd one on the left where the width is odd.
-  const std::size_t left = name == "ljust"   ? 0
-                           : name == "rjust" ? count
-                                             : count / 2 + (count & static_cast<std::size_t>(width) & 1U);
+/// Functions by name.
+class Table {
+ public:
+  /// @param names       that it goes by, with spaces between them
+  /// @param parameters  their names, with spaces between them; * takes all
+  void add(const std::string& names, const std::string& parameters, std::function<Value(const Call&)> run) {
+    for (const std::string& name : split(names, nullptr)) all_[name] = {split(parameters, nullptr), run};
+  }
+  bool has(const std::string& name) const { return all_.count(name) > 0; }
+  /// @throws Fault  where there is no such function, too many arguments, or one with an unknown name.
+  Value call(const std::string& name, const Value& self, const Arguments& given) const {
+    if (!has(name)) throw Fault("No filter named '" + name + "'.");
+    const auto& [parameters, run] = all_.at(name);
+    Call made{name, self, given, List(parameters.size())};
+    if (parameters == std::vector<std::string>{"*"}) return run(made);
+    if (given.positional.size() > parameters.size()) throw Fault(name + " was given too many arguments");
+    std::copy(given.positional.begin(), given.positional.end(), made.values.begin());
+    for (const auto& [key, value] : given.named) {
+      const auto found = std::find(parameters.begin(), parameters.end(), key);
+      if (found == parameters.end()) throw Fault(name + " got an unexpected keyword argument '" + key + "'");
+      made.values[static_cast<std::size_t>(found - parameters.begin())] = value;
+    }
+    return run(made);
+  }
+
+ private:
+  std::map<std::string, std::pair<std::vector<std::string>, std::function<Value(const Call&)>>> all_;
+};
+
+/// '{} {0} {name}'.format(…), without format specifications and {{.
+inline std::string brace_format(const std::string& text, const Arguments& given) {
   std::string out;
-  for (std::size_t i = 0; i < left; ++i) out += fill;
-  out += text;
-  for (std::size_t i = left; i < count; ++i) out += fill;
+  std::int64_t next = 0;
+  std::size_t at = 0, open = 0;
+  while ((open = text.find('{', at)) != std::string::npos) {
+    const std::size_t close = text.find('}', open);
+    if (close == std::string::npos || text.find("}}") != std::string::npos)
+      throw Fault("format: a brace is not supported");
+    const std::string field = text.substr(open + 1, close - open - 1);
+    const Value index = field.empty() ? Value(next++) : read_number(field, true);
+    const auto place = static_cast<std::size_t>(index.integer());
+    const bool found = index.is(Kind::integer) && place < given.positional.size();
+    const Value* value = found ? &given.positional[place] : nullptr;
+    for (const auto& [name, named] : given.named) value = name == field ? &named : value;
+    if (value == nullptr) throw Fault("the format field '{" + field + "}' has no argument or is not supported");
+    within_limit((out += text.substr(at, open - at) + print(*value)).size());
+    at = close + 1;
+  }
+  return out + text.substr(at);
+}
+
+/// What stands between the items is `mark`. @param strict  whether they must be strings
+inline std::string joined(const List& items, const std::string& mark, bool strict) {
+  std::string out;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (strict && !items[i].is(Kind::string)) throw Fault("join needs strings, found " + items[i].type());
+    within_limit((out += (i > 0 ? mark : "") + print(items[i])).size());
+  }
   return out;
 }
 
-inline Value string_method(const std::string& text, const std::string& name, const Arguments& given) {
-  if (name == "strip" || name == "lstrip" || name == "rstrip") {
-    const Bound bound(given, name, {"chars"});
-    return std::string(strip(text, bound.text(0), name != "rstrip", name != "lstrip"));
-  }
-  if (name == "split" || name == "rsplit") {
-    const Bound bound(given, name, {"sep", "maxsplit"});
-    return values_of(split(text, bound.text(0), bound.integer(1, -1), name == "rsplit"));
-  }
-  if (name == "splitlines") return values_of(split_lines(text, Bound(given, name, {"keepends"}).truth(0)));
-  if (name == "startswith" || name == "endswith") {
-    const Bound bound(given, name, {"prefix", "start", "end"});
-    const Value part = slice(text, bound.get(1, nullptr), bound.get(2, nullptr), nullptr);
-    const List choices = bound.at(0).is(Value::Kind::tuple) ? bound.at(0).list() : List{bound.at(0)};
-    return std::any_of(choices.begin(), choices.end(), [&](const Value& choice) {
-      if (!choice.is(Value::Kind::string))
-        throw Fault(name + " needs a string or a tuple of strings, not " + choice.type());
-      const std::string& words = choice.text();
-      const std::size_t rest = part.text().size() - std::min(part.text().size(), words.size());
-      return part.text().compare(name == "endswith" ? rest : 0, words.size(), words) == 0;
+inline const Table& string_methods() {
+  static const Table all = [] {
+    Table t;
+    t.add("strip lstrip rstrip", "chars",
+          [](auto& c) { return strip(c.self.text(), c.text_or_none(0), c.name != "rstrip", c.name != "lstrip"); });
+    t.add("split rsplit", "sep maxsplit", [](auto& c) {
+      return values_of(split(c.self.text(), c.text_or_none(0), c.integer(1, -1), c.name == "rsplit"));
     });
-  }
-  if (name == "upper") return with_case(text, Case::upper);
-  if (name == "lower" || name == "casefold") return with_case(text, Case::lower);
-  if (name == "title") return with_case(text, Case::title);
-  if (name == "capitalize") return with_case(text, Case::capitalize);
-  if (name == "swapcase") {
-    std::string out;
-    for (std::size_t at = 0; at < text.size();) {
-      const std::uint32_t c = code_point(text, at);
-      append(out, to_upper(c) != c ? to_upper(c) : to_lower(c));
-    }
-    return out;
-  }
-  if (name == "replace") {
-    const Bound bound(given, name, {"old", "new", "count"});
-    return replace(text, bound.need_text(0), bound.need_text(1), bound.integer(2, -1));
-  }
-  if (name == "join") {
-    std::string out;
-    bool first = true;
-    for (const Value& part : items_of(Bound(given, name, {"iterable"}).at(0))) {
-      if (!part.is(Value::Kind::string)) throw Fault("join needs strings, found " + part.type());
-      if (!std::exchange(first, false)) out += text;
-      within_limit(out.size() + part.text().size() + text.size());
-      out += part.text();
-    }
-    return out;
-  }
-  if (is_one_of(name, {"find", "rfind", "index", "count"})) {
-    const Bound bound(given, name, {"sub", "start", "end"});
-    const std::int64_t start = bound.integer(1, 0), size = length(text);
-    const std::int64_t offset = std::clamp<std::int64_t>(start < 0 ? start + size : start, 0, size);
-    const Value cut = slice(text, bound.get(1, nullptr), bound.get(2, nullptr), nullptr);
-    const std::string &part = cut.text(), &words = bound.need_text(0);
-    if (name == "count") {
-      if (words.empty()) return start > size ? std::int64_t{0} : length(part) + 1;
-      std::int64_t count = 0;
-      for (std::size_t at = part.find(words); at != std::string::npos; at = part.find(words, at + words.size()))
-        ++count;
-      return count;
-    }
-    const std::size_t found = start > size ? std::string::npos : name == "rfind" ? part.rfind(words) : part.find(words);
-    if (found == std::string::npos && name == "index") throw Fault("substring not found");
-    return found == std::string::npos ? std::int64_t{-1} : offset + length(part.substr(0, found));
-  }
-  if (name == "removeprefix" || name == "removesuffix") {
-    const std::string& part = Bound(given, name, {"part"}).need_text(0);
-    const bool begin = name == "removeprefix";
-    if (part.size() > text.size() || text.compare(begin ? 0 : text.size() - part.size(), part.size(), part) != 0)
-      return text;
-    return begin ? text.substr(part.size()) : text.substr(0, text.size() - part.size());
-  }
-  if (name == "format") return brace_format(text, given);
-  if (name == "zfill") {
-    const std::size_t sign = !text.empty() && (text[0] == '-' || text[0] == '+') ? 1 : 0;
-    const std::int64_t width = Bound(given, name, {"width"}).integer(0, 0) - static_cast<std::int64_t>(sign);
-    return text.substr(0, sign) + padded(text.substr(sign), "rjust", width, "0");
-  }
-  if (name == "ljust" || name == "rjust" || name == "center") {
-    const Bound bound(given, name, {"width", "fillchar"});
-    const std::string fill = bound.has(1) ? bound.need_text(1) : " ";
-    if (length(fill) != 1) throw Fault("the fill character must be exactly one character long");
-    return padded(text, name, bound.integer(0, 0), fill);
-  }
-  if (name == "partition" || name == "rpartition") {
-    const std::string& mark = Bound(given, name, {"sep"}).need_text(0);
-    if (mark.empty()) throw Fault("empty separator");
-    const bool right = name == "rpartition";
-    const std::size_t cut = right ? text.rfind(mark) : text.find(mark);
-    if (cut == std::string::npos) return {Value::Kind::tuple, right ? List{"", "", text} : List{text, "", ""}};
-    return {Value::Kind::tuple, List{text.substr(0, cut), mark, text.substr(cut + mark.size())}};
-  }
-  const Bound none(given, name, {});
-  return all_are(text, name);
+    t.add("splitlines", "keepends", [](auto& c) { return values_of(split_lines(c.self.text(), c.truth(0))); });
+    t.add("upper lower title capitalize", "", [](auto& c) { return with_case(c.self.text(), c.name); });
+    t.add("isdigit isdecimal isnumeric isalpha isalnum isspace isupper islower", "",
+          [](auto& c) { return all_are(c.self.text(), c.name); });
+    t.add("replace", "old new count",
+          [](auto& c) { return replace(c.self.text(), c.text(0), c.text(1), c.integer(2, -1)); });
+    t.add("join", "iterable", [](auto& c) { return joined(items_of(c.get(0, {})), c.self.text(), true); });
+    t.add("format", "*", [](auto& c) { return brace_format(c.self.text(), c.given); });
+    t.add("startswith endswith", "prefix start end", [](auto& c) {
+      const Value part = slice(c.self, c.get(1), c.get(2), nullptr);
+      const List choices = c.at(0).is(Kind::tuple) ? c.at(0).list() : List{c.text(0)};
+      return std::any_of(choices.begin(), choices.end(), [&](const Value& choice) {
+        return c.name == "endswith" ? ends(part.text(), print(choice)) : begins(part.text(), print(choice));
+      });
+    });
+    t.add("removeprefix removesuffix", "part", [](auto& c) -> Value {
+      const std::string &text = c.self.text(), &part = c.text(0);
+      if (c.name == "removesuffix") return ends(text, part) ? text.substr(0, text.size() - part.size()) : text;
+      return begins(text, part) ? text.substr(part.size()) : text;
+    });
+    t.add("count", "sub start end", [](auto& c) {
+      const Value part = slice(c.self, c.get(1), c.get(2), nullptr);
+      return static_cast<std::int64_t>(replace(part.text(), c.text(0), c.text(0) + "+", -1).size() -
+                                       part.text().size());
+    });
+    t.add("find rfind index rindex", "sub start end", [](auto& c) {
+      const Value part = slice(c.self, c.get(1), c.get(2), nullptr);
+      const std::size_t at = c.name[0] == 'r' ? part.text().rfind(c.text(0)) : part.text().find(c.text(0));
+      if (at == std::string::npos && c.name.back() == 'x') throw Fault("substring not found");
+      if (at == std::string::npos) return std::int64_t{-1};
+      return length(slice(c.self, nullptr, c.get(1, std::int64_t{0}), nullptr).text()) +
+             length(part.text().substr(0, at));
+    });
+    t.add("zfill ljust rjust center", "width fillchar", [](auto& c) {
+      const std::string& text = c.self.text();
+      const std::string fill = c.name == "zfill" ? "0" : c.has(1) ? c.text(1) : " ";
+      const std::string sign = c.name == "zfill" && (begins(text, "-") || begins(text, "+")) ? text.substr(0, 1) : "";
+      const double left = c.name == "ljust" ? 0 : c.name == "center" ? 0.5 : 1;
+      return sign + padded(text.substr(sign.size()), c.integer(0, 0) - length(sign), fill, left);
+    });
+    t.add("partition rpartition", "sep", [](auto& c) -> Value {
+      List parts = values_of(split(c.self.text(), &c.text(0), 1, c.name == "rpartition"));
+      if (parts.size() == 2) return {List{parts[0], c.at(0), parts[1]}, Kind::tuple};
+      return {c.name == "partition" ? List{c.self, "", ""} : List{"", "", c.self}, Kind::tuple};
+    });
+    return t;
+  }();
+  return all;
 }
 
-/// The pairs of dict(…) and namespace(…).
-inline Dict pairs_of(const Arguments& given, const std::string& function) {
-  if (given.positional.size() > 1) throw Fault(function + " was given too many arguments");
-  const Value made{Dict()};
-  if (!given.positional.empty()) {
-    const Value& from = given.positional[0];
-    if (from.is(Value::Kind::dict)) {
-      for (const auto& [key, value] : from.dict()) made.set(key, value);
-    } else {
-      for (const Value& pair : items_of(from)) {
-        const List two = items_of(pair);
-        if (two.size() != 2) throw Fault(function + " needs pairs");
-        made.set(two[0], two[1]);
-        if (made.dict().size() > 10000) throw Fault(function + " makes more than 10000 keys");  // each is searched for
+/// Of dictionaries, and index, count and copy of lists.
+inline const Table& container_methods() {
+  static const Table all = [] {
+    Table t;
+    t.add("get", "key default", [](auto& c) {
+      const Value* const found = c.self.find(c.values[0]);
+      return found != nullptr ? *found : c.get(1);
+    });
+    t.add("items keys values", "", [](auto& c) {
+      List items;
+      for (const auto& [key, value] : c.self.dict()) {
+        items.push_back(c.name == "items" ? Value(List{key, value}, Kind::tuple) : c.name == "keys" ? key : value);
       }
-    }
-  }
-  for (const auto& [key, value] : given.named) made.set(key, value);
-  return made.dict();
+      return items;
+    });
+    t.add("copy", "", [](auto& c) { return c.self; });
+    t.add("index count", "value", [](auto& c) {
+      const List& items = c.self.list();
+      const auto found = std::find(items.begin(), items.end(), c.at(0));
+      if (c.name == "count") return static_cast<std::int64_t>(std::count(found, items.end(), c.at(0)));
+      if (found == items.end()) throw Fault(print(c.at(0), true) + " is not in list");
+      return static_cast<std::int64_t>(found - items.begin());
+    });
+    return t;
+  }();
+  return all;
 }
 
-inline Value container_method(const Value& self, const std::string& name, const Arguments& given) {
-  if (name == "get") {
-    const Bound bound(given, name, {"key", "default"});
-    const Value* const found = self.find(bound.at(0));
-    return found != nullptr ? *found : bound.get(1, nullptr);
-  }
-  if (name == "index" || name == "count") {
-    const Value wanted = Bound(given, name, {"value"}).at(0);
-    const List& all = self.list();
-    if (name == "count") return static_cast<std::int64_t>(std::count(all.begin(), all.end(), wanted));
-    const auto found = std::find(all.begin(), all.end(), wanted);
-    if (found == all.end()) throw Fault(print(wanted, true) + " is not in list");
-    return static_cast<std::int64_t>(found - all.begin());
-  }
-  const Bound none(given, name, {});
-  if (name == "copy") return self;
-  List all;
-  for (const auto& [key, value] : self.dict()) {
-    all.push_back(name == "items" ? Value(Value::Kind::tuple, {key, value}) : name == "keys" ? key : value);
-  }
-  return {Value::Kind::view, std::move(all), "dict_" + name};
-}
-
-inline Value range(const Arguments& given) {
-  const Bound bound(given, "range", {"start", "stop", "step"});
-  bound.at(0);
-  const std::int64_t first = bound.has(1) ? bound.integer(0, 0) : 0;
-  const std::int64_t stop = bound.integer(bound.has(1) ? 1 : 0, 0), step = bound.integer(2, 1);
-  constexpr std::int64_t largest = std::int64_t{1} << 60U, most = 100000;  // jinja2's MAX_RANGE
-  if (step == 0) throw Fault("range() arg 3 must not be zero");
-  if (std::max({std::abs(first), std::abs(stop), std::abs(step)}) > largest)
-    throw Fault("a range's numbers are too large");
-  List all;
-  for (std::int64_t i = first; step > 0 ? i < stop : i > stop; i += step) {
-    if (all.size() == most) throw Fault("Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000).");
-    all.emplace_back(i);
-  }
-  const std::string by = step == 1 ? "" : ", " + std::to_string(step);
-  return {Value::Kind::range, std::move(all),
-          "range(" + std::to_string(first) + ", " + std::to_string(stop) + by + ")"};
-}
-
-/// Calls a method, or a global function; a macro is the interpreter's.
-inline Value call_function(Callable& function, const Arguments& given) {
-  const std::string& name = function.name;
-  const Value& self = function.self;
-  if (self.is(Value::Kind::string) && name != "joiner") return string_method(self.text(), name, given);
-  if (self.is(Value::Kind::loop)) {
-    Loop& loop = *self.loop();
-    if (name == "cycle") {
-      if (given.positional.empty()) throw Fault("no items for cycling given");
-      return given.positional[static_cast<std::size_t>(loop.index0) % given.positional.size()];
-    }
-    const Value seen(Value::Kind::tuple, given.positional);
-    const bool changed = loop.changed != seen;
-    loop.changed = seen;
-    return changed;
-  }
-  if (self.is(Value::Kind::callable)) {  // cycler's next and reset
-    Callable& cycler = *self.callable();
-    const std::size_t now = cycler.position;
-    cycler.position = name == "reset" ? 0 : (now + 1) % cycler.self.list().size();
-    return name == "reset" ? Value(nullptr) : cycler.self.list()[now];
-  }
-  if (name == "joiner" && self.is(Value::Kind::string)) return function.position++ == 0 ? Value("") : self;
-  if (name == "cycler" && self.is(Value::Kind::tuple)) throw Fault("a cycler is not callable: use next()");
-  if (!self.is(Value::Kind::undefined)) return container_method(self, name, given);
-  if (name == "range") return range(given);
-  if (name == "dict") return pairs_of(given, name);
-  if (name == "namespace") {
-    Dict pairs = pairs_of(given, name);
-    for (const auto& pair : pairs) {
-      if (pair.first.is(Value::Kind::string) && pair.first.text()[0] == '_') {
-        throw Fault("Chat templates cannot store underscore-prefixed attributes on a namespace: '" + pair.first.text() +
-                    "'");
+inline const Table& globals() {
+  static const Table all = [] {
+    Table t;
+    t.add("range", "start stop step", [](auto& c) {
+      const std::int64_t first = c.has(1) ? c.integer(0, 0) : 0, step = c.integer(2, 1);
+      const double stop = c.has(1) ? c.at(1).number() : c.at(0).number();
+      if (step == 0) throw Fault("range() arg 3 must not be zero");
+      const double count = (stop - static_cast<double>(first)) / static_cast<double>(step);
+      if (count > 100000) throw Fault("Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000).");
+      List items;
+      for (std::int64_t i = 0; static_cast<double>(i) < count; ++i) items.emplace_back(first + i * step);
+      return items;
+    });
+    t.add("dict namespace", "*", [](auto& c) -> Value {
+      Dict pairs;
+      for (const Value& from : c.given.positional) {
+        if (!from.is(Kind::dict)) throw Fault(c.name + " needs a dictionary, not " + from.type());
+        for (const auto& [key, value] : from.dict()) set(pairs, key, value);
       }
-    }
-    return Value::space(std::move(pairs));
+      for (const auto& [key, value] : c.given.named) set(pairs, key, value);
+      return {std::move(pairs), c.name == "dict" ? Kind::dict : Kind::space};
+    });
+    t.add("raise_exception", "message", [](auto& c) -> Value { throw Fault(print(c.values[0])); });
+    t.add("strftime_now", "format", [](auto& c) {
+      const std::time_t now = std::time(nullptr);
+      std::string out(within_limit(c.text(0).size() * 32 + 256), '\0');
+      out.resize(std::strftime(out.data(), out.size(), c.text(0).c_str(), std::localtime(&now)));
+      return out;
+    });
+    return t;
+  }();
+  return all;
+}
+
+inline Value missing(const Value& object, const Value& key) {
+  const std::string type = object.is(Kind::none) ? "None" : object.type() + " object";
+  return Value::undefined("'" + type + "' has no attribute " + print(key, true));
+}
+
+/// object.name: the method, else the item. The sandbox refuses methods that change the object.
+/// @throws Fault  where the object is undefined.
+inline Value attribute(const Value& object, const std::string& name) {
+  if (object.is(Kind::undefined)) throw Fault(object.why());
+  const std::string changing = object.is(Kind::list)   ? " append extend insert remove reverse sort clear pop "
+                               : object.is(Kind::dict) ? " clear pop popitem setdefault update "
+                                                       : "";
+  if (changing.find(" " + name + " ") != std::string::npos) {
+    return Value::undefined("access to attribute '" + name + "' of '" + object.type() + "' object is unsafe.");
   }
-  if (name == "raise_exception") throw Fault(print(Bound(given, name, {"message"}).at(0)));
-  if (name == "joiner" || name == "cycler") {
-    const Value state =
-        name == "cycler" ? Value(Value::Kind::tuple, given.positional) : Bound(given, name, {"sep"}).get(0, ", ");
-    if (!state.truth() && name == "cycler") throw Fault("at least one item has to be provided");
-    return {std::make_shared<Callable>(Callable{name, state.is(Value::Kind::tuple) ? state : Value(print(state))}),
-            state};
+  const Table& methods = object.is(Kind::string) ? string_methods() : container_methods();
+  const bool of_list = name == "index" || name == "count" || name == "copy";
+  const bool own =
+      object.is(Kind::dict) ? !of_list || name == "copy" : object.is(Kind::string) || (object.is_sequence() && of_list);
+  if (own && methods.has(name)) {
+    return {[&methods, object, name](const Arguments& given) { return methods.call(name, object, given); }, object};
   }
-  const std::string format = Bound(given, name, {"format"}).need_text(0);  // strftime_now
-  const std::time_t now = std::time(nullptr);
-  std::string out(within_limit(format.size() * 32 + 256), '\0');
-  out.resize(std::strftime(out.data(), out.size(), format.c_str(), std::localtime(&now)));
-  return out;
+  const Value* const item = object.is(Kind::dict) || object.is(Kind::space) ? object.find(name) : nullptr;
+  return item != nullptr ? *item : missing(object, name);
+}
+
+/// object[key]: the item, else the attribute. @throws Fault  where the object is undefined.
+inline Value item(const Value& object, const Value& key) {
+  if (object.is(Kind::undefined)) throw Fault(object.why());
+  if (object.is(Kind::dict)) {
+    if (const Value* const found = object.find(key)) return *found;
+  } else if (key.is_integer() && (object.is(Kind::string) || object.is_sequence())) {
+    const List items = object.is(Kind::string) ? items_of(object) : List();
+    const List& all = object.is(Kind::string) ? items : object.list();
+    const auto size = static_cast<std::int64_t>(all.size());
+    const std::int64_t i = key.integer() < 0 ? key.integer() + size : key.integer();
+    return i < 0 || i >= size ? missing(object, key) : all[static_cast<std::size_t>(i)];
+  }
+  return key.is(Kind::string) ? attribute(object, key.text()) : missing(object, key);
 }
 
 }  // namespace jinja

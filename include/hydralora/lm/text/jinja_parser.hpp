@@ -1,20 +1,11 @@
 // SPDX-License-Identifier: MIT
-// Makes a tree of a Jinja template's tokens.
+// Makes a tree of a Jinja template.
 #pragma once
 
-#include <algorithm>
-#include <cstddef>
 #include <initializer_list>
-#include <memory>
-#include <string>
-#include <utility>
-#include <vector>
+#include <map>
 
-#include "hydralora/core/config.hpp"
-#include "hydralora/lm/text/jinja_expression.hpp"
-#include "hydralora/lm/text/jinja_node.hpp"
-#include "hydralora/lm/text/jinja_text.hpp"
-#include "hydralora/lm/text/jinja_token.hpp"
+#include "hydralora/lm/text/jinja_lexer.hpp"
 #include "hydralora/lm/text/jinja_value.hpp"
 
 namespace hydralora {
@@ -22,180 +13,278 @@ inline namespace HYDRALORA_BUILD {
 namespace lm {
 namespace jinja {
 
-class Parser : private ExpressionParser {
+class Parser : TokenReader {
  public:
-  using ExpressionParser::ExpressionParser;
-  using ExpressionParser::line;
-  /// @throws Fault  on a syntax error; line() then gives where.
-  Nodes parse() { return block({}); }
+  using TokenReader::TokenReader;
 
- private:
   /// Up to a tag that begins with one of `ends`, which is the current token afterwards. Empty: up to the end.
-  Nodes block(std::initializer_list<const char*> ends) {
-    const Depth depth(depth_);
+  Nodes block(std::initializer_list<std::string_view> ends = {}) {
+    deeper();
     Nodes nodes;
     while (now().kind != Token::Kind::end) {
       if (now().kind == Token::Kind::data) {
-        nodes.push_back(node(Kind::data));
-        nodes.back()->value = now().text;
-        ++at_;
-      } else if (now().kind == Token::Kind::output_begin) {
-        ++at_;
-        nodes.push_back(node(Kind::output, tuple_or_one()));
-        expect_end(Token::Kind::output_end);
+        nodes.push_back(node("data"));
+        nodes.back()->value = take();
+      } else if (skip("{{")) {
+        nodes.push_back(node("output", tuple_or_one("}}")));
+        expect("}}");
       } else {
-        ++at_;
-        if (std::any_of(ends.begin(), ends.end(), [&](const char* end) { return at_name(end); })) return nodes;
+        expect("{%");
+        if (std::any_of(ends.begin(), ends.end(), [&](std::string_view end) { return at(end); })) break;
         nodes.push_back(statement());
-        expect_end(Token::Kind::tag_end);
+        expect("%}");
       }
     }
-    if (ends.size() > 0) unexpected("{% " + std::string(*ends.begin()) + " %}");
+    if (ends.size() > 0 && is(Token::Kind::end)) unexpected("{% " + std::string(*ends.begin()) + " %}");
+    --depth_;
     return nodes;
   }
+
+ private:
+  void deeper() {
+    if (++depth_ > 100) throw Fault("the template is nested deeper than 100");
+  }
+
+  NodePointer node(std::string_view kind, NodePointer first = nullptr, std::string name = {}) const {
+    NodePointer made = std::make_unique<Node>(kind, first ? first->line : now().line, std::move(name));
+    if (first) made->add(std::move(first));
+    return made;
+  }
+
   /// The body of a statement whose tag ends here, and its end tag's name.
-  void body(Node& owner, const char* end) {
-    expect_end(Token::Kind::tag_end);
+  void body(Node& owner, std::string_view end) {
+    expect("%}");
     owner.blocks.push_back(block({end}));
-    ++at_;
+    take();
+  }
+
+  /// Items with commas between them, and the bracket behind.
+  template <typename Item>
+  void listed(std::string_view end, Item item) {
+    for (bool more = true; more && !at(end); more = skip(",")) item();
+    expect(end);
   }
 
   NodePointer statement() {
-    const Token tag = now();
-    if (tag.kind != Token::Kind::name) unexpected("a tag's name");
-    ++at_;
-    NodePointer made = std::make_unique<Node>(Kind::set, tag.line);
-    if (tag.text == "for") {
-      for_loop(*made);
-    } else if (tag.text == "if") {
-      if_else(*made);
-    } else if (tag.text == "set") {
-      made->add(target(true));
-      if (skip_symbol("=")) {
-        made->add(tuple_or_one());
-      } else {
-        made->add(nullptr);
-        made->add(filters(nullptr));
+    const auto known = {"for", "if", "set", "macro", "generation", "break", "continue"};
+    const auto kind = std::find_if(known.begin(), known.end(), [&](const char* each) { return at(each); });
+    if (kind == known.end()) throw Fault("Encountered unknown tag '" + now().text + "'");
+    NodePointer made = node(*kind);
+    const std::string tag = take();
+    if (tag == "for") {
+      made->add(target());
+      expect("in");
+      made->add(tuple_or_one("%}", false));
+      made->add(skip("if") ? expression() : nullptr);
+      expect("%}");
+      made->blocks.push_back(block({"endfor", "else"}));
+      if (take() == "else") body(*made, "endfor");
+    } else if (tag == "if") {
+      for (std::string next = "elif"; next == "elif" || next == "else"; next = take()) {
+        if (next == "elif") made->add(tuple_or_one("%}"));
+        expect("%}");
+        made->blocks.push_back(block({"endif", next == "elif" ? "else" : "endif", next == "elif" ? "elif" : "endif"}));
+      }
+    } else if (tag == "set") {
+      made->add(target());
+      if (skip("=")) {
+        made->add(tuple_or_one("%}"));
+      } else {  // its filters are an expression of the variable
+        NodePointer filtered = at("|") ? filters(node("variable", nullptr, made->parts[0]->name)) : nullptr;
         body(*made, "endset");
+        made->add(std::move(filtered));
       }
-    } else if (tag.text == "macro") {
-      made->kind = Kind::macro;
-      made->name = expect_name();
-      parameters(*made);
-      function_body(*made, "endmacro");
-    } else if (tag.text == "call") {
-      made->kind = Kind::call_block;
-      NodePointer caller = node(Kind::macro, "caller");
-      if (at_symbol("(")) parameters(*caller);
-      NodePointer called = expression();
-      if (called->kind != Kind::call) throw Fault("expected a call");
-      function_body(*caller, "endcall");
-      made->add(std::move(caller));
-      made->add(std::move(called));
-    } else if (tag.text == "filter") {
-      made->kind = Kind::filter_block;
-      NodePointer first = filter(nullptr);
-      made->add(filters(std::move(first)));
-      body(*made, "endfilter");
-    } else if (tag.text == "with") {
-      made->kind = Kind::with;
-      while (now().kind != Token::Kind::tag_end) {
-        if (!made->parts.empty()) expect(",");
-        made->add(target(false));
-        expect("=");
+    } else if (tag == "macro") {
+      made->name = name();
+      expect("(");
+      listed(")", [&] {
+        made->names.push_back(name());
+        made->add(skip("=") ? expression() : nullptr);
+      });
+    }
+    if (tag == "macro" || tag == "generation") body(*made, "end" + tag);
+    return made;
+  }
+
+  /// What can be assigned to: a name, names with commas, or a namespace's attribute.
+  NodePointer target() {
+    deeper();
+    NodePointer made = node("tuple");
+    do {
+      if (skip("(")) {
+        made->add(target());
+        expect(")");
+        continue;
+      }
+      made->add(node("variable", nullptr, name()));
+      if (skip(".")) made->parts.back() = node("attribute", std::move(made->parts.back()), name());
+    } while (skip(",") && !at("in") && !at("=") && !at(")"));
+    --depth_;
+    return made->parts.size() == 1 ? std::move(made->parts[0]) : std::move(made);
+  }
+
+  /// An expression, or a tuple of them without brackets, up to `end`.
+  NodePointer tuple_or_one(std::string_view end, bool with_condition = true) {
+    NodePointer tuple = node("tuple");
+    bool many = end == ")" && at(end);
+    while (!at(end)) {
+      tuple->add(with_condition ? expression() : operation(1));
+      if (!skip(",")) break;
+      many = true;
+    }
+    if (tuple->parts.empty() && !many) unexpected("an expression");
+    return many ? std::move(tuple) : std::move(tuple->parts[0]);
+  }
+
+  NodePointer expression() {
+    NodePointer value = operation(1);
+    while (skip("if")) {
+      NodePointer made = node("conditional", operation(1));
+      made->add(std::move(value));
+      made->add(skip("else") ? expression() : nullptr);
+      value = std::move(made);
+    }
+    return value;
+  }
+
+  /// How strong the operator here binds; 0 where there is none. A filter binds tighter than all of them.
+  int strength() const {
+    static const std::map<std::string_view, int> all = {
+        {"or", 1}, {"and", 2}, {"in", 4}, {"==", 4}, {"!=", 4}, {"<", 4},  {"<=", 4}, {">", 4}, {">=", 4},
+        {"+", 5},  {"-", 5},   {"~", 6},  {"*", 7},  {"/", 7},  {"//", 7}, {"%", 7},  {"**", 8}};
+    if (at("not") && at("in", 1)) return 4;
+    const auto found = is(Token::Kind::name) || is(Token::Kind::symbol) ? all.find(now().text) : all.end();
+    return found == all.end() ? 0 : found->second;
+  }
+  /// Operands between operators that bind at least so strong. All join from left to right.
+  NodePointer operation(int least) {
+    deeper();
+    NodePointer left = skip("not") ? node("unary", operation(4), "not") : filters(signed_value());
+    for (int found = strength(); found >= least && found > 0; found = strength()) {
+      if (found != 4) {
+        std::string symbol = take();
+        left = node("binary", std::move(left), std::move(symbol));
+        left->add(operation(found + 1));
+        continue;
+      }
+      left = node("comparison", std::move(left));
+      while (strength() == 4) {
+        std::string symbol = take();
+        left->names.push_back(symbol == "not" ? symbol + " " + take() : symbol);
+        left->add(operation(5));
+      }
+    }
+    --depth_;
+    return left;
+  }
+  NodePointer signed_value() {
+    if (!at("+") && !at("-")) return postfix(primary());
+    deeper();
+    std::string sign = take();
+    NodePointer value = node("unary", signed_value(), std::move(sign));
+    --depth_;
+    return postfix(std::move(value));
+  }
+
+  NodePointer primary() {
+    NodePointer made = node("constant");
+    if (is(Token::Kind::name)) {
+      made->name = name();
+      const std::string word = with_case(made->name.substr(0, 1), "lower") + made->name.substr(1);
+      if (word == "true" || word == "false")
+        made->value = word == "true";
+      else if (word == "none")
+        made->value = nullptr;
+      else
+        made->kind = "variable";
+    } else if (is(Token::Kind::string)) {
+      std::string text;
+      while (is(Token::Kind::string)) text += take();
+      made->value = text;
+    } else if (is(Token::Kind::integer) || is(Token::Kind::number)) {
+      made->value = read_number(now().text, is(Token::Kind::integer));
+      if (made->value == Value()) throw Fault("the number " + now().text + " is too large");
+      take();
+    } else if (skip("(")) {
+      made = tuple_or_one(")");
+      expect(")");
+    } else if (at("[") || at("{")) {
+      made->kind = at("[") ? "list" : "dict";
+      const char* const end = take() == "[" ? "]" : "}";
+      listed(end, [&] {
         made->add(expression());
-      }
-      body(*made, "endwith");
-    } else if (tag.text == "generation") {
-      made->kind = Kind::generation;
-      function_body(*made, "endgeneration");  // jinja2 makes a function of it: no break out of it
-    } else if (tag.text == "break" || tag.text == "continue") {
-      if (loops_ == 0) throw Fault(tag.text + " outside a loop");
-      made->kind = tag.text == "break" ? Kind::break_loop : Kind::continue_loop;
+        if (made->kind == "list") return;
+        expect(":");
+        made->add(expression());
+      });
     } else {
-      throw Fault("Encountered unknown tag '" + tag.text + "'");
+      unexpected("an expression");
     }
     return made;
   }
 
-  void for_loop(Node& made) {
-    made.kind = Kind::for_loop;
-    made.add(target(false, "in"));
-    expect_name("in");
-    made.add(tuple_or_one(false));
-    made.add(skip_name("if") ? expression() : nullptr);
-    if (at_name("recursive")) throw Fault("recursive loops are not supported");
-    expect_end(Token::Kind::tag_end);
-    ++loops_;
-    made.blocks.push_back(block({"endfor", "else"}));
-    --loops_;
-    if (skip_name("else")) return body(made, "endfor");
-    ++at_;
-  }
-
-  void if_else(Node& made) {
-    made.kind = Kind::if_else;
-    do {
-      made.add(tuple_or_one(false));
-      expect_end(Token::Kind::tag_end);
-      made.blocks.push_back(block({"endif", "else", "elif"}));
-    } while (skip_name("elif"));
-    if (skip_name("else")) return body(made, "endif");
-    ++at_;
-  }
-
-  void parameters(Node& made) {
-    expect("(");
-    while (!skip_symbol(")")) {
-      if (!made.names.empty()) expect(",");
-      made.names.push_back(expect_name());
-      if (skip_symbol("=")) {
-        made.add(expression());
-      } else if (!made.parts.empty()) {
-        throw Fault("non-default argument follows default argument");
-      }
-    }
-  }
-  void function_body(Node& made, const char* end) {
-    const int loops = std::exchange(loops_, 0);
-    const auto begin = static_cast<std::ptrdiff_t>(at_);
-    body(made, end);
-    loops_ = loops;
-    // A macro takes more arguments than it names where it speaks of them.
-    const auto used = [&](const char* name) {
-      return std::any_of(tokens_.begin() + begin, tokens_.begin() + static_cast<std::ptrdiff_t>(at_),
-                         [&](const Token& token) { return token.kind == Token::Kind::name && token.text == name; });
-    };
-    made.value = Value(Value::List{used("varargs"), used("kwargs"), used("caller")});
-  }
-
-  /// What can be assigned to: a name, names with commas, or a namespace's attribute.
-  NodePointer target(bool with_attribute, const char* end = "=") {
-    NodePointer made = node(Kind::tuple);
-    bool many = false;
-    while (now().kind != Token::Kind::tag_end && !at_name(end) && !at_symbol(end) && !at_symbol(")")) {
-      if (skip_symbol("(")) {
-        const Depth depth(depth_);
-        made->add(target(with_attribute, end));
-        expect(")");
-      } else {
-        NodePointer one = node(Kind::variable, expect_name());
-        for (const char* word : {"true", "false", "none", "True", "False", "None", "loop"}) {
-          if (one->name == word && (one->name != "loop" || end[0] == 'i'))
-            throw Fault("can't assign to '" + one->name + "'");
+  NodePointer postfix(NodePointer value) {
+    while (true) {
+      if (skip(".")) {
+        const bool index = is(Token::Kind::integer);
+        value = index ? node("subscript", std::move(value)) : node("attribute", std::move(value), name());
+        if (index) value->add(primary());
+      } else if (skip("[")) {
+        NodePointer first = at(":") ? nullptr : expression();
+        value = node(at(":") ? "slice" : "subscript", std::move(value));
+        value->add(std::move(first));
+        while (value->kind == "slice" && value->parts.size() < 4) {
+          value->add(skip(":") && !at(":") && !at("]") ? expression() : nullptr);
         }
-        if (with_attribute && skip_symbol(".")) one = node(Kind::attribute, std::move(one), expect_name());
-        made->add(std::move(one));
+        expect("]");
+      } else if (at("(")) {
+        value = node("call", std::move(value));
+        arguments(*value);
+      } else {
+        return value;
       }
-      if (!skip_symbol(",")) break;
-      many = true;
     }
-    if (made->parts.empty()) unexpected("a name to assign to");
-    return !many ? std::move(made->parts[0]) : std::move(made);
   }
 
-  int loops_ = 0;
+  bool begins_argument() const {
+    if (is(Token::Kind::name)) return strength() == 0 && !at("not") && !at("else") && !at("is") && !at("if");
+    return is(Token::Kind::string) || is(Token::Kind::integer) || is(Token::Kind::number) || at("[") || at("{");
+  }
+  NodePointer filters(NodePointer value) {
+    while (at("|") || at("is")) {
+      const bool test = take() == "is", negated = test && skip("not");
+      value = node(test ? "test" : "filter", std::move(value), name());
+      if (at("("))
+        arguments(*value);
+      else if (test && begins_argument())
+        value->add(postfix(primary()));  // `is divisibleby 3`
+      if (negated) value = node("unary", std::move(value), "not");
+    }
+    return value;
+  }
+
+  void arguments(Node& made) {
+    expect("(");
+    bool named = false;
+    listed(")", [&] {
+      const bool key = is(Token::Kind::name) && at("=", 1);
+      if (named && !key && !at("**")) unexpected("name=");
+      named = key || skip("**");
+      NodePointer argument = named ? node("keyword", nullptr, key ? name() : "") : expression();
+      if (key) expect("=");
+      if (named) argument->add(expression());
+      made.add(std::move(argument));
+    });
+  }
+
+  int depth_ = 0;
 };
+
+/// @throws Fault  on a syntax error; `line` then says where.
+inline Nodes parse(const std::string& text, int& line) {
+  Lexer lexer(text, line);
+  return Parser(lexer.tokens(), line).block();
+}
 
 }  // namespace jinja
 }  // namespace lm
