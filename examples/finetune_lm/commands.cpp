@@ -174,10 +174,14 @@ void logits(LogitsOptions o) {
     throw hydralora::FileError(o.batch, "\"documents\" is not a list of objects with ids and labels");
   }
   lm::Batch batch;
-  for (const auto& d : input["documents"]) {
-    const auto ids = d.at("ids").get<std::vector<int>>();
-    batch.add(ids, d.value("labels", std::vector<int>(ids.size(), lm::not_scored)));
-    batch.groups.push_back(d.value("group", 0));
+  try {
+    for (const auto& d : input["documents"]) {
+      const auto ids = d.at("ids").get<std::vector<int>>();
+      batch.add(ids, d.value("labels", std::vector<int>(ids.size(), lm::not_scored)));
+      batch.groups.push_back(d.value("group", 0));
+    }
+  } catch (const json::exception& error) {
+    throw hydralora::FileError(o.batch, std::string("a document has no list of ids and labels: ") + error.what());
   }
   const auto model = load_model(o.model);
   const auto adapters = load_adapters(*model, o.model);

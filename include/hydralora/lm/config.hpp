@@ -70,11 +70,11 @@ class ConfigReader {
     if (!json_[key].is_object()) refuse(key, "an object");
     return {path_, json_[key]};
   }
-  Index size(const std::string& key, Index otherwise = 0) const {
-    constexpr std::int64_t most = std::int64_t{1} << 31U;
+  /// The limit keeps products of sizes, summed over the layers, within an Index.
+  Index size(const std::string& key, Index otherwise = 0, Index most = Index(1) << 22U) const {
     if (!has(key) && otherwise > 0) return otherwise;
     if (!has(key) || !json_[key].is_number_integer() || json_[key] < 1 || json_[key] > most) {
-      refuse(key, "a whole number from 1 to 2^31");
+      refuse(key, "a whole number from 1 to " + std::to_string(most));
     }
     return json_[key].get<Index>();
   }
@@ -185,16 +185,17 @@ inline ModelConfig read_model_config(const std::filesystem::path& path) {
   c.vocabulary = top.size("vocab_size");
   c.hidden = top.size("hidden_size");
   c.intermediate = top.size("intermediate_size");
-  c.layers = top.size("num_hidden_layers");
-  c.heads = top.size("num_attention_heads");
-  c.kv_heads = top.size("num_key_value_heads", c.heads);
+  constexpr Index most_layers = 4096, most_heads = 2048;
+  c.layers = top.size("num_hidden_layers", 0, most_layers);
+  c.heads = top.size("num_attention_heads", 0, most_heads);
+  c.kv_heads = top.size("num_key_value_heads", c.heads, most_heads);
   if (c.heads % c.kv_heads != 0) {
     top.refuse("num_key_value_heads", "a divisor of num_attention_heads, " + std::to_string(c.heads));
   }
   if (!top.has("head_dim") && c.hidden % c.heads != 0) {
     top.refuse("num_attention_heads", "a divisor of hidden_size, " + std::to_string(c.hidden));
   }
-  c.head_dim = top.size("head_dim", c.model_type == "qwen3" ? 128 : std::max<Index>(c.hidden / c.heads, 1));
+  c.head_dim = top.size("head_dim", c.model_type == "qwen3" ? 128 : std::max<Index>(c.hidden / c.heads, 1), most_heads);
   if (c.head_dim % 2 != 0) top.refuse("head_dim", "an even number");
   c.positions = top.size("max_position_embeddings", c.model_type == "mistral" ? 131072
                                                     : c.model_type == "llama" ? 2048
