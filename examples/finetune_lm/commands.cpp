@@ -42,8 +42,7 @@ void evaluate(EvaluateOptions o) {
       text.bytes() || std::filesystem::exists(std::filesystem::path(o.model.folder) / "tokenizer.json");
   for (const lm::Example& e : file.examples) {
     lm::Batch batch;
-    batch.add(e.ids, e.labels);
-    batch.groups = {e.group};
+    batch.add(e.ids, e.labels, e.group);
     Sums s;
     s.loss = model->loss(batch);
     s.scored = static_cast<double>(batch.scored().size());
@@ -155,11 +154,8 @@ void tokenize(TokenizeOptions o) {
       const std::string rendered = text.chat_template().render(messages, prompts);
       const lm::Encoding encoding = tokenizer.encode(rendered);
       const auto spans = text.chat_template().render_with_answers(messages, tokenizer.special_tokens()).answers;
-      std::vector<int> mask;
-      for (const auto& [begin, end] : encoding.spans) {
-        mask.push_back(std::any_of(spans.begin(), spans.end(),
-                                   [&, b = begin, e = end](const auto& a) { return b < a.second && e > a.first; }));
-      }
+      const std::vector<bool> trained = meets(encoding, spans);
+      const std::vector<int> mask(trained.begin(), trained.end());  // 0 and 1 in JSON
       result.push_back({{"text", rendered}, {"ids", encoding.ids}, {"assistant_mask", mask}});
     }
   } else {
@@ -177,8 +173,7 @@ void logits(LogitsOptions o) {
   try {
     for (const auto& d : input["documents"]) {
       const auto ids = d.at("ids").get<std::vector<int>>();
-      batch.add(ids, d.value("labels", std::vector<int>(ids.size(), lm::not_scored)));
-      batch.groups.push_back(d.value("group", 0));
+      batch.add(ids, d.value("labels", std::vector<int>(ids.size(), lm::not_scored)), d.value("group", 0));
     }
   } catch (const json::exception& error) {
     throw hydralora::FileError(o.batch, std::string("a document has no list of ids and labels: ") + error.what());
@@ -197,12 +192,10 @@ void logits(LogitsOptions o) {
       hydralora::AlignedVector<float> gradients(model->weights.size(), 0.0F);
       lm::connect(*model, gradients.data());
       model->loss_and_gradients(batch, 1 / scored);
-      const float* from = gradients.data();
-      lm::for_each_tensor(model->config, [&](const std::string& name, Index rows, Index columns) {
-        using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-        file.add("grad." + name, Eigen::Map<const RowMajor>(from, rows, std::max<Index>(columns, 1)), {}, columns == 0);
-        from += rows * std::max<Index>(columns, 1);
-      });
+      lm::for_each_tensor_in(model->config, gradients.data(),
+                             [&](const std::string& name, const auto& numbers, bool vector) {
+                               file.add("grad." + name, numbers, {}, vector);
+                             });
     } else {
       if (!adapters) throw std::invalid_argument("logits: --gradients needs --adapter or --method full");
       model->loss_and_gradients(batch, 1 / scored);

@@ -2,9 +2,7 @@
 #include "model.hpp"
 
 #include <algorithm>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <set>
 #include <stdexcept>
 
@@ -13,12 +11,18 @@ namespace finetune_lm {
 using hydralora::FileError;
 
 nlohmann::json read_json(const std::filesystem::path& path) {
-  const hydralora::InputFile file(path);
-  std::string text(static_cast<std::size_t>(file.size()), '\0');
-  file.read(0, text.data(), text.size());
-  nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  nlohmann::json json = nlohmann::json::parse(hydralora::read_text(path), nullptr, false);
   if (json.is_discarded()) throw FileError(path, "is not JSON");
   return json;
+}
+
+std::vector<bool> meets(const lm::Encoding& encoding, const std::vector<std::pair<std::size_t, std::size_t>>& spans) {
+  std::vector<bool> all;
+  for (const auto& token : encoding.spans) {
+    all.push_back(std::any_of(spans.begin(), spans.end(),
+                              [&](const auto& s) { return token.first < s.second && token.second > s.first; }));
+  }
+  return all;
 }
 
 const lm::Tokenizer& Text::tokenizer() {
@@ -44,9 +48,7 @@ const lm::ChatTemplate& Text::chat_template() {
         "{% endfor %}",
         "the template of bytes");
   } else if (!options_.chat_template.empty()) {
-    std::ifstream file(options_.chat_template);
-    if (!file) throw FileError(options_.chat_template, "cannot open");
-    template_.emplace(std::string(std::istreambuf_iterator<char>(file), {}), options_.chat_template);
+    template_.emplace(hydralora::read_text(options_.chat_template), options_.chat_template);
   } else {
     template_ = lm::ChatTemplate::of_model(options_.folder);
     if (!template_) {
@@ -73,8 +75,7 @@ std::string Text::decode(const std::vector<int>& ids, bool skip_special_tokens) 
 }
 
 lm::Example Text::conversation(const nlohmann::ordered_json& messages) {
-  std::vector<std::string> special;
-  special = bytes() ? std::vector<std::string>{"\x04"} : tokenizer().special_tokens();
+  const std::vector<std::string> special = bytes() ? std::vector<std::string>{"\x04"} : tokenizer().special_tokens();
   const auto rendered = chat_template().render_with_answers(messages, special);
   lm::Encoding encoding;
   if (bytes()) {
@@ -85,11 +86,9 @@ lm::Example Text::conversation(const nlohmann::ordered_json& messages) {
   }
   lm::Example example;
   example.ids = encoding.ids;
-  for (std::size_t i = 0; i < encoding.ids.size(); ++i) {
-    const auto [begin, end] = encoding.spans[i];
-    const bool trained = std::any_of(rendered.answers.begin(), rendered.answers.end(),
-                                     [&, b = begin, e = end](const auto& a) { return b < a.second && e > a.first; });
-    example.labels.push_back(trained ? encoding.ids[i] : lm::not_scored);
+  const std::vector<bool> trained = meets(encoding, rendered.answers);
+  for (std::size_t i = 0; i < trained.size(); ++i) {
+    example.labels.push_back(trained[i] ? encoding.ids[i] : lm::not_scored);
   }
   return example;
 }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hydralora/lm/adapters.hpp"
@@ -57,6 +58,9 @@ lm::ModelConfig config_of(const ModelOptions& options);
 std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options);
 /// The adapters of options.adapter, or null without one.
 std::unique_ptr<lm::Adapters<float>> load_adapters(lm::Decoder<float>& model, const ModelOptions& options);
+
+/// For every token, whether it meets one of these bytes of the text.
+std::vector<bool> meets(const lm::Encoding& encoding, const std::vector<std::pair<std::size_t, std::size_t>>& spans);
 
 nlohmann::json read_json(const std::filesystem::path& path);
 

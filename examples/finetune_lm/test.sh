@@ -14,13 +14,15 @@ mistake() {
 }
 weights() { sha256sum <"$1/adapter_model.safetensors"; }
 
+answer='{"role": "assistant", "content": "yes"}'
 for i in $(seq 40); do
-  echo "{\"messages\": [{\"role\": \"user\", \"content\": \"$i\"}, {\"role\": \"assistant\", \"content\": \"yes\"}], \"group\": \"g$((i % 2))\"}"
+  echo "{\"messages\": [{\"role\": \"user\", \"content\": \"$i\"}, $answer], \"group\": \"g$((i % 2))\"}"
 done >chat.jsonl
 train="train --data chat.jsonl --max-length 128 --learning-rate 0.02 --rank 4 --dropout 0.1"
 for gate in token causal prompt given; do
   # shellcheck disable=SC2086
-  ./finetune_lm $train --steps 12 --method hydra --gate $gate --validation chat.jsonl --evaluate-every 6 --out $gate >/dev/null 2>&1
+  ./finetune_lm $train --steps 12 --method hydra --gate $gate --validation chat.jsonl --evaluate-every 6 \
+    --out $gate >/dev/null 2>&1
   ./finetune_lm evaluate --adapter $gate --data chat.jsonl --max-tokens 4 --json >evaluation.json
   python3 - $gate <<'P' || fail "$gate: evaluate and train's last evaluation differ"
 import json, sys
@@ -54,7 +56,8 @@ done
   ./finetune_lm $long --out again --threads 2 >/dev/null 2>&1
   [ "$(weights whole)" = "$(weights again)" ] || fail "two threads: other bits"
 }
-./finetune_lm train --method full --steps 3 --pack 256 --accumulate 2 --gradient-checkpointing --out full >/dev/null 2>&1
+./finetune_lm train --method full --steps 3 --pack 256 --accumulate 2 --gradient-checkpointing \
+  --out full >/dev/null 2>&1
 [ -s full/model.safetensors ] || fail "full: no model"
 ./finetune_lm train --adapter token --data chat.jsonl --steps 2 --out more >/dev/null 2>&1
 mistake '--rank comes from --adapter' train --adapter token --rank 4 --steps 2 --out none

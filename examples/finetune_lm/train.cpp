@@ -129,18 +129,16 @@ class Run {
     if (!o_.validation.empty()) validation_ = read_data(o_.validation, text_, o_, "validation");
     check_ids(data_);
     check_ids(validation_);
-    hydralora::ParameterMap<float> parameters(nullptr, 0), gradients(nullptr, 0);
     if (o_.method == "full") {
       full_gradients_.assign(model_->weights.size(), 0);
       lm::connect(*model_, full_gradients_.data());
-      const auto size = static_cast<Index>(full_gradients_.size());
-      new (&parameters) hydralora::ParameterMap<float>(model_->weights.data(), size);
-      new (&gradients) hydralora::ParameterMap<float>(full_gradients_.data(), size);
     } else {
       adapters_ = o_.model.adapter.empty() ? new_adapters() : load_adapters(*model_, o_.model);
-      new (&parameters) hydralora::ParameterMap<float>(adapters_->parameters());
-      new (&gradients) hydralora::ParameterMap<float>(adapters_->gradients());
     }
+    using Buffer = hydralora::ParameterMap<float>;
+    const auto all = static_cast<Index>(model_->weights.size());
+    const Buffer parameters = adapters_ ? adapters_->parameters() : Buffer(model_->weights.data(), all);
+    const Buffer gradients = adapters_ ? adapters_->gradients() : Buffer(full_gradients_.data(), all);
     batches_ = std::make_unique<lm::Batches>(data_.examples, o_.micro_batch, o_.pack, !o_.no_shuffle, o_.seed);
     total_ = o_.steps > 0 ? o_.steps : steps_of_epochs();
     lm::TrainingOptions t;
@@ -246,8 +244,7 @@ class Run {
     double loss = 0, scored = 0;
     for (const lm::Example& e : validation_.examples) {
       lm::Batch batch;
-      batch.add(e.ids, e.labels);
-      batch.groups = {e.group};
+      batch.add(e.ids, e.labels, e.group);
       loss += model_->loss(batch);
       scored += static_cast<double>(batch.scored().size());
     }

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -157,6 +158,19 @@ class InputFile {
   mutable std::ifstream file_;
 #endif
 };
+
+/// A whole file. @throws FileError  as InputFile, or if it has more than most_bytes.
+inline std::string read_text(const std::filesystem::path& path,
+                             std::uint64_t most_bytes = std::numeric_limits<std::uint64_t>::max()) {
+  const InputFile file(path);
+  if (file.size() > most_bytes) {
+    throw FileError(path, "has " + std::to_string(file.size()) + " bytes, at most " +
+                              std::to_string(most_bytes >> 20U) + " MiB are allowed");
+  }
+  std::string text(static_cast<std::size_t>(file.size()), '\0');
+  file.read(0, text.data(), text.size());
+  return text;
+}
 
 /// Replaces the content of `path`, or leaves the file unchanged. The bytes go to a temporary file in the same folder,
 /// which is synced to disk and then renamed. The new file has the permissions of the old one; a symbolic link stays a

@@ -14,6 +14,7 @@
 
 #include "hydralora/core/config.hpp"
 #include "hydralora/io/file.hpp"
+#include "hydralora/io/peft_names.hpp"
 #include "hydralora/io/safetensors_header.hpp"
 
 namespace hydralora {
@@ -63,13 +64,7 @@ class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
 /// Reads a JSON object from an untrusted file.
 inline nlohmann::json read_json_object(const std::filesystem::path& path,
                                        std::uint64_t most_bytes = std::uint64_t{1} << 20U) {
-  const InputFile file(path);
-  if (file.size() > most_bytes) {
-    throw FileError(path, "has " + std::to_string(file.size()) + " bytes, at most " +
-                              std::to_string(most_bytes >> 20U) + " MiB are allowed");
-  }
-  std::string text(file.size(), '\0');
-  file.read(0, text.data(), text.size());
+  const std::string text = read_text(path, most_bytes);
   JsonChecks checks(path);
   nlohmann::json::sax_parse(text, &checks);
   nlohmann::json json = nlohmann::json::parse(text);  // a callback here would make it quadratic in the text
@@ -113,9 +108,7 @@ class PeftConfig {
   static Value for_module(const std::map<std::string, Value>& pattern, const std::string& module, Value otherwise) {
     std::size_t longest = 0;
     for (const auto& [key, value] : pattern) {
-      if (key.size() <= longest || module.size() < key.size()) continue;
-      const std::size_t rest = module.size() - key.size();
-      if (module.compare(rest, key.size(), key) != 0 || (rest > 0 && module[rest - 1] != '.')) continue;
+      if (key.size() <= longest || !means_module(key, module)) continue;
       longest = key.size();
       otherwise = value;
     }

@@ -75,6 +75,13 @@ constexpr AdapterKind kind_of() {
   return Middle::shares_B ? AdapterKind::lora : Middle::shares_A ? AdapterKind::hydra_lora : AdapterKind::split_lora;
 }
 
+/// The settings of a layer whose directory has this gate: see PeftDirectory::gate().
+inline void apply_gate(const std::string& name, Routing& routing, GateConfig& gate) {
+  if (name == "given") routing = Routing::given;
+  if (name == "causal") gate.granularity = GateGranularity::causal;
+  if (name == "prompt") gate.granularity = GateGranularity::segment;
+}
+
 }  // namespace detail
 
 /// An adapter directory, open for reading. The constructor checks the settings and all names, types and shapes:
@@ -102,7 +109,9 @@ class PeftDirectory {
     throw FileError(weights_.path(), "has no module " + in_quotes(name));
   }
   /// @throws FileError  always: "module '…'" and the reason.
-  [[noreturn]] void refuse(const std::string& name, const std::string& reason) const { refuse_module(name, reason); }
+  [[noreturn]] void refuse(const std::string& name, const std::string& reason) const {
+    throw FileError(weights_.path(), "module " + in_quotes(name) + reason);
+  }
   /// A new layer (LoRA, SplitLoRA or HydraLoRA) with a module's settings and parameters. The seed is dropout's.
   /// @throws FileError  no such module, another kind, unreadable, or, with finite_only, a number that is not finite.
   template <class Layer>
@@ -130,7 +139,7 @@ class PeftDirectory {
       text.precision(14);  // shows any difference that is refused
       text << " is " << has << " with scaling " << scaling << ", the layer is " << expected << " with scaling "
            << expected_scaling;
-      refuse_module(name, text.str());
+      refuse(name, text.str());
     }
     without_bad_alloc(name, [&] {
       Layer loaded(wanted);
@@ -142,16 +151,13 @@ class PeftDirectory {
  private:
   using Heads = std::map<Index, const TensorEntry*>;  // by number, -1 without one
 
-  [[noreturn]] void refuse_module(const std::string& name, const std::string& reason) const {
-    throw FileError(weights_.path(), "module " + in_quotes(name) + reason);
-  }
   /// A sparse file may claim terabytes.
   template <class Function>
   auto without_bad_alloc(const std::string& name, Function&& f) const {
     try {
       return f();
     } catch (const std::bad_alloc&) {
-      refuse_module(name, " does not fit into memory");
+      refuse(name, " does not fit into memory");
     }
   }
   void find_modules() {
@@ -244,7 +250,7 @@ class PeftDirectory {
     using Config = typename Layer::Config;
     constexpr AdapterKind kind = detail::kind_of<Layer>();
     if (m.kind != kind) {
-      refuse_module(m.name, std::string(" is a ") + name_of(m.kind) + ", not a " + name_of(kind));
+      refuse(m.name, std::string(" is a ") + name_of(m.kind) + ", not a " + name_of(kind));
     }
     Config config;
     config.in_features = m.in_features;
@@ -256,12 +262,10 @@ class PeftDirectory {
     if constexpr (kind != AdapterKind::lora) {
       config.heads = m.heads;
       config.routing = m.routed ? Routing::learned : Routing::uniform;
-      if (config_.gate == "given") config.routing = Routing::given;
-      if (config_.gate == "causal") config.gate.granularity = GateGranularity::causal;
-      if (config_.gate == "prompt") config.gate.granularity = GateGranularity::segment;
+      detail::apply_gate(config_.gate, config.routing, config.gate);
     }
     if (!std::isfinite(static_cast<typename Layer::Scalar>(scaling_of(config)))) {
-      refuse_module(m.name, " has a scaling that is too large for the layer's scalar type");
+      refuse(m.name, " has a scaling that is too large for the layer's scalar type");
     }
     return config;
   }

@@ -45,6 +45,13 @@ struct TensorName {
   }
 };
 
+/// Whether a key of a pattern or of target_modules means a module: the name, or its end behind a dot.
+inline bool means_module(const std::string& key, const std::string& module) {
+  if (module.size() < key.size()) return false;
+  const std::size_t rest = module.size() - key.size();
+  return module.compare(rest, key.size(), key) == 0 && (rest == 0 || module[rest - 1] == '.');
+}
+
 inline std::string tensor_name(const std::string& module, const std::string& part, Index head = -1) {
   return module_prefix + module + '.' + part + (head < 0 ? "" : std::to_string(head)) + ".weight";
 }

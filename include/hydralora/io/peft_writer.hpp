@@ -45,9 +45,8 @@ class PeftWriter {
     const Gate& own = layer.shape().gate;
     GateConfig plain;
     plain.keep_log_partition = own.config.keep_log_partition;
-    if (gate == "causal") plain.granularity = GateGranularity::causal;
-    if (gate == "prompt") plain.granularity = GateGranularity::segment;
-    const Routing routing = gate == "given" ? Routing::given : Routing::learned;
+    Routing routing = Routing::learned;
+    detail::apply_gate(gate, routing, plain);
     expects(own == Gate(own.heads, routing, plain), "PeftWriter: ", in_quotes(module),
             ": a directory can only hold a dense softmax gate on x, token by token");
     // alpha / rank * rank may differ from alpha by rounding.

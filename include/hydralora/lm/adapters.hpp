@@ -59,11 +59,8 @@ inline bool is_target(const std::string& name, const std::vector<std::string>& t
   if (targets.size() == 1 && targets[0].find_first_of("\\^$|()[]{}*+?") != std::string::npos) {
     return std::regex_match(name, std::regex(targets[0]));
   }
-  return std::any_of(targets.begin(), targets.end(), [&](const std::string& target) {
-    return name == target ||
-           (name.size() > target.size() && name.compare(name.size() - target.size(), target.size(), target) == 0 &&
-            name[name.size() - target.size() - 1] == '.');
-  });
+  return std::any_of(targets.begin(), targets.end(),
+                     [&](const std::string& target) { return hydralora::detail::means_module(target, name); });
 }
 
 /// A layer of any kind as LinearAdapter. Its parameters and gradients lie in the arena.

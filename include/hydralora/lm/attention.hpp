@@ -46,7 +46,7 @@ Scalar softmax_of(Scalar* s, Index count) {
   Scalar largest = s[0];
   if (whole > 0) {
     B most = B::load_unaligned(s);
-    for (Index i = width; i < whole; i += width) most = xsimd::max(most, B::load_unaligned(s + i));
+    for (Index i = width; i < whole; i += width) most = max(most, B::load_unaligned(s + i));
     Scalar lane[static_cast<std::size_t>(width)];
     most.store_unaligned(lane);
     for (const Scalar one : lane) largest = std::max(largest, one);

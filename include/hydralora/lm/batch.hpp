@@ -19,13 +19,14 @@ constexpr int not_scored = -100;  ///< a label that has no loss, as in transform
 struct Batch {
   std::vector<int> ids, labels;
   std::vector<Index> documents;  ///< lengths, in order
-  std::vector<int> groups;       ///< of every document, for GateKind::given; else empty
+  std::vector<int> groups;       ///< of every document, for GateKind::given
 
   Index tokens() const { return static_cast<Index>(ids.size()); }
-  void add(const std::vector<int>& document_ids, const std::vector<int>& document_labels) {
+  void add(const std::vector<int>& document_ids, const std::vector<int>& document_labels, int group = 0) {
     ids.insert(ids.end(), document_ids.begin(), document_ids.end());
     labels.insert(labels.end(), document_labels.begin(), document_labels.end());
     documents.push_back(static_cast<Index>(document_ids.size()));
+    groups.push_back(group);
   }
   /// Of every document, the tokens before its first scored one; all of them where none is scored.
   /// @throws std::invalid_argument  a document has a second answer, behind tokens that are not scored: what pools the

@@ -126,7 +126,13 @@ class Decoder {
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
   BlockCache<Scalar>& cache(Index l) { return caches_[checkpointing ? 0 : at(l)]; }
 
-  void embed(const Batch& batch) {
+  /// Makes room for a pass, and embeds its tokens.
+  void begin(const Batch& batch, std::size_t inputs, std::size_t caches) {
+    inputs_.resize(inputs);
+    caches_.resize(caches);
+    for (Matrix<Scalar>& x : inputs_) x.resize(config.hidden, batch.tokens());
+    for (BlockCache<Scalar>& s : caches_) s.resize(config, batch.tokens());
+    scratch_.resize(config, batch.tokens());
     for (Index t = 0; t < batch.tokens(); ++t) embedding->row(batch.ids[at(t)], inputs_[0].col(t).data());
   }
   /// Checks the batch, and adds what its adapters need to know of it.
@@ -145,15 +151,9 @@ class Decoder {
   }
 
   void forward(const Batch& batch, const LinearCall<Scalar>& call) {
-    const Index tokens = batch.tokens();
     rope.extend(*std::max_element(batch.documents.begin(), batch.documents.end()));
     const bool keeps_all = call.training && !checkpointing;
-    inputs_.resize(call.training ? at(config.layers) + 1 : 2);
-    caches_.resize(keeps_all ? at(config.layers) : 1);
-    for (Matrix<Scalar>& x : inputs_) x.resize(config.hidden, tokens);
-    for (BlockCache<Scalar>& s : caches_) s.resize(config, tokens);
-    scratch_.resize(config, tokens);
-    embed(batch);
+    begin(batch, call.training ? at(config.layers) + 1 : 2, keeps_all ? at(config.layers) : 1);
     for (Index l = 0; l < config.layers; ++l) {
       const std::size_t from = call.training ? at(l) : at(l % 2), to = call.training ? from + 1 : 1 - from;
       blocks[at(l)].forward(config, rope, batch.documents, inputs_[from], keeps_all ? caches_[at(l)] : caches_[0],
@@ -166,13 +166,8 @@ class Decoder {
   void forward_cached(const Batch& batch, KeyValueCache<Scalar>& cache, Index first, const LinearCall<Scalar>& call) {
     const Index tokens = batch.tokens();
     rope.extend(first + tokens);
-    inputs_.resize(2);
-    caches_.resize(1);
-    for (Matrix<Scalar>& x : inputs_) x.resize(config.hidden, tokens);
+    begin(batch, 2, 1);
     BlockCache<Scalar>& s = caches_[0];
-    s.resize(config, tokens);
-    scratch_.resize(config, tokens);
-    embed(batch);
     for (Index l = 0; l < config.layers; ++l) {
       const Block<Scalar>& block = blocks[at(l)];
       const Matrix<Scalar>& x = inputs_[at(l % 2)];

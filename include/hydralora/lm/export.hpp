@@ -2,7 +2,6 @@
 // A whole model written as a Hugging Face checkpoint.
 #pragma once
 
-#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <system_error>
@@ -32,12 +31,9 @@ void save_model(const Decoder<Scalar>& model, const std::filesystem::path& folde
   }
   SafetensorsWriter file;
   file.metadata["format"] = "pt";
-  const Scalar* from = model.weights.data();
-  for_each_tensor(model.config, [&](const std::string& name, Index rows, Index columns) {
-    using RowMajor = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-    file.add(name, Eigen::Map<const RowMajor>(from, rows, std::max<Index>(columns, 1)), {}, columns == 0);
-    from += rows * std::max<Index>(columns, 1);
-  });
+  for_each_tensor_in(
+      model.config, model.weights.data(),
+      [&](const std::string& name, const auto& numbers, bool vector) { file.add(name, numbers, {}, vector); });
   file.save(folder / "model.safetensors");
 }
 

@@ -54,9 +54,8 @@ class Generator {
  private:
   Eigen::VectorXd next_logits(const std::vector<int>& all, std::size_t prompt, int group, Index most) {
     Batch batch;
-    batch.add(std::vector<int>(all.begin() + static_cast<std::ptrdiff_t>(done_), all.end()), {});
+    batch.add(std::vector<int>(all.begin() + static_cast<std::ptrdiff_t>(done_), all.end()), {}, group);
     batch.labels.assign(batch.ids.size(), not_scored);
-    batch.groups = {group};
     // What is not the prompt counts as scored, so that a gate that pools the prompt reads no answer.
     for (std::size_t t = prompt; done_ == 0 && t < all.size(); ++t) batch.labels[t] = all[t];
     const Index from = static_cast<Index>(done_);

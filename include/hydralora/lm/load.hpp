@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -52,6 +53,17 @@ inline Index weight_count(const ModelConfig& c) {
   Index sum = 0;
   for_each_tensor(c, [&](const std::string&, Index rows, Index columns) { sum += rows * std::max<Index>(columns, 1); });
   return sum;
+}
+
+/// Calls f(name, row-major map, whether it is a vector) for all these tensors in a buffer where they lie end to end.
+template <class Number, class Function>
+void for_each_tensor_in(const ModelConfig& c, Number* numbers, Function&& f) {
+  using RowMajor = Eigen::Matrix<std::remove_const_t<Number>, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  using Map = Eigen::Map<std::conditional_t<std::is_const_v<Number>, const RowMajor, RowMajor>>;
+  for_each_tensor(c, [&](const std::string& name, Index rows, Index columns) {
+    f(name, Map(numbers, rows, std::max<Index>(columns, 1)), columns == 0);
+    numbers += rows * std::max<Index>(columns, 1);
+  });
 }
 
 /// Points the decoder's layers at their places in `weights`, and, for full fine-tuning, in `gradients`.
@@ -111,14 +123,13 @@ std::unique_ptr<Decoder<Scalar>> random_decoder(ModelConfig config, std::uint64_
   auto model = std::make_unique<Decoder<Scalar>>(std::move(config));
   model->weights.resize(static_cast<std::size_t>(weight_count(model->config)));
   const CounterRandom random(seed);
-  Scalar* to = model->weights.data();
   std::uint64_t tensor = 0;
-  for_each_tensor(model->config, [&](const std::string& name, Index rows, Index columns) {
-    const bool gain = columns == 0 && name.find("norm") != std::string::npos;
-    for (Index i = 0; i < rows * std::max<Index>(columns, 1); ++i) {
+  for_each_tensor_in(model->config, model->weights.data(), [&](const std::string& name, auto numbers, bool vector) {
+    const bool gain = vector && name.find("norm") != std::string::npos;
+    for (Index i = 0; i < numbers.size(); ++i) {
       const double value =
-          columns == 0 ? (gain ? 1.0 : 0.0) : deviation * random.normal(static_cast<std::uint64_t>(i), tensor);
-      *to++ = Scalar(static_cast<real_t<Scalar>>(value));
+          vector ? (gain ? 1.0 : 0.0) : deviation * random.normal(static_cast<std::uint64_t>(i), tensor);
+      numbers.data()[i] = Scalar(static_cast<real_t<Scalar>>(value));
     }
     ++tensor;
   });
@@ -146,12 +157,8 @@ std::unique_ptr<Decoder<Scalar>> load_decoder(const Checkpoint& checkpoint, Mode
   });
   auto model = std::make_unique<Decoder<Scalar>>(std::move(config));
   model->weights.resize(static_cast<std::size_t>(weight_count(model->config)));
-  Scalar* to = model->weights.data();
-  for_each_tensor(model->config, [&](const std::string& name, Index rows, Index columns) {
-    using RowMajor = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-    checkpoint.read(name, Eigen::Map<RowMajor>(to, rows, std::max<Index>(columns, 1)));
-    to += rows * std::max<Index>(columns, 1);
-  });
+  for_each_tensor_in(model->config, model->weights.data(),
+                     [&](const std::string& name, auto numbers, bool) { checkpoint.read(name, numbers); });
   connect(*model);
   return model;
 }

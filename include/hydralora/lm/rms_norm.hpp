@@ -36,7 +36,7 @@ void rms_norm(ConstTokens<Scalar> x, const Scalar* gain, double epsilon, Scalar*
         Index i = 0;
         for (; i + width <= features; i += width) {
           const B v = B::load_unaligned(from + i);
-          sums = xsimd::fma(v, v, sums);
+          sums = fma(v, v, sums);
         }
         Scalar sum = simd::ordered_sum<simd::DefaultArch>(sums);
         for (; i < features; ++i) sum += from[i] * from[i];
@@ -70,7 +70,7 @@ void rms_norm_backward(ConstTokens<Scalar> x, const Scalar* gain, const Scalar* 
         B sums(Scalar(0));
         Index i = 0;
         for (; i + width <= features; i += width) {
-          sums = xsimd::fma(B::load_unaligned(from + i), B::load_unaligned(gain + i) * B::load_unaligned(d + i), sums);
+          sums = fma(B::load_unaligned(from + i), B::load_unaligned(gain + i) * B::load_unaligned(d + i), sums);
         }
         Scalar sum = simd::ordered_sum<simd::DefaultArch>(sums);
         for (; i < features; ++i) sum += from[i] * gain[i] * d[i];

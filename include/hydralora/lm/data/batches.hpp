@@ -45,8 +45,7 @@ class Batches {
       const Example& example = examples_[order_[static_cast<std::size_t>(position_.index)]];
       const auto length = static_cast<Index>(example.ids.size());
       if (pack_ > 0 && !batch.documents.empty() && batch.tokens() + length > pack_) break;
-      batch.add(example.ids, example.labels);
-      batch.groups.push_back(example.group);
+      batch.add(example.ids, example.labels, example.group);
       if (++position_.index == static_cast<std::int64_t>(order_.size())) {
         ++position_.epoch;
         position_.index = 0;

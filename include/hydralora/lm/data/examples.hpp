@@ -180,9 +180,7 @@ struct ExampleFile {
   /// @param max_length  longer examples are left out, or cut where `truncate`.
   /// @throws FileError  with the number of the line: it is broken, or has no form that is known.
   void read(const std::filesystem::path& path, const TextFunctions& text, Index max_length, bool truncate) {
-    const InputFile file(path);
-    std::string content(static_cast<std::size_t>(file.size()), '\0');
-    file.read(0, content.data(), content.size());
+    const std::string content = read_text(path);
     std::size_t line = 0;
     for (std::size_t begin = 0; begin < content.size(); ++line) {
       const std::size_t end = std::min(content.find('\n', begin), content.size());

@@ -152,13 +152,7 @@ class ChatTemplate {
  private:
   using Span = std::optional<std::pair<std::size_t, std::size_t>>;
 
-  static std::string read(const std::filesystem::path& path) {
-    const InputFile file(path);
-    if (file.size() > (std::uint64_t{1} << 26U)) throw FileError(path, "is larger than 64 MiB");
-    std::string text(file.size(), '\0');
-    file.read(0, text.data(), text.size());
-    return text;
-  }
+  static std::string read(const std::filesystem::path& path) { return read_text(path, std::uint64_t{1} << 26U); }
 
   /// As transformers does: keys without a value are dropped, and reasoning gets all the names that templates read.
   static Json normalized(const Json& message) {

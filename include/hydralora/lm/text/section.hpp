@@ -105,12 +105,7 @@ class Section {
 inline nlohmann::json read_json_text(const std::filesystem::path& path) {
   constexpr std::uint64_t most_bytes = std::uint64_t{64} << 20U;
   constexpr int most_depth = 32;
-  const InputFile file(path);
-  if (file.size() > most_bytes) {
-    throw FileError(path, "has " + std::to_string(file.size()) + " bytes, at most 64 MiB are allowed");
-  }
-  std::string text(file.size(), '\0');
-  file.read(0, text.data(), text.size());
+  const std::string text = read_text(path, most_bytes);
   bool in_string = false;
   int depth = 0;
   for (std::size_t i = 0; i < text.size(); ++i) {
