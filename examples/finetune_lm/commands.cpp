@@ -190,7 +190,7 @@ void logits(LogitsOptions o) {
     if (scored == 0) throw std::invalid_argument("logits: no token has a label");
     if (o.method == "full") {
       hydralora::AlignedVector<float> gradients(model->weights.size(), 0.0F);
-      lm::connect(*model, gradients.data());
+      lm::connect_gradients(*model, gradients.data());
       model->loss_and_gradients(batch, 1 / scored);
       lm::for_each_tensor_in(model->config, gradients.data(),
                              [&](const std::string& name, const auto& numbers, bool vector) {

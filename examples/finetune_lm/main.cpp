@@ -28,10 +28,20 @@ void wait_asleep(char** argv) {
   execv("/proc/self/exe", argv);  // where this fails, the program goes on as it is
 }
 
-void add_model(CLI::App& command, ModelOptions& model, bool adapter = true) {
+void add_model(CLI::App& command, ModelOptions& model, bool weights = true) {
   command.add_option("--model", model.folder, "folder of a Hugging Face checkpoint (default: a tiny random model)");
-  if (adapter) command.add_option("--adapter", model.adapter, "folder of an adapter");
   command.add_option("--chat-template", model.chat_template, "a file, or chatml (default: the model's own)");
+  if (!weights) return;
+  command.add_option("--adapter", model.adapter, "folder of an adapter");
+  command.add_option("--base", model.base, "how the frozen weights are held")
+      ->check(CLI::IsMember({"float32", "bfloat16", "int8", "nf4"}))
+      ->capture_default_str();
+  command.add_option("--engine", model.engine, "what multiplies them")
+      ->check(CLI::IsMember({"eigen", "onednn"}))
+      ->capture_default_str();
+  command.add_option("--bf16-terms", model.bf16_terms, "of activations on a bfloat16 base with oneDNN: 2 are as float")
+      ->check(CLI::Range(1, 2))
+      ->capture_default_str();
 }
 
 int run(int argc, char** argv) {

@@ -6,6 +6,10 @@
 #include <set>
 #include <stdexcept>
 
+#if defined(FINETUNE_LM_ONEDNN)
+#include "hydralora/interop/onednn.hpp"
+#endif
+
 namespace finetune_lm {
 
 using hydralora::FileError;
@@ -152,14 +156,42 @@ lm::ModelConfig config_of(const ModelOptions& options) {
   return c;
 }
 
+lm::Base<float> base_of(const ModelOptions& options) {
+  const auto name = std::find(std::begin(lm::base_names), std::end(lm::base_names), options.base);
+  const auto type = static_cast<lm::BaseType>(name - std::begin(lm::base_names));
+  if (options.engine == "eigen") return lm::base_of<float>(type);
+#if defined(FINETUNE_LM_ONEDNN)
+  using hydralora::OneDnnBFloat16Linear;
+  using View = hydralora::DenseView<float>;
+  if (type == lm::BaseType::float32) {
+    return {[](const std::string&, View w) { return lm::make_weight<float>(hydralora::OneDnnLinear(w)); }, false};
+  }
+  if (type == lm::BaseType::bfloat16 && OneDnnBFloat16Linear::supported()) {
+    const int terms = options.bf16_terms;
+    return {[terms](const std::string&, View w) { return lm::make_weight<float>(OneDnnBFloat16Linear(w, terms)); },
+            true};
+  }
+  std::cerr << "--engine onednn: Eigen multiplies " << options.base << " on this processor\n";
+  return lm::base_of<float>(type);
+#else
+  throw std::invalid_argument("--engine onednn: the program was built without oneDNN (Debian: libdnnl-dev)");
+#endif
+}
+
 std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options) {
+  const lm::Base<float> base = base_of(options);
   if (options.folder.empty()) {
     constexpr double deviation = 0.125;  // large enough for adapters to move its frozen logits
-    return lm::random_decoder<float>(config_of(options), 1, deviation);
+    return lm::random_decoder<float>(config_of(options), 1, deviation, base);
   }
   lm::ModelConfig config = config_of(options);
   const lm::Checkpoint checkpoint(options.folder);
-  auto model = lm::load_decoder<float>(checkpoint, std::move(config));
+  auto model = lm::load_decoder<float>(checkpoint, std::move(config), base);
+  if (options.base != "float32" &&
+      checkpoint.file_of("model.embed_tokens.weight").entry("model.embed_tokens.weight").type !=
+          hydralora::DType::BF16) {
+    std::cerr << "--base " << options.base << ": the checkpoint is not in BF16, its weights are rounded\n";
+  }
   for (const std::string& name : checkpoint.spare()) std::cerr << "not used: tensor " << name << '\n';
   return model;
 }

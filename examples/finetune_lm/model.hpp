@@ -23,9 +23,12 @@ using hydralora::Index;
 
 /// Where a model comes from.
 struct ModelOptions {
-  std::string folder;         ///< empty: a tiny random model whose tokens are bytes
-  std::string adapter;        ///< a directory, or empty
-  std::string chat_template;  ///< a file, "chatml", or empty for the model's own
+  std::string folder;            ///< empty: a tiny random model whose tokens are bytes
+  std::string adapter;           ///< a directory, or empty
+  std::string chat_template;     ///< a file, "chatml", or empty for the model's own
+  std::string base = "float32";  ///< one of lm::base_names
+  std::string engine = "eigen";  ///< eigen or onednn
+  int bf16_terms = 2;            ///< of the activations, where oneDNN multiplies bfloat16
 };
 
 /// The text side of a model. Both parts are read when they are first needed.
@@ -54,6 +57,8 @@ class Text {
 constexpr int byte_end_token = 4;  // ASCII's end of transmission
 
 lm::ModelConfig config_of(const ModelOptions& options);
+/// The base that the options ask for. What cannot be had on this machine is printed or refused.
+lm::Base<float> base_of(const ModelOptions& options);
 /// The weights; spare tensors are listed on stderr.
 std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options);
 /// The adapters of options.adapter, or null without one.

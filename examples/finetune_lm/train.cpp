@@ -19,6 +19,9 @@
 #include "hydralora/lm/export.hpp"
 #include "hydralora/lm/generate.hpp"
 #include "hydralora/lm/trainer.hpp"
+#include "hydralora/train/data_parallel.hpp"
+#include "ranks.hpp"
+#include "run_folder.hpp"
 
 namespace finetune_lm {
 namespace {
@@ -88,7 +91,10 @@ lm::ExampleFile default_data() {
 /// A run: the model, what is trained, the data, and the files in the output folder.
 class Run {
  public:
-  explicit Run(TrainOptions options) : o_(std::move(options)), text_(o_.model) { prepare_folder(); }
+  Run(TrainOptions options, const Ranks& ranks)
+      : o_(std::move(options)), ranks_(ranks), folder_(o_.out, ranks.rank() == 0), text_(o_.model) {
+    folder_.check(o_.resume);
+  }
 
   int go() {
     load();
@@ -97,15 +103,19 @@ class Run {
       const std::int64_t step = one_step();
       const bool last = step == total_;
       if (o_.evaluate_every > 0 && !validation_.examples.empty() && (step % o_.evaluate_every == 0 || last)) evaluate();
-      if (interrupted != 0) {
+      double stop = interrupted;  // of any rank
+      ranks_.sum(&stop, 1);
+      if (stop > 0) {
         save_checkpoint();
-        std::cerr << "\nstopped at step " << step << "; go on with the same command and --resume\n";
+        if (folder_.writes()) {
+          std::cerr << "\nstopped at step " << step << "; go on with the same command and --resume\n";
+        }
         return 130;
       }
       if (o_.checkpoint_every > 0 && step % o_.checkpoint_every == 0 && !last) save_checkpoint();
     }
     if (!best_saved_) save(o_.out);
-    for (const auto& [step, folder] : checkpoints()) fs::remove_all(folder);
+    folder_.remove_checkpoints(std::numeric_limits<std::int64_t>::max());
     if (isatty(STDERR_FILENO) != 0) std::cerr << '\n';
     std::cout << "written: " << o_.out << " after " << trainer_->optimizer().steps() << " steps, last loss "
               << std::setprecision(4) << std::fixed << last_loss_ << ", peak memory " << std::setprecision(0)
@@ -114,13 +124,6 @@ class Run {
   }
 
  private:
-  void prepare_folder() {
-    if (o_.out.empty()) throw std::invalid_argument("--out is missing: the folder of the run");
-    const bool full = fs::exists(o_.out) && !fs::is_empty(o_.out);
-    if (full && !o_.resume) throw std::invalid_argument("--out " + o_.out + " is not empty: --resume goes on with it");
-    if (o_.resume && checkpoints().empty()) throw std::invalid_argument("--resume: no checkpoint in " + o_.out);
-  }
-
   void load() {
     model_ = load_model(o_.model);
     model_->checkpointing = o_.gradient_checkpointing;
@@ -131,7 +134,7 @@ class Run {
     check_ids(validation_);
     if (o_.method == "full") {
       full_gradients_.assign(model_->weights.size(), 0);
-      lm::connect(*model_, full_gradients_.data());
+      lm::connect_gradients(*model_, full_gradients_.data());
     } else {
       adapters_ = o_.model.adapter.empty() ? new_adapters() : load_adapters(*model_, o_.model);
     }
@@ -156,12 +159,13 @@ class Run {
     trainer_ = std::make_unique<lm::Trainer<float>>(*model_, parameters, gradients, t);
     std::cout << "training " << parameters.size() << " numbers (" << o_.method << "), " << total_ << " steps"
               << std::endl;
+    trainer_->reduction = ranks_.reduction();
+    const std::string all_settings = settings().dump();
+    if (!ranks_.same(hydralora::fnv1a(all_settings.data(), all_settings.size()))) {
+      throw std::invalid_argument("the ranks were given different options or data");
+    }
     if (o_.resume) resume();
-    std::error_code error;
-    fs::create_directories(o_.out, error);
-    if (error) throw hydralora::FileError(o_.out, "cannot create the folder: " + error.message());
-    metrics_.open(fs::path(o_.out) / "metrics.jsonl", std::ios::app);
-    if (!metrics_) throw hydralora::FileError(fs::path(o_.out) / "metrics.jsonl", "cannot write");
+    folder_.open();
   }
 
   std::unique_ptr<lm::Adapters<float>> new_adapters() {
@@ -200,13 +204,17 @@ class Run {
       ++batches;
     }
     const double share = o_.epochs / std::ceil(o_.epochs);
-    return std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(batches) * share) / o_.accumulate);
+    return std::max<std::int64_t>(1,
+                                  static_cast<std::int64_t>(static_cast<double>(batches) * share) / batches_of_step());
   }
+
+  /// Micro-batches of a step: --accumulate of them for each rank.
+  Index batches_of_step() const { return o_.accumulate * ranks_.count(); }
 
   std::int64_t one_step() {
     const Clock::time_point start = Clock::now();
     std::vector<lm::Batch> batches;
-    for (Index i = 0; i < o_.accumulate; ++i) batches.push_back(batches_->next());
+    for (Index i = 0; i < batches_of_step(); ++i) batches.push_back(batches_->next());
     const lm::StepResult r = trainer_->step(batches);
     const double seconds = seconds_since(start), speed = static_cast<double>(r.tokens) / seconds;
     last_loss_ = r.loss;
@@ -218,7 +226,7 @@ class Run {
                          {"labelled_tokens", r.scored_tokens},
                          {"tokens_per_second", speed},
                          {"memory", peak_memory()}};
-    write_metrics(line);
+    folder_.write_metrics(line);
     busy_ += seconds;
     ++done_;
     progress(r, speed);
@@ -227,6 +235,7 @@ class Run {
 
   void progress(const lm::StepResult& r, double speed) {
     const bool terminal = isatty(STDERR_FILENO) != 0;
+    if (!folder_.writes()) return;
     if (!terminal && r.step % std::max<std::int64_t>(1, total_ / 20) != 0 && r.step != total_) return;
     const double left = busy_ / static_cast<double>(done_) * static_cast<double>(total_ - r.step);
     std::ostringstream line;
@@ -235,24 +244,24 @@ class Run {
     std::cerr << (terminal ? "\r" : "") << line.str() << (terminal ? "   " : "\n") << std::flush;
   }
 
-  void write_metrics(const ordered_json& line) {
-    metrics_ << line.dump() << std::endl;
-    if (!metrics_) throw hydralora::FileError(fs::path(o_.out) / "metrics.jsonl", "cannot write");
-  }
-
   void evaluate() {
-    double loss = 0, scored = 0;
-    for (const lm::Example& e : validation_.examples) {
+    double sums[2] = {0, 0};  // of the losses, and of the scored tokens
+    for (auto i = static_cast<std::size_t>(ranks_.rank()); i < validation_.examples.size();
+         i += static_cast<std::size_t>(ranks_.count())) {
+      const lm::Example& e = validation_.examples[i];
       lm::Batch batch;
       batch.add(e.ids, e.labels, e.group);
-      loss += model_->loss(batch);
-      scored += static_cast<double>(batch.scored().size());
+      sums[0] += model_->loss(batch);
+      sums[1] += static_cast<double>(batch.scored().size());
     }
-    const double mean = loss / scored;
-    write_metrics({{"step", trainer_->optimizer().steps()}, {"validation_loss", mean}});
-    std::cerr << (isatty(STDERR_FILENO) != 0 ? "\n" : "") << "step " << trainer_->optimizer().steps()
-              << "  validation loss " << mean << '\n';
-    if (!o_.sample.empty()) sample();
+    ranks_.sum(sums, 2);
+    const double mean = sums[0] / sums[1];
+    folder_.write_metrics({{"step", trainer_->optimizer().steps()}, {"validation_loss", mean}});
+    if (folder_.writes()) {
+      std::cerr << (isatty(STDERR_FILENO) != 0 ? "\n" : "") << "step " << trainer_->optimizer().steps()
+                << "  validation loss " << mean << '\n';
+      if (!o_.sample.empty()) sample();
+    }
     if (o_.patience == 0) return;
     if (mean < best_) {
       best_ = mean;
@@ -261,7 +270,7 @@ class Run {
       best_saved_ = true;
     } else if (++evaluations_without_gain_ >= o_.patience) {
       stopped_early_ = true;
-      std::cerr << "no gain in " << o_.patience << " evaluations: stopped, the best adapter is kept\n";
+      std::cout << "no gain in " << o_.patience << " evaluations: stopped, the best adapter stays\n";
     }
   }
 
@@ -274,6 +283,7 @@ class Run {
   }
 
   void save(const fs::path& folder) const {
+    if (!folder_.writes()) return;
     if (adapters_) return adapters_->save(folder, o_.model.folder);
     lm::save_model(*model_, folder, o_.model.folder);
   }
@@ -284,6 +294,9 @@ class Run {
   ordered_json settings() const {
     ordered_json all = {{"model", o_.model.folder},
                         {"adapter", o_.model.adapter},
+                        {"base", o_.model.base},
+                        {"engine", o_.model.engine},
+                        {"bf16-terms", o_.model.bf16_terms},
                         {"method", o_.method},
                         {"target-modules", o_.target_modules},
                         {"rank", o_.rank},
@@ -302,7 +315,7 @@ class Run {
                         {"steps", total_},
                         {"micro-batch", o_.micro_batch},
                         {"pack", o_.pack},
-                        {"accumulate", o_.accumulate},
+                        {"accumulate", batches_of_step()},
                         {"seed", o_.seed},
                         {"no-shuffle", o_.no_shuffle},
                         {"data", hash_of(data_.examples)},
@@ -310,21 +323,10 @@ class Run {
     return all;
   }
 
-  std::map<std::int64_t, fs::path> checkpoints() const {
-    std::map<std::int64_t, fs::path> all;
-    const std::string prefix = "checkpoint-";
-    if (!fs::exists(o_.out)) return all;
-    for (const auto& entry : fs::directory_iterator(o_.out)) {
-      const std::string name = entry.path().filename().string();
-      if (name.rfind(prefix, 0) != 0 || !fs::exists(entry.path() / "training.safetensors")) continue;
-      all[std::strtoll(name.c_str() + prefix.size(), nullptr, 10)] = entry.path();
-    }
-    return all;
-  }
-
   /// The training state is written last: a folder that has it is complete.
   void save_checkpoint() {
-    const fs::path folder = fs::path(o_.out) / ("checkpoint-" + std::to_string(trainer_->optimizer().steps()));
+    if (!folder_.writes()) return;
+    const fs::path folder = folder_.checkpoint(trainer_->optimizer().steps());
     if (adapters_) save(folder);
     fs::create_directories(folder);
     const auto position = batches_->position();
@@ -335,13 +337,11 @@ class Run {
                                 {"best_saved", best_saved_}};
     hydralora::save_checkpoint(folder / "training.safetensors", trainer_->optimizer(),
                                {{"settings", settings().dump()}, {"state", state.dump()}});
-    for (const auto& [step, other] : checkpoints()) {
-      if (step < trainer_->optimizer().steps()) fs::remove_all(other);
-    }
+    folder_.remove_checkpoints(trainer_->optimizer().steps());
   }
 
   void resume() {
-    const auto [step, folder] = *checkpoints().rbegin();
+    const auto [step, folder] = *folder_.checkpoints().rbegin();
     const fs::path file = folder / "training.safetensors";
     const auto notes_of = hydralora::SafetensorsFile(file).metadata();
     const auto note = [&](const char* name) {
@@ -365,23 +365,13 @@ class Run {
     if (state.contains("best") && state["best"].is_number()) best_ = state["best"];
     evaluations_without_gain_ = state.value("evaluations_without_gain", std::int64_t{0});
     best_saved_ = state.value("best_saved", false);
-    keep_metrics_until(step);
+    folder_.keep_metrics_until(step);
     std::cout << "going on after step " << step << std::endl;
   }
 
-  /// Steps that were taken after the checkpoint are taken again: their lines go.
-  void keep_metrics_until(std::int64_t step) const {
-    const fs::path path = fs::path(o_.out) / "metrics.jsonl";
-    std::ifstream file(path);
-    std::string kept;
-    for (std::string line; std::getline(file, line);) {
-      const ordered_json json = ordered_json::parse(line, nullptr, false);
-      if (json.is_object() && json.value("step", step + 1) <= step) kept += line + '\n';
-    }
-    hydralora::write_file_atomically(path, kept.data(), kept.size());
-  }
-
   TrainOptions o_;
+  const Ranks& ranks_;
+  RunFolder folder_;
   Text text_;
   std::unique_ptr<lm::Decoder<float>> model_;
   std::unique_ptr<lm::Adapters<float>> adapters_;
@@ -389,7 +379,6 @@ class Run {
   lm::ExampleFile data_, validation_;
   std::unique_ptr<lm::Batches> batches_;
   std::unique_ptr<lm::Trainer<float>> trainer_;
-  std::ofstream metrics_;
   std::int64_t total_ = 0, done_ = 0, evaluations_without_gain_ = 0;
   double busy_ = 0, last_loss_ = 0, best_ = std::numeric_limits<double>::infinity();
   bool best_saved_ = false, stopped_early_ = false;
@@ -397,6 +386,16 @@ class Run {
 
 }  // namespace
 
-int train(TrainOptions options) { return Run(std::move(options)).go(); }
+int train(TrainOptions options) {
+  const Ranks ranks;
+  if (ranks.rank() > 0) std::cout.setstate(std::ios::failbit);  // one rank reports
+  try {
+    return Run(std::move(options), ranks).go();
+  } catch (const std::exception& error) {
+    if (ranks.count() > 1) std::cerr << "finetune_lm: rank " << ranks.rank() << ": " << error.what() << std::endl;
+    ranks.abort(2);
+    throw;
+  }
+}
 
 }  // namespace finetune_lm

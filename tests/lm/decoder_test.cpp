@@ -114,7 +114,7 @@ TEST_CASE("logits and gradients are those of transformers and PEFT") {
         adapters.for_each_gradient(check);
       } else {
         AlignedVector<float> gradients(model->weights.size(), 0.0F);
-        connect(*model, gradients.data());
+        connect_gradients(*model, gradients.data());
         model->loss_and_gradients(batch, scale);
         for_each_tensor_in(model->config, gradients.data(),
                            [&](const std::string& name, const auto& numbers, bool) { check(name, numbers); });

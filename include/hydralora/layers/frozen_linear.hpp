@@ -9,6 +9,7 @@
 // The adapters' own code only adds, and does without the last argument.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
 #include "hydralora/core/expects.hpp"
@@ -93,7 +94,9 @@ class DenseView {
   DenseView(const Scalar* weight, Index out_features, Index in_features)
       : transposed_(weight, in_features, out_features) {}
 
-  const Scalar* row(Index out) const { return transposed_.token(out); }  ///< in_features numbers
+  const Scalar* data() const { return transposed_.data(); }
+  /// Row `out` of W. @param to  in_features numbers, OVERWRITTEN.
+  void row(Index out, Scalar* to) const { std::copy_n(transposed_.token(out), in_features(), to); }
   Index in_features() const { return transposed_.features(); }
   Index out_features() const { return transposed_.tokens(); }
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Write write = Write::add) const {

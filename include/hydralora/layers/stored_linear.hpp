@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Frozen bases in 16 bits, 8 bits or 4 bits per number. W is decoded strip by strip, and Eigen multiplies the strip.
+// Frozen bases in 16 bits, 8 bits or 4 bits per number, row-major as checkpoints have them. W is decoded strip by strip,
+// and Eigen multiplies the strip.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +8,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -34,17 +37,34 @@ class NarrowWeight {
   Index rows() const { return weight_.rows(); }
   Index cols() const { return weight_.cols(); }
   Index bytes() const { return weight_.size() * static_cast<Index>(sizeof(Narrow)); }
-  /// Decodes W's block at (row, col) into the tile.
+  const Narrow* data() const { return weight_.data(); }  ///< row-major
+  /// Decodes W's block at (row, col), transposed: column i of the tile is a piece of W's row `row + i`.
   template <class Scalar>
-  void read(Index row, Index col, Tokens<Scalar> tile) const {
-    tile.matrix() = weight_.block(row, col, tile.features(), tile.tokens()).template cast<Scalar>();
+  void read_rows(Index row, Index col, Tokens<Scalar> tile) const {
+    for (Index i = 0; i < tile.tokens(); ++i) {
+      const Narrow* const from = weight_.data() + (row + i) * cols() + col;
+      Scalar* const to = tile.token(i);
+      for (Index j = 0; j < tile.features(); ++j) to[j] = static_cast<Scalar>(widen(from[j]));
+    }
   }
   friend bool operator==(const NarrowWeight& a, const NarrowWeight& b) {
     return a.weight_.rows() == b.weight_.rows() && a.weight_.cols() == b.weight_.cols() && a.weight_ == b.weight_;
   }
 
  private:
-  Eigen::Matrix<Narrow, Eigen::Dynamic, Eigen::Dynamic> weight_;
+  static float widen(Narrow number) {
+    if constexpr (std::is_same_v<Narrow,
+                                 Eigen::bfloat16>) {  // a shift, which compilers vectorise; Eigen's cast they don't
+      const std::uint32_t bits = std::uint32_t{number.value} << 16U;
+      float wide = 0;
+      std::memcpy(&wide, &bits, sizeof wide);
+      return wide;
+    } else {
+      return static_cast<float>(number);
+    }
+  }
+
+  Eigen::Matrix<Narrow, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> weight_;
 };
 
 /// W in 8 bits: the step of a row is its largest absolute value / 127, at least the smallest normal float. The error is
@@ -71,11 +91,12 @@ class Int8Weight {
   Index bytes() const { return codes_.size() + steps_.size() * static_cast<Index>(sizeof(float)); }
   const Eigen::VectorXf& steps() const { return steps_; }  ///< one per row
   template <class Scalar>
-  void read(Index row, Index col, Tokens<Scalar> tile) const {
-    for (Index j = 0; j < tile.tokens(); ++j) {
-      for (Index i = 0; i < tile.features(); ++i) {
-        tile(i, j) = static_cast<Scalar>(static_cast<float>(codes_(row + i, col + j)) * steps_[row + i]);
-      }
+  void read_rows(Index row, Index col, Tokens<Scalar> tile) const {
+    for (Index i = 0; i < tile.tokens(); ++i) {
+      const std::int8_t* const from = codes_.data() + (row + i) * cols() + col;
+      const float step = steps_[row + i];
+      Scalar* const to = tile.token(i);
+      for (Index j = 0; j < tile.features(); ++j) to[j] = static_cast<Scalar>(static_cast<float>(from[j]) * step);
     }
   }
   friend bool operator==(const Int8Weight& a, const Int8Weight& b) {
@@ -83,7 +104,7 @@ class Int8Weight {
   }
 
  private:
-  Eigen::Matrix<std::int8_t, Eigen::Dynamic, Eigen::Dynamic> codes_;
+  Eigen::Matrix<std::int8_t, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> codes_;
   Eigen::VectorXf steps_;
 };
 
@@ -128,13 +149,20 @@ class NF4Weight {
   }
   const std::vector<float>& scales() const { return scales_; }  ///< one per block
   template <class Scalar>
-  void read(Index row, Index col, Tokens<Scalar> tile) const {
-    for (Index i = 0; i < tile.features(); ++i) {
-      const Index first = (row + i) * cols_ + col;
-      for (Index j = 0; j < tile.tokens(); ++j) {
-        const Index n = first + j;
-        const unsigned both = packed_[static_cast<std::size_t>(n / 2)], code = n % 2 == 0 ? both >> 4U : both & 15U;
-        tile(i, j) = static_cast<Scalar>(codes[code] * scales_[static_cast<std::size_t>(n / block)]);
+  void read_rows(Index row, Index col, Tokens<Scalar> tile) const {
+    for (Index i = 0; i < tile.tokens(); ++i) {
+      const Index first = (row + i) * cols_ + col, last = first + tile.features();
+      Scalar* const to = tile.token(i);
+      for (Index n = first; n < last;) {  // up to the end of a block
+        const float scale = scales_[static_cast<std::size_t>(n / block)];
+        const Index end = std::min(last, (n / block + 1) * block);
+        if (n % 2 != 0) to[n - first] = static_cast<Scalar>(pair_at(n)[1] * scale), ++n;
+        for (; n + 1 < end; n += 2) {
+          const std::array<float, 2>& both = pair_at(n);
+          to[n - first] = static_cast<Scalar>(both[0] * scale);
+          to[n - first + 1] = static_cast<Scalar>(both[1] * scale);
+        }
+        if (n < end) to[n - first] = static_cast<Scalar>(pair_at(n)[0] * scale), ++n;
       }
     }
   }
@@ -149,6 +177,15 @@ class NF4Weight {
       if (std::abs(codes[i] - value) < std::abs(codes[best] - value)) best = i;
     }
     return best;
+  }
+  /// The values of both codes in the byte that holds number n: one look-up for two numbers.
+  const std::array<float, 2>& pair_at(Index n) const {
+    static const auto pairs = [] {
+      std::array<std::array<float, 2>, 256> all{};
+      for (std::size_t byte = 0; byte < all.size(); ++byte) all[byte] = {codes[byte >> 4U], codes[byte & 15U]};
+      return all;
+    }();
+    return pairs[packed_[static_cast<std::size_t>(n / 2)]];
   }
   Index rows_, cols_;
   std::vector<std::uint8_t> packed_;  // two codes per byte, the first in the upper half
@@ -172,10 +209,12 @@ class StoredLinear {
 
   /// W, decoded.
   Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> weight() const {
-    Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> all(out_features(), in_features());
-    storage_.read(0, 0, Tokens<Scalar>(all));
-    return all;
+    Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> all(in_features(), out_features());
+    storage_.read_rows(0, 0, Tokens<Scalar>(all));
+    return all.transpose();
   }
+  /// Row `out` of W. @param to  in_features numbers, OVERWRITTEN.
+  void row(Index out, Scalar* to) const { storage_.read_rows(out, 0, Tokens<Scalar>(to, in_features(), 1)); }
   /// Replaces W, for example by a merged one. @return  the old storage; another exchange() restores it bit for bit.
   /// @throws std::invalid_argument  on another shape, or numbers that the storage refuses; nothing is then changed.
   template <class Derived>
@@ -193,9 +232,9 @@ class StoredLinear {
     check("forward", x, y, in_features(), out_features());
     parallel_slices(out_features(), strip, [&](Index begin, Index count) {
       ScratchFrame scratch;
-      const Tokens<Scalar> rows = scratch.take_tokens<Scalar>(count, in_features());
-      storage_.read(begin, 0, rows);
-      detail::multiply(rows.matrix(), x.matrix(), y.rows(begin, count).matrix(), write);
+      const Tokens<Scalar> rows = scratch.take_tokens<Scalar>(in_features(), count);
+      storage_.read_rows(begin, 0, rows);
+      detail::multiply(rows.matrix().transpose(), x.matrix(), y.rows(begin, count).matrix(), write);
     });
   }
   /// dx += Wᵀ dy.
@@ -203,9 +242,9 @@ class StoredLinear {
     check("backward", dy, dx, out_features(), in_features());
     parallel_slices(in_features(), strip, [&](Index begin, Index count) {
       ScratchFrame scratch;
-      const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(out_features(), count);
-      storage_.read(0, begin, columns);
-      detail::multiply(columns.matrix().transpose(), dy.matrix(), dx.rows(begin, count).matrix(), write);
+      const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(count, out_features());
+      storage_.read_rows(0, begin, columns);
+      detail::multiply(columns.matrix(), dy.matrix(), dx.rows(begin, count).matrix(), write);
     });
   }
   /// The former names of forward() and backward().

@@ -38,12 +38,12 @@ class Decoder {
 
   ModelConfig config;
   Rope<Scalar> rope;
-  std::unique_ptr<Weight<Scalar>> embedding;
+  std::shared_ptr<const Weight<Scalar>> embedding;
   std::vector<Block<Scalar>> blocks;
   Gain<Scalar> norm;
-  Linear<Scalar> head;                ///< lm_head, a view of the embedding's numbers where they are tied
+  Linear<Scalar> head;                ///< lm_head
   Tokens<Scalar> embedding_gradient;  ///< (hidden × vocabulary), for full fine-tuning, else empty
-  AlignedVector<Scalar> weights;      ///< all dense weights end to end, as they lie in the checkpoint
+  AlignedVector<Scalar> weights;      ///< what the base has not taken over, end to end, in for_each_tensor()'s order
   bool checkpointing = false;         ///< save only the blocks' inputs, and compute them again in backward
   bool pools_prompts = false, pools_causally = false;  ///< an adapter has GateKind::prompt, GateKind::causal
   Index given_heads = 0;                               ///< heads of the adapters with GateKind::given, or 0

@@ -2,7 +2,6 @@
 // One linear layer of a decoder: a frozen or trained weight, a bias, and an adapter of any kind.
 #pragma once
 
-#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
@@ -36,22 +35,26 @@ class Weight {
   virtual void row(Index out, Scalar* to) const = 0;
 };
 
-/// W in float or double, in this object's memory or a host's.
-template <class Scalar>
-class DenseWeight final : public Weight<Scalar> {
+/// A base as a Weight: DenseView, StoredLinear, or one of interop/onednn.hpp. It also has row().
+template <class Scalar, class Base>
+class BaseWeight final : public Weight<Scalar> {
  public:
-  explicit DenseWeight(DenseView<Scalar> view) : view_(view) {}
-  Index in_features() const override { return view_.in_features(); }
-  Index out_features() const override { return view_.out_features(); }
-  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Write write) const override { view_.forward(x, y, write); }
+  explicit BaseWeight(Base base) : base_(std::move(base)) {}
+  Index in_features() const override { return base_.in_features(); }
+  Index out_features() const override { return base_.out_features(); }
+  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Write write) const override { base_.forward(x, y, write); }
   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx, Write write) const override {
-    view_.backward(dy, dx, write);
+    base_.backward(dy, dx, write);
   }
-  void row(Index out, Scalar* to) const override { std::copy_n(view_.row(out), in_features(), to); }
+  void row(Index out, Scalar* to) const override { base_.row(out, to); }
 
  private:
-  DenseView<Scalar> view_;
+  Base base_;
 };
+template <class Scalar, class Base>
+std::shared_ptr<const Weight<Scalar>> make_weight(Base base) {
+  return std::make_shared<const BaseWeight<Scalar, Base>>(std::move(base));
+}
 
 /// What a pass hands to every linear. The decoder completes it for a batch.
 template <class Scalar>
@@ -85,8 +88,8 @@ class LinearAdapter {
 /// y = W x + b + ΔW(x).
 template <class Scalar>
 struct Linear {
-  std::string name;  ///< in the checkpoint, without ".weight"
-  std::unique_ptr<Weight<Scalar>> weight;
+  std::string name;                                ///< in the checkpoint, without ".weight"
+  std::shared_ptr<const Weight<Scalar>> weight;    ///< shared where lm_head is tied to the embedding
   const Scalar* bias = nullptr;                    ///< out_features numbers, or none
   std::unique_ptr<LinearAdapter<Scalar>> adapter;  ///< or none
   Tokens<Scalar> weight_gradient;                  ///< (in × out), for full fine-tuning, else empty

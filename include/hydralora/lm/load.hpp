@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "hydralora/core/random.hpp"
+#include "hydralora/layers/stored_linear.hpp"
 #include "hydralora/lm/config.hpp"
 #include "hydralora/lm/decoder.hpp"
 #include "hydralora/lm/weights.hpp"
@@ -66,65 +68,121 @@ void for_each_tensor_in(const ModelConfig& c, Number* numbers, Function&& f) {
   });
 }
 
-/// Points the decoder's layers at their places in `weights`, and, for full fine-tuning, in `gradients`.
-/// @param gradients  as many numbers as weights, or null.
+/// How a model's matrices are held and multiplied. Norms' gains and biases always lie in Decoder::weights.
 template <class Scalar>
-void connect(Decoder<Scalar>& model, Scalar* gradients = nullptr) {
+struct Base {
+  /// Makes a weight of W's numbers, [out][in]. `name` is that of the tensor.
+  std::function<std::shared_ptr<const Weight<Scalar>>(const std::string& name, DenseView<Scalar> numbers)> make =
+      [](const std::string&, DenseView<Scalar> numbers) { return make_weight<Scalar>(numbers); };
+  bool copies = false;  ///< whether make() copies the numbers; otherwise they lie in Decoder::weights
+};
+
+enum class BaseType { float32, bfloat16, int8, nf4 };
+inline constexpr const char* base_names[] = {"float32", "bfloat16", "int8", "nf4"};
+
+/// float32: multiplied by Eigen where it lies. The others: StoredLinear. As in QLoRA, int8 and nf4 are for the linears
+/// of the blocks only: embedding and lm_head are bfloat16.
+template <class Scalar>
+Base<Scalar> base_of(BaseType type) {
+  if (type == BaseType::float32) return {};
+  return {[type](const std::string& name, DenseView<Scalar> numbers) {
+            const auto w = ConstTokens<Scalar>(numbers.data(), numbers.in_features(), numbers.out_features());
+            const auto weight = w.matrix().transpose();
+            const bool of_block = name.rfind("model.layers.", 0) == 0;
+            if (of_block && type == BaseType::int8) return make_weight<Scalar>(Int8Linear<Scalar>(Int8Weight(weight)));
+            if (of_block && type == BaseType::nf4) return make_weight<Scalar>(NF4Linear<Scalar>(NF4Weight(weight)));
+            return make_weight<Scalar>(BFloat16Linear<Scalar>(NarrowWeight<Eigen::bfloat16>(weight)));
+          },
+          true};
+}
+
+/// Calls linear(Linear&, name, bias) and gain(Gain&, name) for all parts of a decoder. Names as in the checkpoint.
+template <class Scalar, class OnLinear, class OnGain>
+void for_each_part(Decoder<Scalar>& model, OnLinear&& linear, OnGain&& gain) {
   const ModelConfig& c = model.config;
-  std::map<std::string, Index> places;
-  Index end = 0;
-  for_each_tensor(c, [&](const std::string& name, Index rows, Index columns) {
-    places[name] = end;
-    end += rows * std::max<Index>(columns, 1);
-  });
-  const auto value = [&](const std::string& name) { return model.weights.data() + places.at(name); };
-  const auto gradient = [&](const std::string& name) {
-    return gradients == nullptr ? nullptr : gradients + places.at(name);
-  };
-  const auto gain = [&](const std::string& name) { return Gain<Scalar>{value(name), gradient(name)}; };
-  const auto weight = [&](const std::string& name, Index out, Index in) {
-    return std::make_unique<DenseWeight<Scalar>>(DenseView<Scalar>(value(name), out, in));
-  };
-  const auto linear = [&](Linear<Scalar>& to, const std::string& name, Index out, Index in, bool bias) {
-    to.name = name;
-    to.weight = weight(name + ".weight", out, in);
-    if (bias) to.bias = value(name + ".bias");
-    if (gradients == nullptr) return;
-    to.weight_gradient = Tokens<Scalar>(gradient(name + ".weight"), in, out);
-    if (bias) to.bias_gradient = gradient(name + ".bias");
-  };
-  const std::string embedding = "model.embed_tokens.weight";
-  model.embedding = weight(embedding, c.vocabulary, c.hidden);
-  if (gradients != nullptr) model.embedding_gradient = Tokens<Scalar>(gradient(embedding), c.hidden, c.vocabulary);
-  model.blocks.resize(static_cast<std::size_t>(c.layers));
-  for (Index l = 0; l < c.layers; ++l) {
+  for (std::size_t l = 0; l < model.blocks.size(); ++l) {
     const std::string name = "model.layers." + std::to_string(l) + ".", self = name + "self_attn.", mlp = name + "mlp.";
-    Block<Scalar>& block = model.blocks[static_cast<std::size_t>(l)];
-    block.window = c.windows[static_cast<std::size_t>(l)];
-    block.norm = gain(name + "input_layernorm.weight");
-    block.norm1 = gain(name + "post_attention_layernorm.weight");
-    if (c.qk_norm) block.q_norm = gain(self + "q_norm.weight");
-    if (c.qk_norm) block.k_norm = gain(self + "k_norm.weight");
-    linear(block.q, self + "q_proj", c.q_features(), c.hidden, c.qkv_bias);
-    linear(block.k, self + "k_proj", c.kv_features(), c.hidden, c.qkv_bias);
-    linear(block.v, self + "v_proj", c.kv_features(), c.hidden, c.qkv_bias);
-    linear(block.o, self + "o_proj", c.hidden, c.q_features(), c.o_bias);
-    linear(block.gate, mlp + "gate_proj", c.intermediate, c.hidden, c.mlp_bias);
-    linear(block.up, mlp + "up_proj", c.intermediate, c.hidden, c.mlp_bias);
-    linear(block.down, mlp + "down_proj", c.hidden, c.intermediate, c.mlp_bias);
+    Block<Scalar>& block = model.blocks[l];
+    gain(block.norm, name + "input_layernorm.weight");
+    gain(block.norm1, name + "post_attention_layernorm.weight");
+    if (c.qk_norm) gain(block.q_norm, self + "q_norm.weight");
+    if (c.qk_norm) gain(block.k_norm, self + "k_norm.weight");
+    linear(block.q, self + "q_proj", c.qkv_bias);
+    linear(block.k, self + "k_proj", c.qkv_bias);
+    linear(block.v, self + "v_proj", c.qkv_bias);
+    linear(block.o, self + "o_proj", c.o_bias);
+    linear(block.gate, mlp + "gate_proj", c.mlp_bias);
+    linear(block.up, mlp + "up_proj", c.mlp_bias);
+    linear(block.down, mlp + "down_proj", c.mlp_bias);
   }
-  model.norm = gain("model.norm.weight");
-  linear(model.head, c.tied ? "model.embed_tokens" : "lm_head", c.vocabulary, c.hidden, false);
+  gain(model.norm, "model.norm.weight");
+  linear(model.head, c.tied ? "model.embed_tokens" : "lm_head", false);
+}
+
+/// For full fine-tuning: the layers add their gradients to this buffer, which is laid out as Decoder::weights.
+/// @throws std::invalid_argument  unless the weights are float32.
+template <class Scalar>
+void connect_gradients(Decoder<Scalar>& model, Scalar* gradients) {
+  expects(static_cast<Index>(model.weights.size()) == weight_count(model.config),
+          "full fine-tuning needs a float32 base");
+  std::map<std::string, Tokens<Scalar>> places;
+  for_each_tensor_in(model.config, gradients, [&](const std::string& name, auto numbers, bool) {
+    places[name] = Tokens<Scalar>(numbers.data(), numbers.cols(), numbers.rows());
+  });
+  model.embedding_gradient = places.at("model.embed_tokens.weight");
+  for_each_part(
+      model,
+      [&](Linear<Scalar>& to, const std::string& name, bool bias) {
+        to.weight_gradient = places.at(name + ".weight");
+        if (bias) to.bias_gradient = places.at(name + ".bias").data();
+      },
+      [&](Gain<Scalar>& to, const std::string& name) { to.gradient = places.at(name).data(); });
+}
+
+/// A decoder whose tensors are filled by fill(name, row-major map, whether it is a vector), one after another.
+template <class Scalar, class Fill>
+std::unique_ptr<Decoder<Scalar>> make_decoder(ModelConfig config, const Base<Scalar>& base, Fill&& fill) {
+  auto model = std::make_unique<Decoder<Scalar>>(std::move(config));
+  const auto is_apart = [&](Index columns) { return columns > 0 && base.copies; };
+  Index count = 0;
+  for_each_tensor(model->config, [&](const std::string&, Index rows, Index columns) {
+    if (!is_apart(columns)) count += rows * std::max<Index>(columns, 1);
+  });
+  model->weights.resize(static_cast<std::size_t>(count));
+  std::map<std::string, std::shared_ptr<const Weight<Scalar>>> matrices;
+  std::map<std::string, Scalar*> vectors;
+  Scalar* next = model->weights.data();
+  for_each_tensor(model->config, [&](const std::string& name, Index rows, Index columns) {
+    using RowMajor = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    RowMajor own(is_apart(columns) ? rows : 0, columns);
+    Eigen::Map<RowMajor> numbers(is_apart(columns) ? own.data() : next, rows, std::max<Index>(columns, 1));
+    fill(name, numbers, columns == 0);
+    if (columns > 0) matrices[name] = base.make(name, DenseView<Scalar>(numbers.data(), rows, columns));
+    if (columns == 0) vectors[name] = numbers.data();
+    if (!is_apart(columns)) next += numbers.size();
+  });
+  const ModelConfig& c = model->config;
+  model->embedding = matrices.at("model.embed_tokens.weight");
+  model->blocks.resize(static_cast<std::size_t>(c.layers));
+  for (std::size_t l = 0; l < model->blocks.size(); ++l) model->blocks[l].window = c.windows[l];
+  for_each_part(
+      *model,
+      [&](Linear<Scalar>& to, const std::string& name, bool bias) {
+        to.name = name;
+        to.weight = matrices.at(name + ".weight");
+        if (bias) to.bias = vectors.at(name + ".bias");
+      },
+      [&](Gain<Scalar>& to, const std::string& name) { to.value = vectors.at(name); });
+  return model;
 }
 
 /// A model of random weights: normal, gains 1, biases 0. The deviation is transformers' by default.
 template <class Scalar>
-std::unique_ptr<Decoder<Scalar>> random_decoder(ModelConfig config, std::uint64_t seed, double deviation = 0.02) {
-  auto model = std::make_unique<Decoder<Scalar>>(std::move(config));
-  model->weights.resize(static_cast<std::size_t>(weight_count(model->config)));
+std::unique_ptr<Decoder<Scalar>> random_decoder(ModelConfig config, std::uint64_t seed, double deviation = 0.02,
+                                                const Base<Scalar>& base = {}) {
   const CounterRandom random(seed);
   std::uint64_t tensor = 0;
-  for_each_tensor_in(model->config, model->weights.data(), [&](const std::string& name, auto numbers, bool vector) {
+  return make_decoder(std::move(config), base, [&](const std::string& name, auto& numbers, bool vector) {
     const bool gain = vector && name.find("norm") != std::string::npos;
     for (Index i = 0; i < numbers.size(); ++i) {
       const double value =
@@ -133,15 +191,14 @@ std::unique_ptr<Decoder<Scalar>> random_decoder(ModelConfig config, std::uint64_
     }
     ++tensor;
   });
-  connect(*model);
-  return model;
 }
 
 /// Reads the weights of a checkpoint. A lm_head in the file is used even where the config ties it to the embedding,
 /// unless both hold the same numbers.
 /// @throws FileError  a tensor that is missing or has another shape, or a number that is not finite.
 template <class Scalar>
-std::unique_ptr<Decoder<Scalar>> load_decoder(const Checkpoint& checkpoint, ModelConfig config) {
+std::unique_ptr<Decoder<Scalar>> load_decoder(const Checkpoint& checkpoint, ModelConfig config,
+                                              const Base<Scalar>& base = {}) {
   if (config.tied && checkpoint.has("lm_head.weight")) {
     const std::string embedding = "model.embed_tokens.weight";
     checkpoint.file_of("lm_head.weight").entry("lm_head.weight", {config.vocabulary, config.hidden});
@@ -155,12 +212,8 @@ std::unique_ptr<Decoder<Scalar>> load_decoder(const Checkpoint& checkpoint, Mode
   for_each_tensor(config, [&](const std::string& name, Index rows, Index columns) {
     checkpoint.file_of(name).entry(name, columns == 0 ? std::vector<Index>{rows} : std::vector<Index>{rows, columns});
   });
-  auto model = std::make_unique<Decoder<Scalar>>(std::move(config));
-  model->weights.resize(static_cast<std::size_t>(weight_count(model->config)));
-  for_each_tensor_in(model->config, model->weights.data(),
-                     [&](const std::string& name, auto numbers, bool) { checkpoint.read(name, numbers); });
-  connect(*model);
-  return model;
+  return make_decoder(std::move(config), base,
+                      [&](const std::string& name, auto& numbers, bool) { checkpoint.read(name, numbers); });
 }
 
 }  // namespace lm

@@ -50,11 +50,12 @@ struct StepResult {
   Index tokens = 0, scored_tokens = 0;
 };
 
-/// Sums numbers over the ranks of a distributed run, in place: gradients, and a few sums in double.
+/// A distributed run: this rank, and functions that sum numbers over all ranks, in place.
 template <class Scalar>
 struct Reduction {
-  std::function<void(ParameterMap<Scalar>)> gradients;
-  std::function<void(double*, Index)> sums;
+  int rank = 0, ranks = 1;
+  std::function<void(ParameterMap<Scalar>)> gradients = {};
+  std::function<void(double*, Index)> sums = {};
 };
 
 /// Trains one flat buffer of parameters: the adapters' or, for full fine-tuning, all weights.
@@ -69,13 +70,14 @@ class Trainer {
         optimizer_({{parameters, gradients, options.learning_rate, options.weight_decay}}, options.adamw) {}
 
   TrainingOptions options;
-  Reduction<Scalar> reduction;  ///< empty: one rank
+  Reduction<Scalar> reduction;
 
   AdamW<Scalar>& optimizer() { return optimizer_; }
   const AdamW<Scalar>& optimizer() const { return optimizer_; }
 
   /// One step of the optimiser. The gradient is that of the mean loss over all scored tokens of all batches and ranks,
   /// however they are cut.
+  /// @param batches  of all ranks, the same on each. A rank computes every ranks-th of them.
   /// @throws std::invalid_argument  no token is scored, or the loss or the gradient is not finite; the parameters are
   ///                                then untouched.
   StepResult step(const std::vector<Batch>& batches) {
@@ -85,14 +87,16 @@ class Trainer {
       counts[0] += static_cast<double>(batch.tokens());
       counts[1] += static_cast<double>(batch.scored().size());
     }
-    if (reduction.sums) reduction.sums(counts, 2);
     expects(counts[1] > 0, "Trainer: no token of the step has a label");
     gradients_.setZero();
     LinearCall<Scalar> call;
     call.options.step = static_cast<std::uint64_t>(optimizer_.steps());
     double loss = 0;
-    for (const Batch& batch : batches) {
-      loss += model_.loss_and_gradients(batch, static_cast<Scalar>(1 / counts[1]), call);
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      const Batch& batch = batches[i];
+      if (static_cast<int>(i) % reduction.ranks == reduction.rank) {
+        loss += model_.loss_and_gradients(batch, static_cast<Scalar>(1 / counts[1]), call);
+      }
       call.options.first_token += static_cast<std::uint64_t>(batch.tokens());
     }
     if (reduction.sums) reduction.sums(&loss, 1);
