@@ -2,6 +2,7 @@
 #include "commands.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <iomanip>
 #include <iostream>
@@ -205,6 +206,26 @@ void logits(LogitsOptions o) {
   file.save(o.out);
 }
 
+namespace {
+
+/// Flop per second of a product as a decoder has them, on all threads; the best of a tenth of a second.
+double product_speed() {
+  constexpr Index in = 576, out = 1536, tokens = 512;
+  const lm::Matrix<float> w = lm::Matrix<float>::Constant(in, out, 0.5F), x = lm::Matrix<float>::Ones(in, tokens);
+  lm::Matrix<float> y(out, tokens);
+  const hydralora::DenseView<float> view(w.data(), out, in);
+  double best = 0;
+  const auto now = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()); };
+  for (const double begin = now().count(); now().count() < begin + 0.1;) {
+    const double start = now().count();
+    view.forward(hydralora::ConstTokens<float>(x), hydralora::Tokens<float>(y), hydralora::Write::overwrite);
+    best = std::max(best, 2.0 * in * out * tokens / (now().count() - start));
+  }
+  return best;
+}
+
+}  // namespace
+
 void info(InfoOptions o) {
   const lm::ModelConfig c = config_of(o.model);
   const auto million = [](double n) { return n / 1e6; };
@@ -218,17 +239,24 @@ void info(InfoOptions o) {
       std::cout << "  " << name.substr(15) << "  " << rows << " x " << columns << '\n';
     }
   });
-  std::cout << "rank " << o.rank << ", " << o.heads << " heads, " << o.tokens
-            << " tokens a step:\n  method  million trained  memory GB  with gradient checkpointing\n";
+  const double speed = product_speed();
+  const lm::BaseType base = base_type_of(o.model);
+  std::cout << "rank " << o.rank << ", " << o.heads << " heads, " << o.tokens << " tokens a step, base " << o.model.base
+            << " (" << std::setprecision(2) << lm::weight_bytes(c, base) / static_cast<double>(lm::weight_count(c))
+            << " bytes a weight); with gradient checkpointing in brackets:\n"
+            << "  method  million trained     memory GB     seconds a step\n";
   for (const char* name : {"lora", "split", "hydra", "full"}) {
-    const lm::Forecast plain = lm::forecast(c, name, o.rank, o.heads, o.tokens, false);
-    const lm::Forecast less = lm::forecast(c, name, o.rank, o.heads, o.tokens, true);
-    std::cout << "  " << std::left << std::setw(6) << name << std::right << std::setw(17) << std::setprecision(2)
-              << million(plain.trained) << std::setw(11) << plain.bytes / 1e9 << std::setw(11) << less.bytes / 1e9
-              << '\n';
+    const bool full = std::string(name) == "full";
+    const auto of = [&](bool checkpointing) {
+      return lm::forecast(c, name, o.rank, o.heads, o.tokens, checkpointing, full ? lm::BaseType::float32 : base);
+    };
+    const lm::Forecast plain = of(false), less = of(true);
+    std::cout << "  " << std::left << std::setw(6) << name << std::right << std::setw(17) << million(plain.trained)
+              << std::setw(8) << plain.bytes / 1e9 << " (" << less.bytes / 1e9 << ")" << std::setw(10)
+              << plain.flop / speed << " (" << less.flop / speed << ")\n";
   }
-  std::cout << "flop of a step: " << std::setprecision(2)
-            << lm::forecast(c, "lora", o.rank, o.heads, o.tokens, false).flop / 1e12 << "e12 (lora)\n";
+  std::cout << "seconds: flop of a step by " << std::setprecision(0) << speed / 1e9
+            << " GFLOP/s, which a product of this machine reaches just now\n";
   const std::filesystem::path folder = o.model.folder;
   if (o.model.folder.empty()) return;
   if (!std::filesystem::exists(folder / "model.safetensors") &&

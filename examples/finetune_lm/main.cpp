@@ -137,7 +137,7 @@ int run(int argc, char** argv) {
 
   InfoOptions i;
   CLI::App& info_command = *app.add_subcommand("info", "sizes, memory and time, from config.json alone");
-  add_model(info_command, i.model, false);
+  add_model(info_command, i.model);
   info_command.add_option("--rank", i.rank, "of the adapters")->check(CLI::Range(1, 4096));
   info_command.add_option("--heads", i.heads, "of split and hydra")->check(CLI::Range(1, 256));
   info_command.add_option("--tokens", i.tokens, "of a micro-batch")->check(CLI::Range(1, 1 << 24));

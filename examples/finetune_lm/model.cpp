@@ -156,9 +156,13 @@ lm::ModelConfig config_of(const ModelOptions& options) {
   return c;
 }
 
-lm::Base<float> base_of(const ModelOptions& options) {
+lm::BaseType base_type_of(const ModelOptions& options) {
   const auto name = std::find(std::begin(lm::base_names), std::end(lm::base_names), options.base);
-  const auto type = static_cast<lm::BaseType>(name - std::begin(lm::base_names));
+  return static_cast<lm::BaseType>(name - std::begin(lm::base_names));
+}
+
+lm::Base<float> base_of(const ModelOptions& options) {
+  const lm::BaseType type = base_type_of(options);
   if (options.engine == "eigen") return lm::base_of<float>(type);
 #if defined(FINETUNE_LM_ONEDNN)
   using hydralora::OneDnnBFloat16Linear;

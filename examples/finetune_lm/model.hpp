@@ -57,6 +57,7 @@ class Text {
 constexpr int byte_end_token = 4;  // ASCII's end of transmission
 
 lm::ModelConfig config_of(const ModelOptions& options);
+lm::BaseType base_type_of(const ModelOptions& options);
 /// The base that the options ask for. What cannot be had on this machine is printed or refused.
 lm::Base<float> base_of(const ModelOptions& options);
 /// The weights; spare tensors are listed on stderr.

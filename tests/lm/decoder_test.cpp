@@ -262,6 +262,43 @@ TEST_CASE("what is saved computes the same again; generation with stored keys sa
   }
 }
 
+TEST_CASE("a stored base computes what a float base of the numbers that it holds does") {
+  for (int type = 1; type < 4; ++type) {
+    CAPTURE(base_names[type]);
+    const auto stored = random_decoder<float>(small_model(), 1, 0.3, base_of<float>(static_cast<BaseType>(type)));
+    const auto dense = random_decoder<float>(small_model(), 1, 0.3);
+    CHECK(stored->weights.size() < dense->weights.size() / 4);
+    std::map<std::string, const Weight<float>*> held = {{"model.embed_tokens.weight", stored->embedding.get()}};
+    const auto ignore = [](const auto&...) {};
+    for_each_part(
+        *stored, [&](auto& linear, const std::string& name, bool) { held[name + ".weight"] = linear.weight.get(); },
+        ignore);
+    float lost = 0;
+    for_each_tensor_in(dense->config, dense->weights.data(), [&](const std::string& name, auto numbers, bool vector) {
+      if (vector) return;
+      const Matrix<float> before = numbers;
+      for (Index row = 0; row < numbers.rows(); ++row) held.at(name)->row(row, &numbers(row, 0));
+      lost = std::max(lost, (before - numbers).norm() / before.norm());
+    });
+    CHECK(lost > 1e-4);
+    CHECK(lost < 0.2);
+    Eigen::VectorXf gradients[2];
+    Matrix<float> logits[2];
+    for (const auto* model : {&stored, &dense}) {
+      Adapters<float> adapters(**model, AdapterOptions());
+      randomize<float>(adapters.parameters(), 0.1);
+      const std::size_t i = model == &dense ? 1 : 0;
+      logits[i] = all_logits(**model, small_batch());
+      (*model)->loss_and_gradients(small_batch(), 1);
+      gradients[i] = adapters.gradients();
+    }
+    CHECK((logits[0] - logits[1]).norm() <= 1e-5F * logits[1].norm());
+    CHECK((gradients[0] - gradients[1]).norm() <= 1e-4F * gradients[1].norm());
+    CHECK(support::message_of([&] { connect_gradients<float>(*stored, nullptr); }) ==
+          "full fine-tuning needs a float32 base");
+  }
+}
+
 TEST_CASE("micro-batches and threads do not change a step; a broken step changes nothing") {
   const auto gradient = [&](const std::vector<Batch>& batches, int threads) {
     const support::Threads scope(threads);

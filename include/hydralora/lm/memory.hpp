@@ -2,6 +2,7 @@
 // What a training step of a model will need, from its config alone.
 #pragma once
 
+#include <algorithm>
 #include <string>
 
 #include "hydralora/lm/config.hpp"
@@ -17,10 +18,24 @@ struct Forecast {
   double flop = 0;     ///< of a step
 };
 
-/// @param method  lora, split, hydra (on all linears) or full, in float.
+/// Bytes of all weights on a base: norms and biases in float, embedding and lm_head in at least 16 bits.
+inline double weight_bytes(const ModelConfig& c, BaseType base) {
+  double sum = 0;
+  for_each_tensor(c, [&](const std::string& name, Index rows, Index columns) {
+    const double numbers = static_cast<double>(rows) * static_cast<double>(std::max<Index>(columns, 1));
+    const bool of_block = name.rfind("model.layers.", 0) == 0;
+    sum += columns == 0 || base == BaseType::float32 ? 4 * numbers
+           : base == BaseType::bfloat16 || !of_block ? 2 * numbers
+           : base == BaseType::int8                  ? numbers + 4 * static_cast<double>(rows)
+                                                     : 0.5625 * numbers;
+  });
+  return sum;
+}
+
+/// @param method  lora, split, hydra (on all linears) or full.
 /// @param tokens  of a micro-batch.
 inline Forecast forecast(const ModelConfig& c, const std::string& method, Index rank, Index heads, Index tokens,
-                         bool checkpointing) {
+                         bool checkpointing, BaseType base = BaseType::float32) {
   const auto d = [](Index n) { return static_cast<double>(n); };
   const bool full = method == "full", routed = method == "hydra", many = method == "split" || routed;
   double in_sum = 0, products = 0, adapters = 0, saved_by_adapters = 0;
@@ -42,13 +57,16 @@ inline Forecast forecast(const ModelConfig& c, const std::string& method, Index 
   constexpr double head_chunk = 128;
   Forecast f;
   f.trained = full ? d(weight_count(c)) : adapters;
-  const double numbers = d(weight_count(c)) + d(tokens) * ((d(c.layers) + 1) * input + blocks * block + scratch) +
+  const double numbers = d(tokens) * ((d(c.layers) + 1) * input + blocks * block + scratch) +
                          head_chunk * (d(c.vocabulary) + 3 * input) + (full ? 3 : 4) * f.trained;
   constexpr double program = 15e6;
-  f.bytes = 4 * numbers + program;
-  const double attention = 4 * d(tokens) * d(c.q_features()) * d(c.layers) / 2;
-  f.flop = d(tokens) *
-           (4 * (products + d(c.vocabulary) * d(c.hidden)) + (full ? 2 * products : 6 * adapters) + 3.5 * attention);
+  // A strip of lm_head, decoded.
+  const double strip = base == BaseType::float32 ? 0 : 4 * 64 * d(std::max(c.vocabulary, c.intermediate));
+  f.bytes = weight_bytes(c, base) + 4 * numbers + strip + program;
+  // A backward pass of a frozen weight costs what its forward pass does; of a trained one twice that.
+  const double attention = 2 * d(tokens) * d(c.q_features()) * d(c.layers), head = d(c.vocabulary) * d(c.hidden);
+  const double again = checkpointing ? 2 * products + attention : 0;
+  f.flop = d(tokens) * (4 * (products + head) + (full ? 2 * products : 6 * adapters) + 3.5 * attention + again);
   return f;
 }
 
