@@ -55,7 +55,33 @@ done
   done
   ./finetune_lm $long --out again --threads 2 >/dev/null 2>&1
   [ "$(weights whole)" = "$(weights again)" ] || fail "two threads: other bits"
+
+  # Two ranks, and one rank with as many micro-batches, compute the same up to rounding; dropout included.
+  if command -v mpirun >/dev/null && ldd ./finetune_lm | grep -q libmpi; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+    ./finetune_lm $train --steps 20 --accumulate 2 --out one-rank >/dev/null 2>&1
+    mpirun -np 2 ./finetune_lm $train --steps 20 --threads 1 --out two-ranks >/dev/null 2>&1
+    python3 - <<'P' || fail "two ranks: other numbers than one"
+import array, json, struct
+def numbers(path):
+    data = open(path, "rb").read()
+    return array.array("f", data[8 + struct.unpack("<Q", data[:8])[0] :])
+def lines(run):
+    return [json.loads(line) for line in open(run + "/metrics.jsonl")]
+a, b = (numbers(run + "/adapter_model.safetensors") for run in ("one-rank", "two-ranks"))
+assert sum((x - y) ** 2 for x, y in zip(a, b)) <= 1e-8 * sum(x * x for x in a) and len(a) == len(b)
+one, two = lines("one-rank"), lines("two-ranks")
+assert len(two) == 20 and [l["tokens"] for l in one] == [l["tokens"] for l in two]
+assert abs(one[0]["loss"] - two[0]["loss"]) < 1e-6 and abs(one[0]["grad_norm"] / two[0]["grad_norm"] - 1) < 1e-6
+P
+  else
+    echo "no mpirun, or a program without MPI: two ranks are not tested"
+  fi
 }
+for base in bfloat16 int8 nf4; do
+  ./finetune_lm train --data chat.jsonl --steps 3 --base $base --out $base >/dev/null 2>&1 || fail "--base $base"
+done
+mistake 'full fine-tuning needs a float32 base' train --method full --base nf4 --steps 1 --out none
 ./finetune_lm train --method full --steps 3 --pack 256 --accumulate 2 --gradient-checkpointing \
   --out full >/dev/null 2>&1
 [ -s full/model.safetensors ] || fail "full: no model"
