@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <type_traits>
 #include <utility>
@@ -52,16 +51,15 @@ class NarrowWeight {
   }
 
  private:
+  /// Eigen's casts, in a form that compilers vectorise. The numbers are finite.
   static float widen(Narrow number) {
-    if constexpr (std::is_same_v<Narrow,
-                                 Eigen::bfloat16>) {  // a shift, which compilers vectorise; Eigen's cast they don't
-      const std::uint32_t bits = std::uint32_t{number.value} << 16U;
-      float wide = 0;
-      std::memcpy(&wide, &bits, sizeof wide);
-      return wide;
-    } else {
-      return static_cast<float>(number);
-    }
+    const std::uint32_t from = Eigen::numext::bit_cast<std::uint16_t>(number);
+    if constexpr (std::is_same_v<Narrow, Eigen::bfloat16>) return Eigen::numext::bit_cast<float>(from << 16U);
+    const std::uint32_t normal = ((from & 0x7fffU) << 13U) + (112U << 23U), sign = (from & 0x8000U) << 16U;
+    const float denormal = static_cast<float>(from & 0x3ffU) * 0x1p-24F;
+    const std::uint32_t is_normal = 0U - static_cast<std::uint32_t>((from & 0x7c00U) != 0);  // a mask, not a branch
+    return Eigen::numext::bit_cast<float>(sign | (normal & is_normal) |
+                                          (Eigen::numext::bit_cast<std::uint32_t>(denormal) & ~is_normal));
   }
 
   Eigen::Matrix<Narrow, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> weight_;
