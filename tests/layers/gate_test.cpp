@@ -224,6 +224,53 @@ TEST_CASE_TEMPLATE("a result depends on the segment, or on the tokens before if 
   });
 }
 
+TEST_CASE("a gate that pools a segment's prompt uses its weights for the whole segment, and reads nothing else") {
+  const std::vector<Index> segments{5, 7}, prompts{2, 7};
+  for (const GateInput input : {GateInput::x, GateInput::projection, GateInput::rms_projection}) {
+    const GateConfig gate{input, GateSelection::dense, GateGranularity::segment};
+    const auto layer =
+        randomized(HydraLoRA<double>(HydraLoRAConfig{8, 9, 3, 16, false, 0, 4, Routing::learned, gate}), 3);
+    const Matrix<double> x = random_matrix<double>(8, 12, 1), dy = random_matrix<double>(9, 12, 2);
+    HydraLoRA<double>::Cache cache;
+    const auto forward = [&](const Matrix<double>& input_of, Index first, const std::vector<Index>& lengths,
+                             const Index* pooled) {
+      Matrix<double> y = Matrix<double>::Zero(9, input_of.cols());
+      CallOptions<double> options;
+      options.segments = lengths;
+      options.segments.prompts = pooled;
+      layer.forward(input_of, y, cache, options);
+      return Matrix<double>(cache.weights().matrix().middleCols(first, 5));
+    };
+    const Matrix<double> w = forward(x, 0, segments, prompts.data());
+    const Matrix<double> alone = forward(x.leftCols(5), 0, {5}, nullptr),
+                         two = forward(x.leftCols(5), 0, {2, 3}, nullptr);
+    CHECK((w.colwise() - two.col(0)).isZero(1e-15));
+    CHECK(!w.isApprox(alone));
+    Matrix<double> changed = x;
+    changed.col(2) *= -3;
+    CHECK(forward(changed, 0, segments, prompts.data()) == w);
+    // Σ dy ∘ y changes with a number of x as dx says.
+    const auto loss = [&](const Matrix<double>& at) {
+      Matrix<double> y = Matrix<double>::Zero(9, 12);
+      CallOptions<double> options;
+      options.segments = segments;
+      options.segments.prompts = prompts.data();
+      layer.forward(at, y, cache, options);
+      return (y.array() * dy.array()).sum();
+    };
+    loss(x);
+    Matrix<double> dx = Matrix<double>::Zero(8, 12);
+    HydraLoRA<double>::Gradients gradients(layer.config());
+    layer.backward(x, dy, cache, gradients, dx);
+    for (Index i = 0; i < x.size(); ++i) {
+      Matrix<double> above = x, below = x;
+      above.data()[i] += 1e-6;
+      below.data()[i] -= 1e-6;
+      CHECK(std::abs((loss(above) - loss(below)) / 2e-6 - dx.data()[i]) < 1e-6);
+    }
+  }
+}
+
 TEST_CASE("weights from the caller and the plain sum of the heads, in HydraLoRA too") {
   const Matrix<double> x = random_matrix<double>(8, 5, 1), w = random_matrix<double>(3, 5, 2),
                        dy = random_matrix<double>(6, 5, 9);
@@ -295,6 +342,12 @@ TEST_CASE("segments that do not cover the tokens are refused, and nothing is wri
   refused({8, -2}, "segments 0 to 0 hold more than the 6 tokens");
   refused({2, -2, 6}, "segment 1 has length -2");
   refused({6, std::numeric_limits<Index>::max()}, "segments 0 to 1 hold more than the 6 tokens");
+  const std::vector<Index> lengths{2, 0, 4}, prompts{2, 0, 5};
+  CallOptions<float> options;
+  options.segments = lengths;
+  options.segments.prompts = prompts.data();
+  CHECK(message_of([&] { layer.forward(x, y, cache, options); }) ==
+        "HydraLoRA::forward: prompt 2 has 5 tokens, its segment 4");
   CallOptions<float> null;
   null.segments = Segments(nullptr, 2);
   CHECK(message_of([&] { layer.forward(x, y, null); }) == "HydraLoRA::forward: segments: 2 lengths (null)");

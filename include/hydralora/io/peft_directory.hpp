@@ -98,7 +98,7 @@ class PeftDirectory {
   }
 
   /// This library's own setting: causal, prompt or given; empty for the gate of HydraLoRA's trainer. A layer that is
-  /// loaded has GateGranularity::causal, GateGranularity::segment (the prompt is its segment), or Routing::given.
+  /// loaded has GateGranularity::causal, GateGranularity::segment (with Segments::prompts), or Routing::given.
   const std::string& gate() const { return config_.gate; }
   const std::vector<AdapterModule>& modules() const { return modules_; }  ///< sorted by name
   /// @throws FileError  if there is no module of this name.

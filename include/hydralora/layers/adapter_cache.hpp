@@ -38,16 +38,23 @@ class AdapterCache {
     tokens_ = 0;
     dropout_ = dropout;
     segments_.clear();
+    prompts_.clear();
     if (segments.count > 0 && shape.gate.pools()) {
       segments_.assign(segments.lengths, segments.lengths + segments.count);
+      if (segments.prompts != nullptr) prompts_.assign(segments.prompts, segments.prompts + segments.count);
     }
-    return {Tokens<Scalar>(values_.data(), shape.saved_rows(), tokens), dropout_, segments_};
+    return {Tokens<Scalar>(values_.data(), shape.saved_rows(), tokens), dropout_, saved_segments()};
   }
-  void end(Index tokens) { tokens_ = tokens; }                                       ///< the pass is complete
-  Pass<ConstTokens<Scalar>> pass() const { return {saved(), dropout_, segments_}; }  ///< for backward()
+  void end(Index tokens) { tokens_ = tokens; }                                              ///< the pass is complete
+  Pass<ConstTokens<Scalar>> pass() const { return {saved(), dropout_, saved_segments()}; }  ///< for backward()
 
  private:
   ConstTokens<Scalar> saved() const { return {tokens_ == 0 ? nullptr : values_.data(), shape_.saved_rows(), tokens_}; }
+  Segments saved_segments() const {
+    Segments all = segments_;
+    all.prompts = prompts_.empty() ? nullptr : prompts_.data();
+    return all;
+  }
   GateSaved<ConstTokens<Scalar>> gate() const {
     return shape_.gate.saved(saved().rows(shape_.a_rows, shape_.gate.saved_rows()));
   }
@@ -56,7 +63,7 @@ class AdapterCache {
   AdapterShape shape_;
   Index tokens_ = 0;
   detail::Dropout dropout_;
-  std::vector<Index> segments_;
+  std::vector<Index> segments_, prompts_;
 };
 
 }  // namespace HYDRALORA_BUILD

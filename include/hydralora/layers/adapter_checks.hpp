@@ -44,6 +44,10 @@ inline void check_segments(const AdapterShape& s, Segments segments, Index token
     expects(length >= 0, s.layer, where, "segment ", i, " has length ", length);
     expects(length <= left, s.layer, where, "segments 0 to ", i, " hold more than the ", tokens, " tokens");
     left -= length;
+    if (segments.prompts == nullptr || length == 0) continue;
+    const Index prompt = segments.prompts[i];
+    expects(prompt >= 1 && prompt <= length, s.layer, where, "prompt ", i, " has ", prompt, " tokens, its segment ",
+            length);
   }
   expects(left == 0, s.layer, where, "the segments hold ", tokens - left, " of ", tokens, " tokens");
 }

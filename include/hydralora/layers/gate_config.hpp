@@ -34,8 +34,8 @@ enum class GateSelection {
 /// Which tokens are pooled before the softmax.
 enum class GateGranularity {
   token,    ///< none
-  segment,  ///< all tokens of a segment get the same ω. A token sees its future: right for classifiers and encoders, a
-            ///< leak in a language model
+  segment,  ///< all tokens of a segment get the same ω, of all its tokens or of its prompt (Segments::prompts). Of all
+            ///< tokens, a token sees its future: right for classifiers and encoders, a leak in a language model
   causal    ///< the segment's tokens up to this one
 };
 

@@ -15,19 +15,19 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Every column becomes the mean of its segment's columns; if causal, of those up to it. Sums run in token order.
+/// Every column becomes the mean of its segment's pooled columns; if causal, of those up to it. Sums run in token order.
 template <class Scalar>
 void pool_mean(GateGranularity granularity, Segments segments, Tokens<Scalar> values) {
   using Real = real_t<Scalar>;
-  segments.for_each(values.tokens(), [&](Index first, Index count) {
+  const bool causal = granularity == GateGranularity::causal;
+  segments.for_each_pooled(values.tokens(), [&](Index first, Index count, Index pooled) {
     for (Index i = 0; i < values.features(); ++i) {
       Scalar sum(0);
-      for (Index t = 0; t < count; ++t) {
+      for (Index t = 0; t < (causal ? count : pooled); ++t) {
         sum += values(i, first + t);
-        if (granularity == GateGranularity::causal) values(i, first + t) = sum / Scalar(static_cast<Real>(t + 1));
+        if (causal) values(i, first + t) = sum / Scalar(static_cast<Real>(t + 1));
       }
-      if (granularity == GateGranularity::causal) continue;
-      for (Index t = 0; t < count; ++t) values(i, first + t) = sum / Scalar(static_cast<Real>(count));
+      for (Index t = 0; t < count && !causal; ++t) values(i, first + t) = sum / Scalar(static_cast<Real>(pooled));
     }
   });
 }
@@ -36,16 +36,15 @@ void pool_mean(GateGranularity granularity, Segments segments, Tokens<Scalar> va
 template <class Scalar>
 void pool_mean_backward(GateGranularity granularity, Segments segments, Tokens<Scalar> gradient) {
   using Real = real_t<Scalar>;
-  segments.for_each(gradient.tokens(), [&](Index first, Index count) {
+  const bool causal = granularity == GateGranularity::causal;
+  segments.for_each_pooled(gradient.tokens(), [&](Index first, Index count, Index pooled) {
     for (Index i = 0; i < gradient.features(); ++i) {
       Scalar sum(0);
       for (Index t = count; t-- > 0;) {
-        const bool causal = granularity == GateGranularity::causal;
-        sum += gradient(i, first + t) / Scalar(static_cast<Real>(causal ? t + 1 : count));
+        sum += gradient(i, first + t) / Scalar(static_cast<Real>(causal ? t + 1 : pooled));
         if (causal) gradient(i, first + t) = sum;
       }
-      if (granularity == GateGranularity::causal) continue;
-      for (Index t = 0; t < count; ++t) gradient(i, first + t) = sum;
+      for (Index t = 0; t < count && !causal; ++t) gradient(i, first + t) = t < pooled ? sum : Scalar(0);
     }
   });
 }

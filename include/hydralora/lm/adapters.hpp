@@ -20,7 +20,6 @@
 #include "hydralora/layers/lora.hpp"
 #include "hydralora/layers/split_lora.hpp"
 #include "hydralora/lm/decoder.hpp"
-#include "hydralora/lm/prompt_gate.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -198,18 +197,11 @@ class Adapters {
   };
 
   template <class Layer>
-  static Index size_of(const typename Layer::Config& config) {
-    return hydralora::detail::checked_shape<typename Layer::Middle>(config).parameter_count();
-  }
-  template <class Adapter, class Config>
-  void add(Linear<Scalar>& linear, const Config& config, Index size, std::uint64_t seed) {
-    plans_.push_back({&linear, size, [config, seed](Buffer parameters, Buffer gradients) {
-                        return std::make_unique<Adapter>(config, parameters, gradients, seed);
-                      }});
-  }
-  template <class Layer>
   void add(Linear<Scalar>& linear, const typename Layer::Config& config, std::uint64_t seed) {
-    add<detail::AdapterOf<Layer>>(linear, config, size_of<Layer>(config), seed);
+    const Index size = hydralora::detail::checked_shape<typename Layer::Middle>(config).parameter_count();
+    plans_.push_back({&linear, size, [config, seed](Buffer parameters, Buffer gradients) {
+                        return std::make_unique<detail::AdapterOf<Layer>>(config, parameters, gradients, seed);
+                      }});
   }
   template <class Layer, class Settings>
   typename Layer::Config sizes(const Linear<Scalar>& linear, const Settings& settings) const {
@@ -231,20 +223,15 @@ class Adapters {
       plan_hydra(linear, sizes<HydraLoRA<Scalar>>(linear, options), options.gate, seed);
   }
   void plan_hydra(Linear<Scalar>& linear, HydraLoRAConfig config, GateKind gate, std::uint64_t seed) {
-    if (gate == GateKind::prompt) {
-      model_.pools_prompts = true;
-      const Index size = PromptHydraLoRA<Scalar>::parameter_count(config);
-      return add<PromptHydraLoRA<Scalar>>(linear, config, size, seed);
-    }
-    if (gate == GateKind::causal) {
-      model_.pools_causally = true;
-      config.gate.granularity = GateGranularity::causal;
-    }
+    if (gate == GateKind::prompt) config.gate.granularity = GateGranularity::segment;
+    if (gate == GateKind::causal) config.gate.granularity = GateGranularity::causal;
     if (gate == GateKind::given) {
       config.routing = Routing::given;
       model_.given_heads = config.heads;
     }
-    add<detail::AdapterOf<HydraLoRA<Scalar>>>(linear, config, size_of<HydraLoRA<Scalar>>(config), seed);
+    model_.pools_prompts = gate == GateKind::prompt;
+    model_.pools_causally = gate == GateKind::causal;
+    add<HydraLoRA<Scalar>>(linear, config, seed);
   }
   void plan(Linear<Scalar>& linear, const AdapterModule& module, std::uint64_t seed) {
     const auto with = [&](auto config) {

@@ -139,7 +139,8 @@ class Decoder {
   void complete(const Batch& batch, LinearCall<Scalar>& call) {
     check(batch);
     call.options.segments = batch.documents;
-    if (pools_prompts) call.prompts = prompts_ = batch.prompts();
+    if (pools_prompts) prompts_ = batch.prompts();
+    call.options.segments.prompts = pools_prompts ? prompts_.data() : nullptr;
     if (given_heads == 0) return;
     expects(batch.groups.size() == batch.documents.size(), "Decoder: given gates need a group for every document");
     given_.setZero(given_heads, batch.tokens());

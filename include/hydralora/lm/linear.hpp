@@ -61,7 +61,6 @@ template <class Scalar>
 struct LinearCall {
   CallOptions<Scalar> options;  ///< its segments are the documents
   bool training = false;        ///< fill the caches for backward
-  Segments prompts;             ///< of every document, the tokens before its first scored one (GateKind::prompt)
 };
 
 /// f(name in an adapter's file, matrix).
