@@ -58,7 +58,8 @@ int run(int argc, char** argv) {
   option("--data,--train_file", t.data, "files of JSON lines (default: text of this machine)");
   option("--validation,--validation_file", t.validation, "files of JSON lines");
   option("--out,--output_dir", t.out, "folder of the run, which becomes the adapter's");
-  option("--method", t.method, "what is trained")->check(CLI::IsMember({"lora", "split", "hydra", "full"}));
+  auto* method = option("--method", t.method, "what is trained");
+  method->check(CLI::IsMember({"lora", "split", "hydra", "full"}));
   auto* rank = option("--rank,--lora_r", t.rank, "of A and B")->check(CLI::Range(1, 4096));
   auto* alpha = option("--alpha,--lora_alpha", t.alpha, "scaling = alpha / rank");
   auto* heads = option("--heads,--lora_nums", t.heads, "of split and hydra")->check(CLI::Range(1, 256));
@@ -67,6 +68,7 @@ int run(int argc, char** argv) {
   auto* dropout = option("--dropout,--lora_dropout", t.dropout, "of the adapters' input")->check(CLI::Range(0.0, 0.95));
   auto* targets = option("--target-modules,--target_modules", t.target_modules,
                          "names of linears, or one regular expression (default: all but lm_head)");
+  auto* layers = option("--layers,--layers_to_transform", t.layers, "numbers of the blocks, from 0 (default: all)");
   option("--learning-rate,--learning_rate", t.learning_rate, "of AdamW")->check(CLI::NonNegativeNumber);
   option("--schedule,--lr_scheduler_type", t.schedule, "of the learning rate")
       ->check(CLI::IsMember({"cosine", "linear", "constant"}));
@@ -158,8 +160,8 @@ int run(int argc, char** argv) {
 #endif
   if (train_command.parsed()) {
     if (!t.model.adapter.empty()) {
-      for (const CLI::Option* one : {rank, alpha, heads, gate, dropout, targets}) {
-        if (one->count() > 0) throw std::invalid_argument(one->get_name() + " comes from --adapter: leave it out");
+      for (const CLI::Option* one : {method, rank, alpha, heads, gate, dropout, targets, layers}) {
+        if (one->count() > 0) t.given.insert(one->get_name());
       }
     }
     return train(t);

@@ -86,7 +86,11 @@ mistake 'full fine-tuning needs a float32 base' train --method full --base nf4 -
   --out full >/dev/null 2>&1
 [ -s full/model.safetensors ] || fail "full: no model"
 ./finetune_lm train --adapter token --data chat.jsonl --steps 2 --out more >/dev/null 2>&1
-mistake '--rank comes from --adapter' train --adapter token --rank 4 --steps 2 --out none
+./finetune_lm train --adapter token --method hydra --rank 4 --data chat.jsonl --steps 1 --out same >/dev/null 2>&1 ||
+  fail "options that --adapter has too are refused"
+mistake '--rank 5: --adapter token has 4' train --adapter token --rank 5 --data chat.jsonl --steps 2 --out none
+mistake '--method lora: --adapter token has hydra' train --adapter token --method lora --data chat.jsonl --out none
+mistake 'has other modules' train --adapter token --target-modules q_proj --data chat.jsonl --steps 2 --out none
 text=$(./finetune_lm generate --adapter token --prompt 7 --chat --max-tokens 8 --json)
 [[ $text == *'"prompt_ids"'* ]] || fail "generate: $text"
 

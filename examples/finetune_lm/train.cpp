@@ -22,6 +22,8 @@
 #include "hydralora/train/data_parallel.hpp"
 #include "ranks.hpp"
 #include "run_folder.hpp"
+#include "train_data.hpp"
+#include "train_options.hpp"
 
 namespace finetune_lm {
 namespace {
@@ -37,55 +39,6 @@ double peak_memory() {  // bytes
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) * 1024;
-}
-
-/// FNV-1a over the ids and labels: tells other data from the same.
-std::uint64_t hash_of(const std::vector<lm::Example>& examples) {
-  std::uint64_t hash = 14695981039346656037U;
-  const auto add = [&](int number) { hash = (hash ^ static_cast<std::uint32_t>(number)) * 1099511628211U; };
-  for (const lm::Example& e : examples) {
-    add(static_cast<int>(e.ids.size()));
-    for (const int id : e.ids) add(id);
-    for (const int label : e.labels) add(label);
-    add(e.group);
-  }
-  return hash;
-}
-
-lm::ExampleFile read_data(const std::vector<std::string>& files, Text& text, const TrainOptions& o, const char* what) {
-  lm::ExampleFile all;
-  const lm::TextFunctions functions = text.functions();
-  for (const std::string& file : files) all.read(file, functions, o.max_length, o.truncate);
-  std::cout << what << ": " << all.examples.size() << " examples";
-  if (all.too_long > 0) std::cout << ", " << all.too_long << " longer than " << o.max_length << " tokens left out";
-  if (all.unlabelled > 0) std::cout << ", " << all.unlabelled << " without a trained token left out";
-  std::cout << std::endl;
-  if (all.examples.empty()) {
-    throw std::invalid_argument(std::string(what) + ": no example is left of " + (files.empty() ? "" : files[0]));
-  }
-  return all;
-}
-
-/// Text of this machine: its licenses, in pieces.
-lm::ExampleFile default_data() {
-  lm::ExampleFile all;
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator("/usr/share/common-licenses")) files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  all.groups = {""};
-  for (const fs::path& path : files) {
-    std::ifstream file(path, std::ios::binary);
-    std::string piece(256, '\0');
-    while (file.read(piece.data(), static_cast<std::streamsize>(piece.size()))) {
-      lm::Example one;
-      for (const char c : piece) one.ids.push_back(static_cast<unsigned char>(c));
-      one.labels = one.ids;
-      all.examples.push_back(std::move(one));
-    }
-  }
-  if (all.examples.empty()) throw std::invalid_argument("no text under /usr/share/common-licenses: give --data");
-  std::cout << "data: " << all.examples.size() << " pieces of the licenses under /usr/share/common-licenses\n";
-  return all;
 }
 
 /// A run: the model, what is trained, the data, and the files in the output folder.
@@ -130,13 +83,13 @@ class Run {
     if (o_.max_length > model_->config.positions) o_.max_length = model_->config.positions;
     data_ = o_.data.empty() ? default_data() : read_data(o_.data, text_, o_, "data");
     if (!o_.validation.empty()) validation_ = read_data(o_.validation, text_, o_, "validation");
-    check_ids(data_);
-    check_ids(validation_);
-    if (o_.method == "full") {
+    check_ids(data_, model_->config.vocabulary);
+    check_ids(validation_, model_->config.vocabulary);
+    if (o_.method == "full" && o_.model.adapter.empty()) {
       full_gradients_.assign(model_->weights.size(), 0);
       lm::connect_gradients(*model_, full_gradients_.data());
     } else {
-      adapters_ = o_.model.adapter.empty() ? new_adapters() : load_adapters(*model_, o_.model);
+      adapters_ = make_adapters(o_, *model_);
     }
     using Buffer = hydralora::ParameterMap<float>;
     const auto all = static_cast<Index>(model_->weights.size());
@@ -144,19 +97,7 @@ class Run {
     const Buffer gradients = adapters_ ? adapters_->gradients() : Buffer(full_gradients_.data(), all);
     batches_ = std::make_unique<lm::Batches>(data_.examples, o_.micro_batch, o_.pack, !o_.no_shuffle, o_.seed);
     total_ = o_.steps > 0 ? o_.steps : steps_of_epochs();
-    lm::TrainingOptions t;
-    t.learning_rate = o_.learning_rate;
-    t.schedule = o_.schedule == "cosine"   ? lm::Schedule::cosine
-                 : o_.schedule == "linear" ? lm::Schedule::linear
-                                           : lm::Schedule::constant;
-    t.total_steps = total_;
-    t.warmup_steps = o_.warmup_steps;
-    t.max_grad_norm = o_.max_grad_norm;
-    t.weight_decay = o_.weight_decay;
-    t.adamw.beta1 = o_.beta1;
-    t.adamw.beta2 = o_.beta2;
-    t.adamw.epsilon = o_.epsilon;
-    trainer_ = std::make_unique<lm::Trainer<float>>(*model_, parameters, gradients, t);
+    trainer_ = std::make_unique<lm::Trainer<float>>(*model_, parameters, gradients, training_options(o_, total_));
     std::cout << "training " << parameters.size() << " numbers (" << o_.method << "), " << total_ << " steps"
               << std::endl;
     trainer_->reduction = ranks_.reduction();
@@ -166,34 +107,6 @@ class Run {
     }
     if (o_.resume) resume();
     folder_.open();
-  }
-
-  std::unique_ptr<lm::Adapters<float>> new_adapters() {
-    lm::AdapterOptions a;
-    a.method = o_.method == "split" ? lm::Method::split : o_.method == "hydra" ? lm::Method::hydra : lm::Method::lora;
-    a.rank = o_.rank;
-    a.alpha = o_.alpha;
-    a.heads = o_.heads;
-    a.dropout = o_.dropout;
-    a.target_modules = o_.target_modules;
-    a.seed = o_.seed;
-    for (int i = 0; i < 4; ++i) {
-      if (o_.gate == lm::gate_names[i]) a.gate = static_cast<lm::GateKind>(i);
-    }
-    return std::make_unique<lm::Adapters<float>>(*model_, a);
-  }
-
-  /// The tokens of another model's tokenizer are found here, not in the middle of training.
-  void check_ids(const lm::ExampleFile& file) const {
-    for (const lm::Example& e : file.examples) {
-      for (const int id : e.ids) {
-        if (id < 0 || id >= model_->config.vocabulary) {
-          throw std::invalid_argument(
-              "token " + std::to_string(id) + " of the data is not in the model's vocabulary of " +
-              std::to_string(model_->config.vocabulary) + ": is the tokenizer that of this model?");
-        }
-      }
-    }
   }
 
   std::int64_t steps_of_epochs() const {
@@ -292,34 +205,11 @@ class Run {
 
   /// What must be the same in a run that goes on.
   ordered_json settings() const {
-    ordered_json all = {{"model", o_.model.folder},
-                        {"adapter", o_.model.adapter},
-                        {"base", o_.model.base},
-                        {"engine", o_.model.engine},
-                        {"bf16-terms", o_.model.bf16_terms},
-                        {"method", o_.method},
-                        {"target-modules", o_.target_modules},
-                        {"rank", o_.rank},
-                        {"alpha", o_.alpha},
-                        {"heads", o_.heads},
-                        {"gate", o_.gate},
-                        {"dropout", o_.dropout},
-                        {"learning-rate", o_.learning_rate},
-                        {"schedule", o_.schedule},
-                        {"warmup-steps", o_.warmup_steps},
-                        {"weight-decay", o_.weight_decay},
-                        {"beta1", o_.beta1},
-                        {"beta2", o_.beta2},
-                        {"epsilon", o_.epsilon},
-                        {"max-grad-norm", o_.max_grad_norm},
-                        {"steps", total_},
-                        {"micro-batch", o_.micro_batch},
-                        {"pack", o_.pack},
-                        {"accumulate", batches_of_step()},
-                        {"seed", o_.seed},
-                        {"no-shuffle", o_.no_shuffle},
-                        {"data", hash_of(data_.examples)},
-                        {"validation", hash_of(validation_.examples)}};
+    ordered_json all = settings_of(o_);
+    all["steps"] = total_;
+    all["accumulate"] = batches_of_step();
+    all["data"] = hash_of(data_.examples);
+    all["validation"] = hash_of(validation_.examples);
     return all;
   }
 

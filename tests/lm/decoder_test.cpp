@@ -271,7 +271,10 @@ TEST_CASE("a stored base computes what a float base of the numbers that it holds
     std::map<std::string, const Weight<float>*> held = {{"model.embed_tokens.weight", stored->embedding.get()}};
     const auto ignore = [](const auto&...) {};
     for_each_part(
-        *stored, [&](auto& linear, const std::string& name, bool) { held[name + ".weight"] = linear.weight.get(); },
+        *stored,
+        [&](auto& linear, const std::string& name, Index, Index, bool) {
+          held[name + ".weight"] = linear.weight.get();
+        },
         ignore);
     float lost = 0;
     for_each_tensor_in(dense->config, dense->weights.data(), [&](const std::string& name, auto numbers, bool vector) {

@@ -47,20 +47,26 @@ struct AdapterOptions {
   /// Names as PEFT takes them: "q_proj" fits every module whose name is that or ends with ".q_proj". One text with
   /// other characters is a regular expression for the whole name. Empty: all linears but lm_head ("all-linear").
   std::vector<std::string> target_modules;
+  std::vector<Index> layers;  ///< only in these blocks, from 0 (layers_to_transform); empty: in all
   std::uint64_t seed = 0;
+
+  /// PEFT's rule for a linear of this name, which is not lm_head.
+  bool selects(const std::string& name) const {
+    const auto& t = target_modules;
+    const auto in = [&](Index layer) {
+      return name.find("layers." + std::to_string(layer) + '.') != std::string::npos;
+    };
+    if (!layers.empty() && std::none_of(layers.begin(), layers.end(), in)) return false;
+    if (t.empty() || (t.size() == 1 && t[0] == "all-linear")) return true;
+    if (t.size() == 1 && t[0].find_first_of("\\^$|()[]{}*+?") != std::string::npos) {
+      return std::regex_match(name, std::regex(t[0]));
+    }
+    return std::any_of(t.begin(), t.end(),
+                       [&](const std::string& one) { return hydralora::detail::means_module(one, name); });
+  }
 };
 
 namespace detail {
-
-/// PEFT's rule for target_modules.
-inline bool is_target(const std::string& name, const std::vector<std::string>& targets) {
-  if (targets.empty() || (targets.size() == 1 && targets[0] == "all-linear")) return true;
-  if (targets.size() == 1 && targets[0].find_first_of("\\^$|()[]{}*+?") != std::string::npos) {
-    return std::regex_match(name, std::regex(targets[0]));
-  }
-  return std::any_of(targets.begin(), targets.end(),
-                     [&](const std::string& target) { return hydralora::detail::means_module(target, name); });
-}
 
 /// A layer of any kind as LinearAdapter. Its parameters and gradients lie in the arena.
 template <class Layer>
@@ -135,9 +141,9 @@ class Adapters {
   /// @throws std::invalid_argument  no linear is a target, or a layer refuses its settings.
   Adapters(Decoder<Scalar>& model, const AdapterOptions& options) : model_(model), gate_(options.gate) {
     model.for_each_linear([&](Linear<Scalar>& linear) {
-      if (detail::is_target(linear.name, options.target_modules)) plan(linear, options);
+      if (options.selects(linear.name)) plan(linear, options);
     });
-    expects(!plans_.empty(), "Adapters: no linear of the model is named as in target_modules");
+    expects(!plans_.empty(), "Adapters: no linear of the model is named as in target_modules, in the given layers");
     build();
     for (const Plan& plan : plans_) plan.linear->adapter->initialize();
   }

@@ -32,7 +32,10 @@ struct KeyValueCache {
 template <class Scalar>
 class Decoder {
  public:
-  explicit Decoder(ModelConfig model) : config(std::move(model)), rope(config.rope, config.head_dim, 0) {}
+  explicit Decoder(ModelConfig model)
+      : config(std::move(model)),
+        rope(config.rope, config.head_dim, 0),
+        blocks(static_cast<std::size_t>(config.layers)) {}
   Decoder(const Decoder&) = delete;  // the layers refer to `weights`
   Decoder& operator=(const Decoder&) = delete;
 

@@ -23,31 +23,44 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace lm {
 
+/// Calls linear(Linear&, name, out, in, whether it has a bias) and gain(Gain&, name, size) for all parts of a decoder in
+/// the model's order. Names as in the checkpoint; those of linears without ".weight".
+template <class Scalar, class OnLinear, class OnGain>
+void for_each_part(Decoder<Scalar>& model, OnLinear&& linear, OnGain&& gain) {
+  const ModelConfig& c = model.config;
+  for (std::size_t l = 0; l < model.blocks.size(); ++l) {
+    const std::string name = "model.layers." + std::to_string(l) + ".", self = name + "self_attn.", mlp = name + "mlp.";
+    Block<Scalar>& block = model.blocks[l];
+    gain(block.norm, name + "input_layernorm.weight", c.hidden);
+    linear(block.q, self + "q_proj", c.q_features(), c.hidden, c.qkv_bias);
+    linear(block.k, self + "k_proj", c.kv_features(), c.hidden, c.qkv_bias);
+    linear(block.v, self + "v_proj", c.kv_features(), c.hidden, c.qkv_bias);
+    linear(block.o, self + "o_proj", c.hidden, c.q_features(), c.o_bias);
+    if (c.qk_norm) gain(block.q_norm, self + "q_norm.weight", c.head_dim);
+    if (c.qk_norm) gain(block.k_norm, self + "k_norm.weight", c.head_dim);
+    gain(block.norm1, name + "post_attention_layernorm.weight", c.hidden);
+    linear(block.gate, mlp + "gate_proj", c.intermediate, c.hidden, c.mlp_bias);
+    linear(block.up, mlp + "up_proj", c.intermediate, c.hidden, c.mlp_bias);
+    linear(block.down, mlp + "down_proj", c.hidden, c.intermediate, c.mlp_bias);
+  }
+  gain(model.norm, "model.norm.weight", c.hidden);
+  linear(model.head, c.tied ? "model.embed_tokens" : "lm_head", c.vocabulary, c.hidden, false);
+}
+
 /// Calls f(name, rows, columns) for every tensor that a model of this config needs, in the model's order; columns is 0
 /// for a vector. lm_head comes last, and only where it is not tied.
 template <class Function>
 void for_each_tensor(const ModelConfig& c, Function&& f) {
-  const auto linear = [&](const std::string& name, Index out, Index in, bool bias) {
-    f(name + ".weight", out, in);
-    if (bias) f(name + ".bias", out, Index(0));
-  };
+  Decoder<float> parts(c);
   f("model.embed_tokens.weight", c.vocabulary, c.hidden);
-  for (Index l = 0; l < c.layers; ++l) {
-    const std::string block = "model.layers." + std::to_string(l) + ".", self = block + "self_attn.";
-    f(block + "input_layernorm.weight", c.hidden, Index(0));
-    linear(self + "q_proj", c.q_features(), c.hidden, c.qkv_bias);
-    linear(self + "k_proj", c.kv_features(), c.hidden, c.qkv_bias);
-    linear(self + "v_proj", c.kv_features(), c.hidden, c.qkv_bias);
-    linear(self + "o_proj", c.hidden, c.q_features(), c.o_bias);
-    if (c.qk_norm) f(self + "q_norm.weight", c.head_dim, Index(0));
-    if (c.qk_norm) f(self + "k_norm.weight", c.head_dim, Index(0));
-    f(block + "post_attention_layernorm.weight", c.hidden, Index(0));
-    linear(block + "mlp.gate_proj", c.intermediate, c.hidden, c.mlp_bias);
-    linear(block + "mlp.up_proj", c.intermediate, c.hidden, c.mlp_bias);
-    linear(block + "mlp.down_proj", c.hidden, c.intermediate, c.mlp_bias);
-  }
-  f("model.norm.weight", c.hidden, Index(0));
-  if (!c.tied) f("lm_head.weight", c.vocabulary, c.hidden);
+  for_each_part(
+      parts,
+      [&](const auto& linear, const std::string& name, Index out, Index in, bool bias) {
+        if (c.tied && &linear == &parts.head) return;
+        f(name + ".weight", out, in);
+        if (bias) f(name + ".bias", out, Index(0));
+      },
+      [&](const auto&, const std::string& name, Index size) { f(name, size, Index(0)); });
 }
 
 /// Numbers of all these tensors.
@@ -96,29 +109,6 @@ Base<Scalar> base_of(BaseType type) {
           true};
 }
 
-/// Calls linear(Linear&, name, bias) and gain(Gain&, name) for all parts of a decoder. Names as in the checkpoint.
-template <class Scalar, class OnLinear, class OnGain>
-void for_each_part(Decoder<Scalar>& model, OnLinear&& linear, OnGain&& gain) {
-  const ModelConfig& c = model.config;
-  for (std::size_t l = 0; l < model.blocks.size(); ++l) {
-    const std::string name = "model.layers." + std::to_string(l) + ".", self = name + "self_attn.", mlp = name + "mlp.";
-    Block<Scalar>& block = model.blocks[l];
-    gain(block.norm, name + "input_layernorm.weight");
-    gain(block.norm1, name + "post_attention_layernorm.weight");
-    if (c.qk_norm) gain(block.q_norm, self + "q_norm.weight");
-    if (c.qk_norm) gain(block.k_norm, self + "k_norm.weight");
-    linear(block.q, self + "q_proj", c.qkv_bias);
-    linear(block.k, self + "k_proj", c.qkv_bias);
-    linear(block.v, self + "v_proj", c.qkv_bias);
-    linear(block.o, self + "o_proj", c.o_bias);
-    linear(block.gate, mlp + "gate_proj", c.mlp_bias);
-    linear(block.up, mlp + "up_proj", c.mlp_bias);
-    linear(block.down, mlp + "down_proj", c.mlp_bias);
-  }
-  gain(model.norm, "model.norm.weight");
-  linear(model.head, c.tied ? "model.embed_tokens" : "lm_head", false);
-}
-
 /// For full fine-tuning: the layers add their gradients to this buffer, which is laid out as Decoder::weights.
 /// @throws std::invalid_argument  unless the weights are float32.
 template <class Scalar>
@@ -132,11 +122,11 @@ void connect_gradients(Decoder<Scalar>& model, Scalar* gradients) {
   model.embedding_gradient = places.at("model.embed_tokens.weight");
   for_each_part(
       model,
-      [&](Linear<Scalar>& to, const std::string& name, bool bias) {
+      [&](Linear<Scalar>& to, const std::string& name, Index, Index, bool bias) {
         to.weight_gradient = places.at(name + ".weight");
         if (bias) to.bias_gradient = places.at(name + ".bias").data();
       },
-      [&](Gain<Scalar>& to, const std::string& name) { to.gradient = places.at(name).data(); });
+      [&](Gain<Scalar>& to, const std::string& name, Index) { to.gradient = places.at(name).data(); });
 }
 
 /// A decoder whose tensors are filled by fill(name, row-major map, whether it is a vector), one after another.
@@ -163,16 +153,15 @@ std::unique_ptr<Decoder<Scalar>> make_decoder(ModelConfig config, const Base<Sca
   });
   const ModelConfig& c = model->config;
   model->embedding = matrices.at("model.embed_tokens.weight");
-  model->blocks.resize(static_cast<std::size_t>(c.layers));
   for (std::size_t l = 0; l < model->blocks.size(); ++l) model->blocks[l].window = c.windows[l];
   for_each_part(
       *model,
-      [&](Linear<Scalar>& to, const std::string& name, bool bias) {
+      [&](Linear<Scalar>& to, const std::string& name, Index, Index, bool bias) {
         to.name = name;
         to.weight = matrices.at(name + ".weight");
         if (bias) to.bias = vectors.at(name + ".bias");
       },
-      [&](Gain<Scalar>& to, const std::string& name) { to.value = vectors.at(name); });
+      [&](Gain<Scalar>& to, const std::string& name, Index) { to.value = vectors.at(name); });
   return model;
 }
 
