@@ -17,7 +17,8 @@ void RunFolder::check(bool resume) const {
   if (fs::exists(path_) && !fs::is_directory(path_)) throw std::invalid_argument("--out " + name + " is not a folder");
   if (resume && checkpoints().empty()) throw std::invalid_argument("--resume: no checkpoint in " + name);
   if (!resume && fs::exists(path_) && !fs::is_empty(path_)) {
-    throw std::invalid_argument("--out " + name + " is not empty: --resume goes on with it");
+    throw std::invalid_argument("--out " + name + " is not empty" +
+                                (checkpoints().empty() ? "" : ": --resume goes on with it"));
   }
 }
 
@@ -36,7 +37,7 @@ void RunFolder::write_metrics(const nlohmann::ordered_json& line) {
   if (!metrics_) throw hydralora::FileError(path_ / "metrics.jsonl", "cannot write");
 }
 
-void RunFolder::keep_metrics_until(std::int64_t step) const {
+void RunFolder::go_on_after(std::int64_t step) const {
   if (!writes_) return;
   std::ifstream file(path_ / "metrics.jsonl");
   std::string kept;
@@ -45,23 +46,28 @@ void RunFolder::keep_metrics_until(std::int64_t step) const {
     if (json.is_object() && json.value("step", step + 1) <= step) kept += line + '\n';
   }
   hydralora::write_file_atomically(path_ / "metrics.jsonl", kept.data(), kept.size());
+  for (const auto& entry : fs::directory_iterator(path_)) {
+    const bool temporary = entry.path().filename().string().find(".tmp-") != std::string::npos;
+    if (temporary && entry.is_regular_file()) fs::remove(entry.path());
+  }
 }
 
-std::map<std::int64_t, fs::path> RunFolder::checkpoints() const {
+std::map<std::int64_t, fs::path> RunFolder::checkpoints(bool complete) const {
   std::map<std::int64_t, fs::path> all;
   const std::string prefix = "checkpoint-";
   if (!fs::exists(path_)) return all;
   for (const auto& entry : fs::directory_iterator(path_)) {
     const std::string name = entry.path().filename().string();
-    if (name.rfind(prefix, 0) != 0 || !fs::exists(entry.path() / "training.safetensors")) continue;
-    all[std::strtoll(name.c_str() + prefix.size(), nullptr, 10)] = entry.path();
+    if (name.rfind(prefix, 0) != 0 || (complete && !fs::exists(entry.path() / "training.safetensors"))) continue;
+    const std::int64_t step = std::strtoll(name.c_str() + prefix.size(), nullptr, 10);
+    if (name == prefix + std::to_string(step)) all[step] = entry.path();
   }
   return all;
 }
 
-void RunFolder::remove_checkpoints(std::int64_t before) const {
-  for (const auto& [step, folder] : checkpoints()) {
-    if (step < before && writes_) fs::remove_all(folder);
+void RunFolder::remove_checkpoints(std::int64_t but) const {
+  for (const auto& [step, folder] : checkpoints(false)) {
+    if (step != but && writes_) fs::remove_all(folder);
   }
 }
 

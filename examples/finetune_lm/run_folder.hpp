@@ -23,14 +23,15 @@ class RunFolder {
   /// Creates the folder, and opens metrics.jsonl to write behind what is there.
   void open();
   void write_metrics(const nlohmann::ordered_json& line);
-  /// Drops the lines behind a step: the steps after a checkpoint are taken again.
-  void keep_metrics_until(std::int64_t step) const;
+  /// Drops the lines of metrics behind a step, as the steps after a checkpoint are taken again, and the temporary files
+  /// of a killed run.
+  void go_on_after(std::int64_t step) const;
 
   std::filesystem::path checkpoint(std::int64_t step) const { return path_ / ("checkpoint-" + std::to_string(step)); }
   /// The complete ones, by their steps. What is written last is training.safetensors.
-  std::map<std::int64_t, std::filesystem::path> checkpoints() const;
-  /// Removes the checkpoints before a step.
-  void remove_checkpoints(std::int64_t before) const;
+  std::map<std::int64_t, std::filesystem::path> checkpoints(bool complete = true) const;
+  /// Removes all but that of a step, with what a killed run has left of others.
+  void remove_checkpoints(std::int64_t but = 0) const;
 
  private:
   std::filesystem::path path_;

@@ -68,7 +68,7 @@ class Run {
       if (o_.checkpoint_every > 0 && step % o_.checkpoint_every == 0 && !last) save_checkpoint();
     }
     if (!best_saved_) save(o_.out);
-    folder_.remove_checkpoints(std::numeric_limits<std::int64_t>::max());
+    folder_.remove_checkpoints();
     if (isatty(STDERR_FILENO) != 0) std::cerr << '\n';
     std::cout << "written: " << o_.out << " after " << trainer_->optimizer().steps() << " steps, last loss "
               << std::setprecision(4) << std::fixed << last_loss_ << ", peak memory " << std::setprecision(0)
@@ -83,6 +83,9 @@ class Run {
     if (o_.max_length > model_->config.positions) o_.max_length = model_->config.positions;
     data_ = o_.data.empty() ? default_data() : read_data(o_.data, text_, o_, "data");
     if (!o_.validation.empty()) validation_ = read_data(o_.validation, text_, o_, "validation");
+    if (!o_.sample.empty() && static_cast<Index>(text_.encode(o_.sample, true).size()) > model_->config.positions) {
+      throw std::invalid_argument("--sample is longer than the model's context");
+    }
     check_ids(data_, model_->config.vocabulary);
     check_ids(validation_, model_->config.vocabulary);
     if (o_.method == "full" && o_.model.adapter.empty()) {
@@ -251,11 +254,15 @@ class Run {
                 : "--" + key + " " + then.value(key, ordered_json()).dump() + ", not " + value.dump()));
     }
     hydralora::load_checkpoint(file, trainer_->optimizer());
-    batches_->set_position({state.value("epoch", std::int64_t{0}), state.value("index", std::int64_t{0})});
-    if (state.contains("best") && state["best"].is_number()) best_ = state["best"];
-    evaluations_without_gain_ = state.value("evaluations_without_gain", std::int64_t{0});
-    best_saved_ = state.value("best_saved", false);
-    folder_.keep_metrics_until(step);
+    try {
+      batches_->set_position({state.at("epoch").get<std::int64_t>(), state.at("index").get<std::int64_t>()});
+      if (!state.at("best").is_null()) best_ = state["best"];
+      evaluations_without_gain_ = state.at("evaluations_without_gain");
+      best_saved_ = state.at("best_saved");
+    } catch (const std::exception& error) {
+      throw hydralora::FileError(file, std::string("has a broken state: ") + error.what());
+    }
+    folder_.go_on_after(step);
     std::cout << "going on after step " << step << std::endl;
   }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <stdexcept>
 
 namespace finetune_lm {
@@ -62,7 +63,9 @@ lm::ExampleFile default_data() {
 /// The tokens of another model's tokenizer are found here, not in the middle of training.
 void check_ids(const lm::ExampleFile& file, Index vocabulary) {
   for (const lm::Example& e : file.examples) {
-    for (const int id : e.ids) {
+    std::vector<int> all = e.ids;
+    std::copy_if(e.labels.begin(), e.labels.end(), std::back_inserter(all), [](int i) { return i != lm::not_scored; });
+    for (const int id : all) {
       if (id < 0 || id >= vocabulary) {
         throw std::invalid_argument("token " + std::to_string(id) +
                                     " of the data is not in the model's vocabulary of " + std::to_string(vocabulary) +

@@ -59,7 +59,11 @@ struct AdapterOptions {
     if (!layers.empty() && std::none_of(layers.begin(), layers.end(), in)) return false;
     if (t.empty() || (t.size() == 1 && t[0] == "all-linear")) return true;
     if (t.size() == 1 && t[0].find_first_of("\\^$|()[]{}*+?") != std::string::npos) {
-      return std::regex_match(name, std::regex(t[0]));
+      try {
+        return std::regex_match(name, std::regex(t[0]));
+      } catch (const std::regex_error& error) {
+        fail("Adapters: target_modules ", t[0], " is not a regular expression: ", error.what());
+      }
     }
     return std::any_of(t.begin(), t.end(),
                        [&](const std::string& one) { return hydralora::detail::means_module(one, name); });
