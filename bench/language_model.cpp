@@ -3,6 +3,7 @@
 // --multiply-add instead: what the cores themselves do.
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <iostream>
@@ -13,6 +14,9 @@
 #include <string>
 #include <vector>
 
+#if defined(BENCH_ONEDNN)
+#include "hydralora/interop/onednn.hpp"
+#endif
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/lm/adapters.hpp"
 #include "hydralora/lm/load.hpp"
@@ -34,6 +38,7 @@ lm::ModelConfig config_of(const std::string& shape) {
     c.vocabulary = vocabulary, c.hidden = hidden, c.intermediate = intermediate, c.layers = layers;
     c.heads = heads, c.kv_heads = kv;
   };
+  if (shape == "tiny") sizes(256, 64, 64, 1, 1, 1);
   if (shape == "135m") sizes(49152, 576, 1536, 30, 9, 3), c.tied = true;  // SmolLM2-135M
   if (shape == "1.1b") sizes(32000, 2048, 5632, 22, 32, 4);               // TinyLlama-1.1B
   if (c.layers == 0) throw std::invalid_argument("--shape " + shape + " is not 135m or 1.1b");
@@ -60,19 +65,37 @@ ordered_json multiply_add(Index threads) {
   return {{"flop_per_second", flop / (seconds_now() - start)}, {"sum", sums[0]}};
 }
 
+lm::Base<float> base_of(const std::string& name, const std::string& engine) {
+  const auto found = std::find(std::begin(lm::base_names), std::end(lm::base_names), name);
+  if (found == std::end(lm::base_names)) throw std::invalid_argument("--base " + name);
+#if defined(BENCH_ONEDNN)
+  if (engine == "onednn" && name == "float32") {
+    return {[](const auto&, DenseView<float> w) { return lm::make_weight<float>(OneDnnLinear(w)); }, false};
+  }
+  if (engine != "eigen" && name == "bfloat16" && OneDnnBFloat16Linear::supported()) {
+    const int terms = engine == "onednn" ? 2 : 1;
+    return {[terms](const auto&, DenseView<float> w) { return lm::make_weight<float>(OneDnnBFloat16Linear(w, terms)); },
+            true};
+  }
+#endif
+  if (engine != "eigen") throw std::invalid_argument("--engine " + engine + " does not run here on --base " + name);
+  return lm::base_of<float>(static_cast<lm::BaseType>(found - std::begin(lm::base_names)));
+}
+
 ordered_json train(const Options& o) {
   const auto whole = [&](const char* name) { return static_cast<Index>(std::stoll(o.at(name))); };
-  const auto model = lm::random_decoder<float>(config_of(o.at("shape")), 1);
+  const auto model =
+      lm::random_decoder<float>(config_of(o.at("shape")), 1, 0.02, base_of(o.at("base"), o.at("engine")));
   model->checkpointing = whole("checkpointing") == 1;
   const auto weights = static_cast<Index>(model->weights.size()), tokens = whole("tokens"), steps = whole("steps");
   std::unique_ptr<lm::Adapters<float>> adapters;
   AlignedVector<float> full_gradients;
   if (o.at("method") == "full") {
     full_gradients.assign(model->weights.size(), 0);
-    lm::connect(*model, full_gradients.data());
+    lm::connect_gradients(*model, full_gradients.data());
   } else {
     const lm::Method method = o.at("method") == "hydra" ? lm::Method::hydra : lm::Method::lora;
-    const lm::AdapterOptions settings{method, whole("rank"), 16, whole("heads"), lm::GateKind::token, 0, {}, 0};
+    const lm::AdapterOptions settings{method, whole("rank"), 16, whole("heads"), lm::GateKind::token, 0, {}, {}, 0};
     adapters = std::make_unique<lm::Adapters<float>>(*model, settings);
   }
   using Buffer = ParameterMap<float>;
@@ -96,15 +119,15 @@ ordered_json train(const Options& o) {
           {"tokens_per_second", count / (seconds_now() - start)},
           {"peak_rss_bytes", usage.ru_maxrss * 1024},
           {"loss", loss},
-          {"parameters", weights}};
+          {"parameters", lm::weight_count(model->config)}};
 }
 
 }  // namespace
 
 int main(int argc, char** argv) try {
-  Options o = {{"shape", "135m"}, {"method", "lora"},     {"rank", "8"},        {"heads", "3"},
-               {"tokens", "512"}, {"labelled", "1"},      {"steps", "2"},       {"warm-up", "1"},
-               {"threads", "1"},  {"checkpointing", "0"}, {"multiply-add", "0"}};
+  Options o = {{"shape", "135m"},     {"method", "lora"},  {"rank", "8"},      {"heads", "3"},   {"tokens", "512"},
+               {"labelled", "1"},     {"steps", "2"},      {"warm-up", "1"},   {"threads", "1"}, {"checkpointing", "0"},
+               {"multiply-add", "0"}, {"base", "float32"}, {"engine", "eigen"}};
   for (int i = 1; i < argc; ++i) {
     const std::string name = std::string(argv[i]).erase(0, 2);
     if (o.count(name) == 0) throw std::invalid_argument(std::string("no option ") + argv[i]);
