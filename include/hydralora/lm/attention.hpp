@@ -185,34 +185,23 @@ void for_each_head(const ModelConfig& c, const Segments& documents, Index tokens
 
 /// Attention of all heads. No token sees another document. Source: Vaswani et al. 2017, arXiv:1706.03762; groups of
 /// query heads share a key and a value: Ainslie et al. 2023, arXiv:2305.13245.
-/// @param qkv       (q + 2 kv features × tokens): queries, keys and values after rotary embeddings, read.
+/// @param q         (at least q features × tokens): the queries in the first rows, after rotary embeddings, read.
+/// @param kv        (2 kv features × tokens): keys above values, read. Of one document they may be more tokens than the
+///                  queries: the last ones are the queries'.
 /// @param log_sums  OVERWRITTEN with `heads` numbers per token, for backward.
-/// @param out       (q features × tokens), OVERWRITTEN. Must not overlap qkv.
+/// @param out       (q features × tokens), OVERWRITTEN. Must not overlap the others.
 /// Numerics  the same bits for any number of threads.
 template <class Scalar>
-void attention(const ModelConfig& c, Index window, ConstTokens<Scalar> qkv, const Segments& documents, Scalar* log_sums,
-               Tokens<Scalar> out) {
-  const ConstTokens<Scalar> k = qkv.rows(c.q_features(), c.kv_features());
-  const ConstTokens<Scalar> v = qkv.rows(c.q_features() + c.kv_features(), c.kv_features());
-  for_each_head(c, documents, qkv.tokens(), [&](Index h, Index first, Index count) {
-    const auto head = [&](const auto& x, Index n) { return x.rows(n * c.head_dim, c.head_dim).slice(first, count); };
-    const Index shared = h / (c.heads / c.kv_heads);
-    attend<Scalar>(head(qkv, h), head(k, shared), head(v, shared), window, log_sums + first * c.heads + h, c.heads,
-                   head(out, h));
-  });
-}
-
-/// attention() of the last tokens of one document, whose earlier keys and values are stored.
-/// @param qkv       (q + 2 kv features × tokens): of the last tokens; only the queries are read.
-/// @param stored    (2 kv features × all tokens): keys above values.
-template <class Scalar>
-void attend_cached(const ModelConfig& c, Index window, ConstTokens<Scalar> qkv, ConstTokens<Scalar> stored,
-                   Scalar* log_sums, Tokens<Scalar> out) {
-  const Index group = c.heads / c.kv_heads;
-  const ConstTokens<Scalar> k = stored.rows(0, c.kv_features()), v = stored.rows(c.kv_features(), c.kv_features());
-  for_each_head(c, {}, qkv.tokens(), [&](Index h, Index, Index) {
-    const auto head = [&](const auto& x, Index n) { return x.rows(n * c.head_dim, c.head_dim); };
-    attend<Scalar>(head(qkv, h), head(k, h / group), head(v, h / group), window, log_sums + h, c.heads, head(out, h));
+void attention(const ModelConfig& c, Index window, ConstTokens<Scalar> q, ConstTokens<Scalar> kv,
+               const Segments& documents, Scalar* log_sums, Tokens<Scalar> out) {
+  const Index before = kv.tokens() - q.tokens(), group = c.heads / c.kv_heads;
+  for_each_head(c, documents, q.tokens(), [&](Index h, Index first, Index count) {
+    const auto head = [&](const auto& x, Index n, Index size) {
+      return x.rows(n * c.head_dim, c.head_dim).slice(first, size);
+    };
+    attend<Scalar>(head(q, h, count), head(kv, h / group, before + count),
+                   head(kv, c.kv_heads + h / group, before + count), window, log_sums + first * c.heads + h, c.heads,
+                   head(out, h, count));
   });
 }
 

@@ -91,7 +91,8 @@ struct Block {
                BlockCache<Scalar>& s, BlockScratch<Scalar>& w, Tokens<Scalar> out,
                const LinearCall<Scalar>& call) const {
     project(c, rope, documents, 0, x, s, w, call);
-    attention<Scalar>(c, window, s.qkv, documents, s.log_sums.data(), s.attention);
+    const Tokens<Scalar> kv = Tokens<Scalar>(s.qkv).rows(c.q_features(), 2 * c.kv_features());
+    attention<Scalar>(c, window, s.qkv, kv, documents, s.log_sums.data(), s.attention);
     feed_forward(c, x, s, w, out, call);
   }
 

@@ -179,8 +179,8 @@ class Decoder {
       const Tokens<Scalar> stored(cache.layers[at(l)]);
       const Index kv = 2 * config.kv_features();
       kernels::copy<Scalar>(Tokens<Scalar>(s.qkv).rows(config.q_features(), kv), stored.slice(first, tokens));
-      attend_cached<Scalar>(config, block.window, s.qkv, stored.slice(0, first + tokens), s.log_sums.data(),
-                            s.attention);
+      attention<Scalar>(config, block.window, s.qkv, stored.slice(0, first + tokens), {}, s.log_sums.data(),
+                        s.attention);
       block.feed_forward(config, x, s, scratch_, inputs_[at(1 - l % 2)], call);
     }
     output_ = at(config.layers % 2);
