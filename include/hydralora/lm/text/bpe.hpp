@@ -74,10 +74,7 @@ class BytePairEncoding {
 
  private:
   static constexpr std::size_t none = static_cast<std::size_t>(-1);
-  struct Merge {
-    std::size_t rank;
-    int id;
-  };
+  using Merge = std::pair<std::size_t, int>;  // its rank, the merged token
   static std::uint64_t pair_key(int left, int right) {
     return (static_cast<std::uint64_t>(left) << 32U) | static_cast<std::uint64_t>(right);
   }
@@ -141,7 +138,7 @@ class BytePairEncoding {
     };
     const auto consider = [&](std::size_t left) {
       const auto found = merge_at(left);
-      if (found != merges_.end()) candidates.emplace(found->second.rank, left, found->second.id);
+      if (found != merges_.end()) candidates.emplace(found->second.first, left, found->second.second);
     };
     for (std::size_t i = 1; i < symbols.size(); ++i) {
       symbols[i].previous = i - 1;
@@ -152,7 +149,7 @@ class BytePairEncoding {
       const auto [rank, left, id] = candidates.top();
       candidates.pop();
       const auto found = merge_at(left);
-      if (symbols[left].bytes == 0 || found == merges_.end() || found->second.id != id) continue;  // merged since
+      if (symbols[left].bytes == 0 || found == merges_.end() || found->second.second != id) continue;  // merged since
       Symbol &symbol = symbols[left], &other = symbols[symbol.next];
       symbol.id = id;
       symbol.bytes += other.bytes;

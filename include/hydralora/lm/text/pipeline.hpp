@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What tokenizer.json has around the model: pre-tokenizers, which cut a text into pieces, post-processors, which add
-// special tokens, and decoders.
+// What tokenizer.json has around the model: pre-tokenizers, which cut a text into pieces, decoders, post-processors.
 #pragma once
 
 #include <algorithm>
@@ -121,12 +120,14 @@ inline void decode_byte_level(Tokens& tokens) {
   for (const std::string& token : tokens) {
     std::string bytes;
     for (const char32_t code : to_characters(token)) {
-      const auto found = std::find(characters.begin(), characters.end(), code);
-      if (found == characters.end()) {
+      const auto* first = code < characters.size() ? &characters[code] : characters.data();  // most are their own byte
+      const auto* end = characters.data() + characters.size();
+      const auto* found = std::find(first, end, code);
+      if (found == end) {
         bytes = token;
         break;
       }
-      bytes += static_cast<char>(found - characters.begin());
+      bytes += static_cast<char>(found - characters.data());
     }
     text += bytes;
   }
@@ -158,9 +159,7 @@ inline void decode_byte_fallback(Tokens& tokens) {
   tokens = std::move(result);
 }
 
-inline Step<Tokens> decode_fuse(const Section&) {
-  return [](Tokens& tokens) { tokens = {join(tokens)}; };
-}
+inline void fuse(Tokens& tokens) { tokens = {join(tokens)}; }
 
 /// Replaces the matches in every token; the first token has a content of its own.
 inline Step<Tokens> replace_in_tokens(const Regex& pattern, const std::string& content, const std::string& in_first) {
@@ -211,7 +210,7 @@ inline Step<Tokens> make_decoder(const Section& section) {
   return make_step<Tokens>(section, "decoders",
                            {{"ByteLevel", [](const Section&) -> Step<Tokens> { return decode_byte_level; }},
                             {"ByteFallback", [](const Section&) -> Step<Tokens> { return decode_byte_fallback; }},
-                            {"Fuse", decode_fuse},
+                            {"Fuse", [](const Section&) -> Step<Tokens> { return fuse; }},
                             {"Replace", decode_replace},
                             {"Strip", decode_strip},
                             {"Metaspace", decode_metaspace}});
@@ -225,8 +224,7 @@ struct EncodedText {
   std::vector<Span> spans;
 };
 
-/// Takes the blanks at the ends of tokens out of their spans, but one at the start: add_prefix_space may have put it
-/// there.
+/// Takes blanks at the ends of tokens out of their spans, but not the one that add_prefix_space may have put there.
 inline Step<EncodedText> process_byte_level(const Section& place) {
   const bool trims = place["trim_offsets"].flag(), has_prefix = place["add_prefix_space"].flag();
   return [trims, has_prefix](EncodedText& text) {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A part of tokenizer.json that knows its place, for messages with the file and the key, and what it may describe: steps
-// and regular expressions.
+// Parts of tokenizer.json, which know their place for messages, and what they describe: steps and regular expressions.
 #pragma once
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -37,8 +36,8 @@ class Section {
   const nlohmann::json& json() const { return *json_; }
   [[noreturn]] void refuse(const std::string& reason) const { throw FileError(*file_, place_ + " " + reason); }
   /// Refuses the value, which the message quotes, unless the condition holds.
-  void require(bool condition, const std::string& expected) const {
-    if (!condition) refuse("is not " + expected + ": " + found());
+  void require(bool condition, const char* expected) const {
+    if (!condition) refuse(std::string("is not ") + expected + ": " + found());
   }
 
   bool is_nothing() const { return json_->is_null(); }

@@ -44,10 +44,9 @@ class AddedTokens {
           entry["rstrip"].flag(),  entry["normalized"].flag(), entry["special"].flag(),     ""};
       const int in_model = model.id_of(token.content);
       const int expected = in_model >= 0 ? in_model : next_id;
-      entry["id"].require(token.id == expected, std::to_string(expected) + ", as the model's vocabulary makes it");
+      entry["id"].require(token.id == expected, "the one that the model's vocabulary leaves");
       next_id = std::max(next_id, token.id + 1);
-      const bool is_new = in_model >= 0 || model.tokens().count(token.id) == 0;
-      entry["id"].require(is_new, "of one token only");
+      entry["id"].require(in_model >= 0 || model.tokens().count(token.id) == 0, "of one token only");
       entry["content"].require(ids_.emplace(token.content, token.id).second, "of one token only");
       AlignedText text = align(token.content);
       if (token.normalized) normalizer(text);
@@ -127,7 +126,7 @@ class AddedTokens {
     while (!group.empty() && !text.empty()) {
       auto found = group.upper_bound(text);
       if (found == group.begin()) break;
-      // Words sort like this: those that start the text, others, the text. So go on with what both have in common.
+      // The last word that does not sort behind the text. A shorter one may start what they have in common.
       const std::string& word = (--found)->first;
       const auto differ = std::mismatch(text.begin(), text.end(), word.begin(), word.end());
       if (differ.second == word.end()) return {found->second, word.size()};
