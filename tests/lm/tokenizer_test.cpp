@@ -165,8 +165,7 @@ TEST_CASE("hostile regular expressions end in an error") {
   CHECK(contains(file.error(json.dump()), "pre_tokenizer.pattern cannot compile '(a+'"));
   for (const char* part : {"\\w", "\\b", "\\p{Han}", "\\1", "(*", "(?i)", "(?<", "[", "{,", "}+"}) {
     json["pre_tokenizer"]["pattern"]["Regex"] = std::string("[a-z\\d]+") + part;
-    CHECK(contains(file.error(json.dump()), "where '"));
-    CHECK(contains(file.error(json.dump()), "is not supported"));
+    CHECK(contains(file.error(json.dump()), std::string("not supported from '") + part + "' on; supported are"));
   }
   for (const char* pattern : {"(a+)+$", "(a|aa)+[bc]$", "a*[bc]"}) {  // exponential twice, quadratic
     json["pre_tokenizer"]["pattern"]["Regex"] = pattern;

@@ -212,8 +212,9 @@ class Regex {
                             Syntax::pcre2);
     for (const Match& part : same.find_all(pattern)) {
       if (part.is_match) continue;
-      place.refuse("has " + in_quotes(pattern) + ", where " +
-                   in_quotes(pattern.substr(part.begin, part.end - part.begin)) + " is not supported");
+      place.refuse("is " + in_quotes(pattern) + ", which is not supported from " +
+                   in_quotes(pattern.substr(part.begin)) +
+                   " on; supported are \\d, \\s, \\p{Lu}, \\x{41}, classes, quantifiers, groups, (?i: and lookaround");
     }
   }
   struct Budget {
