@@ -168,8 +168,8 @@ class Regex {
   /// @throws FileError  if they need more than 100 n + min(4 n², 134 million) + 1000 steps for n bytes.
   std::vector<Match> find_all(std::string text) const {
     // PCRE2 takes U+180E for a blank. U+2060 is a format character as well, and has as many bytes.
-    for (std::size_t at = 0; !literal_ && (at = text.find("\u180E", at)) != std::string::npos;) {
-      text.replace(at, 3, "\u2060");
+    for (std::size_t at = 0; !literal_ && (at = text.find("\xE1\xA0\x8E", at)) != std::string::npos;) {
+      text.replace(at, 3, "\xE2\x81\xA0");
     }
     const std::shared_ptr<pcre2_match_data> match(pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
     const std::shared_ptr<pcre2_match_context> context(pcre2_match_context_create(nullptr), pcre2_match_context_free);
