@@ -44,7 +44,8 @@ class AddedTokens {
           entry["rstrip"].flag(),  entry["normalized"].flag(), entry["special"].flag(),     ""};
       const int in_model = model.id_of(token.content);
       const int expected = in_model >= 0 ? in_model : next_id;
-      entry["id"].require(token.id == expected, "the one that the model's vocabulary leaves");
+      const std::string id = std::to_string(token.id);
+      if (token.id != expected) entry["id"].refuse("is " + id + ", supported is " + std::to_string(expected));
       next_id = std::max(next_id, token.id + 1);
       entry["id"].require(in_model >= 0 || model.tokens().count(token.id) == 0, "of one token only");
       entry["content"].require(ids_.emplace(token.content, token.id).second, "of one token only");
@@ -57,7 +58,9 @@ class AddedTokens {
       entry["content"].require(!characters.empty() && token.decoded.size() <= 256, "of 1 to 256 bytes");
       if (token.special) special_.insert(token.content);
       // Of two with the same normalized form, the first counts.
-      words_[token.normalized ? 1 : 0][static_cast<unsigned char>(token.decoded[0])].emplace(token.decoded, token.id);
+      Words& words = words_[token.normalized ? 1 : 0][static_cast<unsigned char>(token.decoded[0])];
+      words.ids.emplace(token.decoded, token.id);
+      words.lengths.insert(token.decoded.size());
       tokens_.emplace(expected, std::move(token));
     }
   }
@@ -117,20 +120,17 @@ class AddedTokens {
   }
 
  private:
-  /// Words and their ids, by the first byte.
-  using Words = std::array<std::map<std::string, int, std::less<>>, 256>;
-
+  /// Words that begin with the same byte.
+  struct Words {
+    std::map<std::string, int, std::less<>> ids;
+    std::set<std::size_t, std::greater<>> lengths;
+  };
   /// The longest word at the start of a text, which is not empty: its id and its bytes. Without one: -1, 1.
-  static std::pair<int, std::size_t> longest(const Words& words, std::string_view text) {
-    const auto& group = words[static_cast<unsigned char>(text[0])];
-    while (!group.empty() && !text.empty()) {
-      auto found = group.upper_bound(text);
-      if (found == group.begin()) break;
-      // The last word that does not sort behind the text. A shorter one may start what they have in common.
-      const std::string& word = (--found)->first;
-      const auto differ = std::mismatch(text.begin(), text.end(), word.begin(), word.end());
-      if (differ.second == word.end()) return {found->second, word.size()};
-      text = text.substr(0, static_cast<std::size_t>(differ.first - text.begin()));
+  static std::pair<int, std::size_t> longest(const std::array<Words, 256>& all, std::string_view text) {
+    const Words& words = all[static_cast<unsigned char>(text[0])];
+    for (const std::size_t length : words.lengths) {
+      const auto found = words.ids.find(text.substr(0, length));
+      if (found != words.ids.end()) return {found->second, found->first.size()};
     }
     return {-1, 1};
   }
@@ -138,7 +138,7 @@ class AddedTokens {
   std::map<int, AddedToken> tokens_;
   std::unordered_map<std::string, int> ids_;
   std::set<std::string> special_;
-  std::array<Words, 2> words_;  // of the text as it is, of the normalized text
+  std::array<std::array<Words, 256>, 2> words_;  // of the text as it is, of the normalized text; by the first byte
 };
 
 }  // namespace detail
