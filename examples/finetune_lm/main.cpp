@@ -88,6 +88,8 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(1, 1 << 20));
   option("--max-length,--max_length", t.max_length, "longer examples are left out")->check(CLI::Range(2, 1 << 24));
   train_command.add_flag("--truncate", t.truncate, "longer examples are cut");
+  train_command.add_flag("--parse-special-tokens", t.model.parse_special_tokens,
+                         "special tokens in messages are no words");
   option("--seed", t.seed, "of the adapters, the order and dropout")->check(CLI::NonNegativeNumber);
   train_command.add_flag("--no-shuffle", t.no_shuffle, "examples in the file's order");
   option("--checkpoint-every,--save_steps", t.checkpoint_every, "steps")->check(CLI::NonNegativeNumber);
@@ -106,6 +108,7 @@ int run(int argc, char** argv) {
   evaluate_command.add_option("--max-length", e.max_length, "longer examples are left out")
       ->check(CLI::Range(2, 1 << 24));
   evaluate_command.add_option("--max-tokens", e.max_tokens, "of an answer")->check(CLI::Range(1, 1 << 20));
+  evaluate_command.add_flag("--parse-special-tokens", e.model.parse_special_tokens, "as of train");
   evaluate_command.add_flag("--json", e.json, "print JSON");
 
   GenerateOptions g;

@@ -78,6 +78,58 @@ std::string Text::decode(const std::vector<int>& ids, bool skip_special_tokens) 
   return text;
 }
 
+/// Where the text of special tokens stands in the rendered conversation because a content has it: it is words there.
+/// Found by rendering once more, with a number in the place of each of them. All are parsed where the template does
+/// more with contents than write them, so that the numbers cannot be found.
+lm::SpecialTokens Text::special_tokens_in(const nlohmann::ordered_json& messages, const std::string& rendered) {
+  if (options_.parse_special_tokens) return lm::SpecialTokens::parsed;
+  constexpr std::size_t digits = 9;
+  const std::vector<std::string> special = tokenizer().special_tokens();
+  std::string marker = "8263540917";  // it does not overlap itself
+  const std::string all = rendered + messages.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  while (all.find(marker) != std::string::npos) marker += '0';
+  std::vector<std::string> found;
+  nlohmann::ordered_json marked = messages;
+  for (auto& message : marked) {
+    if (!message.is_object() || !message.contains("content") || !message["content"].is_string()) continue;
+    const std::string content = message["content"];
+    std::string numbered;
+    for (std::size_t at = 0; at < content.size();) {
+      std::string longest;
+      for (const std::string& token : special) {
+        if (token.size() > longest.size() && content.compare(at, token.size(), token) == 0) longest = token;
+      }
+      if (longest.empty()) {
+        numbered += content[at++];
+        continue;
+      }
+      const std::string number = std::to_string(found.size());
+      numbered += marker + std::string(digits - number.size(), '0') + number;
+      found.push_back(longest);
+      at += longest.size();
+    }
+    message["content"] = numbered;
+  }
+  if (found.empty()) return lm::SpecialTokens::parsed;
+  lm::SpecialTokens words;
+  std::string restored;
+  try {
+    const std::string text = chat_template().render(marked, false);
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t next = std::min(text.find(marker, at), text.size());
+      restored.append(text, at, next - at);
+      at = next + marker.size() + digits;
+      if (next == text.size()) break;
+      const std::string& token = found.at(std::stoul(text.substr(next + marker.size(), digits)));
+      words.words.emplace_back(restored.size(), restored.size() + token.size());
+      restored += token;
+    }
+  } catch (const std::exception&) {  // the template refuses or cuts the numbers
+    return lm::SpecialTokens::parsed;
+  }
+  return restored == rendered ? words : lm::SpecialTokens::parsed;
+}
+
 lm::Example Text::conversation(const nlohmann::ordered_json& messages) {
   const std::vector<std::string> special = bytes() ? std::vector<std::string>{"\x04"} : tokenizer().special_tokens();
   const auto rendered = chat_template().render_with_answers(messages, special);
@@ -86,7 +138,7 @@ lm::Example Text::conversation(const nlohmann::ordered_json& messages) {
     encoding.ids = encode(rendered.text, false);
     for (std::size_t i = 0; i < rendered.text.size(); ++i) encoding.spans.emplace_back(i, i + 1);
   } else {
-    encoding = tokenizer().encode(rendered.text, false, lm::SpecialTokens::parsed);
+    encoding = tokenizer().encode(rendered.text, false, special_tokens_in(messages, rendered.text));
   }
   lm::Example example;
   example.ids = encoding.ids;

@@ -23,12 +23,13 @@ using hydralora::Index;
 
 /// Where a model comes from.
 struct ModelOptions {
-  std::string folder;            ///< empty: a tiny random model whose tokens are bytes
-  std::string adapter;           ///< a directory, or empty
-  std::string chat_template;     ///< a file, "chatml", or empty for the model's own
-  std::string base = "float32";  ///< one of lm::base_names
-  std::string engine = "eigen";  ///< eigen or onednn
-  int bf16_terms = 2;            ///< of the activations, where oneDNN multiplies bfloat16
+  std::string folder;                 ///< empty: a tiny random model whose tokens are bytes
+  std::string adapter;                ///< a directory, or empty
+  std::string chat_template;          ///< a file, "chatml", or empty for the model's own
+  std::string base = "float32";       ///< one of lm::base_names
+  std::string engine = "eigen";       ///< eigen or onednn
+  int bf16_terms = 2;                 ///< of the activations, where oneDNN multiplies bfloat16
+  bool parse_special_tokens = false;  ///< whether special tokens in the contents of training data are no words
 };
 
 /// The text side of a model. Both parts are read when they are first needed.
@@ -40,7 +41,7 @@ class Text {
   const lm::ChatTemplate& chat_template();
   std::vector<int> encode(const std::string& text, bool begins);
   std::string decode(const std::vector<int>& ids, bool skip_special_tokens);
-  /// A conversation's ids and labels.
+  /// A conversation's ids and labels. Special tokens are those that the template writes.
   lm::Example conversation(const nlohmann::ordered_json& messages);
   std::string rendered(const nlohmann::ordered_json& messages);  ///< with the generation prompt
   /// config.json's, generation_config.json's and the template's end tokens.
@@ -49,6 +50,8 @@ class Text {
   bool bytes() const { return options_.folder.empty(); }  ///< whether tokens are bytes
 
  private:
+  lm::SpecialTokens special_tokens_in(const nlohmann::ordered_json& messages, const std::string& rendered);
+
   ModelOptions options_;
   std::optional<lm::Tokenizer> tokenizer_;
   std::optional<lm::ChatTemplate> template_;

@@ -102,17 +102,39 @@ TEST_CASE("spans are whole characters, special tokens can be read as words, inva
   CHECK_THROWS_AS(tokenizer.decode({260}), std::invalid_argument);
 }
 
+TEST_CASE("special tokens are words in literal parts of the text") {
+  const File file;
+  const lm::Tokenizer tokenizer = file.read(small_tokenizer().dump());
+  const auto ids = [&](const std::string& text, const lm::SpecialTokens& special) {
+    const lm::Encoding encoding = tokenizer.encode(text, false, special);
+    CHECK(tokenizer.decode(encoding.ids) == text);
+    return encoding.ids;
+  };
+  using Ids = std::vector<int>;
+  CHECK(ids("<s>a<s>b<s>", {{{4, 7}}}) == Ids{258, 'a', '<', 's', '>', 'b', 258});
+  CHECK(ids("<s><s>", {{{0, 1}, {3, 3}}}) == Ids{'<', 's', '>', 258});  // a part of a token is enough
+  CHECK(ids("<s><s>", {{{2, 5}}}) == Ids{'<', 's', '>', '<', 's', '>'});
+  CHECK(ids("<<s>", {{{0, 1}}}) == Ids{'<', 258});
+  // Behind a literal part a token may begin inside the match that was not taken.
+  Json json = small_tokenizer();
+  json["added_tokens"].push_back(added_token(260, "x<s>y"));
+  const lm::Tokenizer other = file.read(json.dump());
+  CHECK(other.encode("x<s>y").ids == Ids{260});
+  CHECK(other.encode("x<s>y", false, {{{0, 1}}}).ids == Ids{'x', 258, 'y'});
+  CHECK(other.encode("x<s>y", false, {{{1, 2}}}).ids == Ids{'x', '<', 's', '>', 'y'});
+}
+
 TEST_CASE("what is not supported is refused by name") {
   const File file;
   for (const auto& [key, type] :
        {std::pair{"model", "Unigram"}, std::pair{"model", "WordPiece"}, std::pair{"normalizer", "Precompiled"},
         std::pair{"pre_tokenizer", "BertPreTokenizer"}, std::pair{"post_processor", "BertProcessing"},
-        std::pair{"decoder", "CTC"}}) {
+        std::pair{"decoder", "CTC"}, std::pair{"normalizer", "NFKC"}, std::pair{"pre_tokenizer", "Punctuation"}}) {
     const std::string error = file.error([key = key, type = type](Json& json) { json[key]["type"] = type; });
     CHECK(contains(error, file.folder("tokenizer.json").string()));
     CHECK(contains(error, std::string(key) + ".type is '" + type + "', supported are "));
   }
-  CHECK(contains(file.error([](Json& json) { json["model"]["dropout"] = 0.1; }), "model.dropout"));
+  CHECK(contains(file.error([](Json& json) { json["model"]["dropout"] = 0.1; }), "model.dropout is not null: 0.1"));
   CHECK(contains(file.error([](Json& json) { json["model"]["end_of_word_suffix"] = "_"; }), "end_of_word_suffix"));
 }
 
@@ -141,6 +163,10 @@ TEST_CASE("hostile regular expressions end in an error") {
   json["pre_tokenizer"] = {{"type", "Split"}, {"behavior", "Isolated"}, {"invert", false}};
   json["pre_tokenizer"]["pattern"]["Regex"] = "(a+";
   CHECK(contains(file.error(json.dump()), "pre_tokenizer.pattern cannot compile '(a+'"));
+  for (const char* part : {"\\w", "\\b", "\\p{Han}", "\\1", "(*", "(?i)", "(?<", "[", "{,", "}+"}) {
+    json["pre_tokenizer"]["pattern"]["Regex"] = std::string("[a-z\\d]+") + part;
+    CHECK(contains(file.error(json.dump()), std::string("not supported from '") + part + "' on; supported are"));
+  }
   for (const char* pattern : {"(a+)+$", "(a|aa)+[bc]$", "a*[bc]"}) {  // exponential twice, quadratic
     json["pre_tokenizer"]["pattern"]["Regex"] = pattern;
     const lm::Tokenizer tokenizer = file.read(json.dump());

@@ -3,24 +3,154 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <filesystem>
+#include <functional>
+#include <map>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include "hydralora/lm/text/decoder.hpp"
-#include "hydralora/lm/text/post_processor.hpp"
+#include "hydralora/lm/text/bpe.hpp"
+#include "hydralora/lm/text/pipeline.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace lm {
+namespace detail {
 
-/// Whether a special token that is written in the text becomes that token, or is read as words like any others. Text
-/// that is not trusted should be read as words.
-enum class SpecialTokens { parsed, as_words };
+struct AddedToken {
+  std::string content;
+  int id;
+  bool single_word, lstrip, rstrip, normalized, special;
+  std::string decoded;  // what it is for decoders: the normalized content
+};
+
+class AddedTokens {
+ public:
+  /// Reads the key "added_tokens".
+  /// @throws FileError  on a token whose id is not the one that the tokenizers library gives it: the id of the same
+  ///                    token in the model's vocabulary, else the next free one.
+  AddedTokens(const Section& place, const BytePairEncoding& model, const Step<AlignedText>& normalizer) {
+    int next_id = static_cast<int>(model.tokens().size());
+    for (const Section& entry : place.is_nothing() ? std::vector<Section>() : place.list()) {
+      AddedToken token{
+          entry["content"].text(), entry["id"].integer(),      entry["single_word"].flag(), entry["lstrip"].flag(),
+          entry["rstrip"].flag(),  entry["normalized"].flag(), entry["special"].flag(),     ""};
+      const int in_model = model.id_of(token.content);
+      const int expected = in_model >= 0 ? in_model : next_id;
+      const std::string id = std::to_string(token.id);
+      if (token.id != expected) entry["id"].refuse("is " + id + ", supported is " + std::to_string(expected));
+      next_id = std::max(next_id, token.id + 1);
+      entry["id"].require(in_model >= 0 || model.tokens().count(token.id) == 0, "of one token only");
+      entry["content"].require(ids_.emplace(token.content, token.id).second, "of one token only");
+      AlignedText text = align(token.content);
+      if (token.normalized) normalizer(text);
+      token.decoded = text.text;
+      const std::u32string characters = to_characters(token.decoded);
+      const bool is_blank = std::all_of(characters.begin(), characters.end(), is_space);
+      if (is_blank && (token.lstrip || token.rstrip)) entry["content"].refuse("is blank, with lstrip or rstrip");
+      entry["content"].require(!characters.empty() && token.decoded.size() <= 256, "of 1 to 256 bytes");
+      if (token.special) special_.insert(token.content);
+      // Of two with the same normalized form, the first counts.
+      Words& words = words_[token.normalized ? 1 : 0][static_cast<unsigned char>(token.decoded[0])];
+      words.ids.emplace(token.decoded, token.id);
+      words.lengths.insert(token.decoded.size());
+      tokens_.emplace(expected, std::move(token));
+    }
+  }
+
+  const std::map<int, AddedToken>& tokens() const { return tokens_; }
+  const std::set<std::string>& special() const { return special_; }
+  /// -1 where there is none.
+  int id_of(const std::string& content) const {
+    const auto found = ids_.find(content);
+    return found == ids_.end() ? -1 : found->second;
+  }
+
+  /// Takes the added tokens (id >= 0) and what lies between them (id -1).
+  using Receiver = std::function<void(AlignedText&&, int id)>;
+
+  /// Cuts a text at the added tokens: in the first pass at those that are found in the text as it is, then, in what is
+  /// left and normalized, at the others.
+  /// @param literal  the parts of the original text in which special tokens are words.
+  void cut(const AlignedText& piece, const Step<AlignedText>& normalizer, const std::vector<Span>& literal,
+           const Receiver& receive, std::size_t pass = 0) const {
+    const std::string& text = piece.text;
+    std::size_t done = 0;
+    const auto receive_until = [&](std::size_t end) {
+      if (done >= end) return;
+      AlignedText part = piece.slice(done, end);
+      if (pass == 1) return receive(std::move(part), -1);
+      normalizer(part);
+      cut(part, normalizer, literal, receive, 1);
+    };
+    for (std::size_t at = 0; at < text.size();) {
+      const auto [id, bytes] = longest(words_[pass], std::string_view(text).substr(at));
+      std::size_t start = std::exchange(at, at + bytes), stop = at;
+      if (id < 0) continue;
+      const AddedToken& token = tokens_.at(id);
+      const Span span = piece.span_of(start, stop);
+      const auto range =
+          std::partition_point(literal.begin(), literal.end(), [&](Span one) { return one.second <= span.first; });
+      if (token.special && range != literal.end() && range->first < span.second) {
+        if (range->second < span.second) at = start + 1;  // a token may begin behind the literal part
+        continue;
+      }
+      const bool behind_word = start > 0 && is_word(character_before(text, start).code);
+      const bool before_word = stop < text.size() && is_word(character_at(text, stop).code);
+      if (token.single_word && (behind_word || before_word)) continue;
+      if (token.lstrip) start = std::max(start, done);
+      while (token.lstrip && start > done && is_space(character_before(text, start).code)) {
+        start -= character_before(text, start).bytes;
+      }
+      while (token.rstrip && stop < text.size() && is_space(character_at(text, stop).code)) {
+        stop += character_at(text, stop).bytes;
+      }
+      receive_until(start);
+      receive(piece.slice(start, stop), id);
+      done = stop;
+    }
+    receive_until(text.size());
+  }
+
+ private:
+  /// Words that begin with the same byte.
+  struct Words {
+    std::map<std::string, int, std::less<>> ids;
+    std::set<std::size_t, std::greater<>> lengths;
+  };
+  /// The longest word at the start of a text, which is not empty: its id and its bytes. Without one: -1, 1.
+  static std::pair<int, std::size_t> longest(const std::array<Words, 256>& all, std::string_view text) {
+    const Words& words = all[static_cast<unsigned char>(text[0])];
+    for (const std::size_t length : words.lengths) {
+      const auto found = words.ids.find(text.substr(0, length));
+      if (found != words.ids.end()) return {found->second, found->first.size()};
+    }
+    return {-1, 1};
+  }
+
+  std::map<int, AddedToken> tokens_;
+  std::unordered_map<std::string, int> ids_;
+  std::set<std::string> special_;
+  std::array<std::array<Words, 256>, 2> words_;  // of the text as it is, of the normalized text; by the first byte
+};
+
+}  // namespace detail
+
+/// In which parts of a text special tokens are words like any others: bytes [first, second), in rising order. Text that
+/// is not trusted should be read as words.
+struct SpecialTokens {
+  std::vector<std::pair<std::size_t, std::size_t>> words;
+  static const SpecialTokens parsed, as_words;
+};
+inline const SpecialTokens SpecialTokens::parsed{};
+inline const SpecialTokens SpecialTokens::as_words{{{0, static_cast<std::size_t>(-1)}}};
 
 struct Encoding {
   std::vector<int> ids;
@@ -37,42 +167,38 @@ class Tokenizer {
   /// @throws FileError  if it cannot be read, is inconsistent, or has a part that is not supported; the message gives
   ///                    the key, the value and what is supported.
   /// Cost  about ten times the file in memory while it is read.
-  explicit Tokenizer(const std::filesystem::path& file) : Tokenizer(file, detail::read_json_text(file)) {}
+  explicit Tokenizer(const std::filesystem::path& file)
+      : Tokenizer(detail::Section(file, "", detail::read_json_text(file))) {}
 
   /// Text to ids.
   /// @param text  each part that is not UTF-8 is read as U+FFFD, as Python does with errors="replace".
   /// @param add_special_tokens  whether the post-processor's tokens are added, <s> for example.
+  /// @param special  where the text's own special tokens are words.
   /// @throws FileError  if a regular expression of the file needs too many steps on this text.
   /// @throws std::length_error  if the normalizers make it more than 64 times as long.
   /// Cost  n log n for n bytes; about 60 bytes of memory for each.
   Encoding encode(std::string_view text, bool add_special_tokens = false,
-                  SpecialTokens special = SpecialTokens::parsed) const {
-    std::vector<detail::Token> tokens;
-    const bool parses = special == SpecialTokens::parsed;
-    for (detail::Part& part : added_.extract(detail::align(text), normalizer_, parses)) {
-      if (part.token.id >= 0) {
-        tokens.push_back(part.token);
-        continue;
-      }
-      std::vector<detail::AlignedText> pieces;
-      pieces.push_back(std::move(part.text));
+                  const SpecialTokens& special = SpecialTokens::parsed) const {
+    detail::EncodedText encoded{text, add_special_tokens, {}, {}};
+    const auto add = [&](int id, detail::Span span) {
+      encoded.ids.push_back(id);
+      encoded.spans.push_back(span);
+    };
+    added_.cut(detail::align(text), normalizer_, special.words, [&](detail::AlignedText&& part, int added) {
+      if (added >= 0) return add(added, part.span_of(0, part.text.size()));
+      detail::Pieces pieces;
+      pieces.push_back(std::move(part));
       pre_tokenizer_(pieces);
       for (const detail::AlignedText& piece : pieces) {
         std::size_t from = 0;
-        for (const detail::PieceToken& token : model_.encode(piece.text)) {
-          tokens.push_back({token.id, piece.span_of(from, from + token.bytes)});
-          detail::count_blanks(tokens.back(), model_.tokens().at(token.id));
+        for (const auto& token : model_.encode(piece.text)) {
+          if (token.bytes > 0) add(token.id, piece.span_of(from, from + token.bytes));
           from += token.bytes;
         }
       }
-    }
-    post_processor_(tokens, text, add_special_tokens);
-    Encoding result;
-    for (const detail::Token& token : tokens) {
-      result.ids.push_back(token.id);
-      result.spans.push_back(token.span);
-    }
-    return result;
+    });
+    post_processor_(encoded);
+    return {std::move(encoded.ids), std::move(encoded.spans)};
   }
 
   /// Ids to text. Bytes that are no UTF-8 become U+FFFD.
@@ -82,12 +208,11 @@ class Tokenizer {
   std::string decode(const std::vector<int>& ids, bool skip_special_tokens = false) const {
     detail::Tokens tokens;
     for (const int id : ids) {
-      if (!has(id)) {
+      const auto token = tokens_.find(id);
+      if (token == tokens_.end()) {
         throw std::invalid_argument("Tokenizer::decode: the id " + std::to_string(id) + " is not in the vocabulary");
       }
-      const detail::AddedToken* added = added_.find(id);
-      const std::string& token = added != nullptr ? added->decoded : model_.tokens().at(id);
-      if (!skip_special_tokens || !added_.is_special(token)) tokens.push_back(token);
+      if (!skip_special_tokens || !is_special(id)) tokens.push_back(token->second);
     }
     decoder_(tokens);
     return detail::join(tokens);
@@ -101,34 +226,36 @@ class Tokenizer {
     return added >= 0 ? added : model_.id_of(std::string(token));
   }
   /// The special added tokens, as they are written.
-  std::vector<std::string> special_tokens() const { return added_.special(); }
-  bool is_special(int id) const { return added_.find(id) != nullptr && added_.is_special(added_.find(id)->decoded); }
+  std::vector<std::string> special_tokens() const { return {added_.special().begin(), added_.special().end()}; }
+  bool is_special(int id) const {
+    const auto token = tokens_.find(id);
+    return token != tokens_.end() && added_.special().count(token->second) > 0;
+  }
 
  private:
-  Tokenizer(const std::filesystem::path& file, const nlohmann::json& json)
-      : Tokenizer(detail::Section(file, "", json)) {}
   explicit Tokenizer(const detail::Section& root)
       : normalizer_(detail::make_normalizer(root["normalizer"])),
         pre_tokenizer_(detail::make_pre_tokenizer(root["pre_tokenizer"])),
         model_(root["model"]),
         added_(root["added_tokens"], model_, normalizer_),
         post_processor_(detail::make_post_processor(root["post_processor"])),
-        decoder_(detail::make_decoder(root["decoder"])) {
-    size_ = added_.highest_id() + 1;
-    for (const auto& entry : model_.tokens()) size_ = std::max(size_, entry.first + 1);
+        decoder_(detail::make_decoder(root["decoder"])),
+        tokens_(model_.tokens()) {
+    for (const auto& [id, token] : added_.tokens()) tokens_[id] = token.decoded;
+    for (const auto& entry : tokens_) size_ = std::max(size_, entry.first + 1);
     for (const int id : encode("", true).ids) {
-      if (!has(id)) root["post_processor"].refuse("adds the id " + std::to_string(id) + ", which no token has");
+      if (tokens_.count(id) > 0) continue;
+      root["post_processor"].refuse("adds the id " + std::to_string(id) + ", which no token has");
     }
   }
 
-  bool has(int id) const { return added_.find(id) != nullptr || model_.tokens().count(id) > 0; }
-
-  detail::Normalizer normalizer_;
-  detail::PreTokenizer pre_tokenizer_;
+  detail::Step<detail::AlignedText> normalizer_;
+  detail::Step<detail::Pieces> pre_tokenizer_;
   detail::BytePairEncoding model_;
   detail::AddedTokens added_;
-  detail::PostProcessor post_processor_;
-  detail::Decoder decoder_;
+  detail::Step<detail::EncodedText> post_processor_;
+  detail::Step<detail::Tokens> decoder_;
+  std::unordered_map<int, std::string> tokens_;  // as decoders see them
   int size_ = 0;
 };
 
