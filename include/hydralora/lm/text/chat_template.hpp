@@ -110,12 +110,10 @@ class ChatTemplate {
   };
 
   /// The text, and which bytes of it are trained: each assistant's words and the end-of-turn token behind them.
-  /// The words are found by rendering the conversation once more for each answer, with a marker in the place of the
-  /// answer's content: they are what lies between that which stands before and behind the marker. So they may be empty,
-  /// repeated elsewhere, trimmed or changed by the template. Where the rest of the text differs, the names of called
-  /// tools are marked instead, and the words begin behind the generation prompt. Where that fails as well, the answer
-  /// is what its turn appends to the generation prompt, up to the turn's last special token.
-  /// An answer that changes nothing in the text has been left out by the template, and has no span.
+  /// The words are what lies between that which stands before and behind a marker, where the conversation is rendered
+  /// once more with the marker as the answer's content. Where the rest of the text differs, the names of called tools
+  /// are marked instead, and the words begin behind the generation prompt. Where that fails as well, the answer is what
+  /// its turn appends to the generation prompt, up to the last special token. What the template leaves out has no span.
   /// @param special_tokens  the tokenizer's, the end of a turn among them. White space before that is trained as well.
   /// @throws std::invalid_argument  where an answer is in the text but is not found in these ways, or where none is.
   /// @throws TemplateError          as render().

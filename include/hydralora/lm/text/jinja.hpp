@@ -10,27 +10,16 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace lm::jinja {
 
-/// What a template sees as `loop`. `seen` is what its `changed` was given last, printed.
-inline Value loop_at(std::size_t i, const List& items, const std::shared_ptr<std::string>& seen) {
+/// Sets what a template sees as `loop`.
+inline void set_loop(Value& loop, std::size_t i, const List& items) {
   const auto index = static_cast<std::int64_t>(i), size = static_cast<std::int64_t>(items.size());
-  const Value::Function cycle = [i](const Arguments& given) {
-    if (given.positional.empty()) throw Fault("no items for cycling given");
-    return given.positional[i % given.positional.size()];
-  };
-  const Value::Function changed = [seen](const Arguments& given) {
-    std::string now = print(given.positional);
-    return std::exchange(*seen, now) != now;
-  };
-  const char* const names[] = {"index",  "index0", "revindex", "revindex0", "length", "depth",
-                               "depth0", "first",  "last",     "cycle",     "changed"};
-  const Value values[] = {index + 1,       index,           size - index, size - index - 1,  size,
-                          std::int64_t{1}, std::int64_t{0}, index == 0,   index + 1 == size, {cycle, {}},
-                          {changed, {}}};
-  Dict loop;
-  for (std::size_t k = 0; k < std::size(names); ++k) loop.emplace_back(names[k], values[k]);
-  if (i > 0) loop.emplace_back("previtem", items[i - 1]);
-  if (i + 1 < items.size()) loop.emplace_back("nextitem", items[i + 1]);
-  return loop;
+  const std::int64_t behind = size - index - 1;
+  const char* const names[] = {"index", "index0", "revindex", "revindex0", "length",
+                               "depth", "depth0", "first",    "last"};
+  const Value values[] = {index + 1, index, behind + 1, behind, size, 1, 0, index == 0, behind == 0};
+  for (std::size_t k = 0; k < std::size(names); ++k) loop.set(names[k], values[k]);
+  loop.set("previtem", i > 0 ? items[i - 1] : Value());
+  loop.set("nextitem", behind > 0 ? items[i + 1] : Value());
 }
 
 /// Runs a template while reading it. The first reading is without effect: it finds the errors, and where blocks and
@@ -43,10 +32,15 @@ class Interpreter : public Expressions {
   void check() { block(false); }
   /// @throws Fault  on any error.
   std::string run(const Dict& variables) {
+    root_ = scope_ = std::make_shared<Scope>();
     for (const auto& [name, value] : variables) scope_->names[name.text()] = value;
     at_ = 0;
     live_ = true;
-    return printed({});
+    std::string text;
+    out_ = &text;
+    block(true);
+    if (flow_ != Flow::onward) throw Fault("break or continue outside a loop");
+    return text;
   }
 
  private:
@@ -58,15 +52,15 @@ class Interpreter : public Expressions {
     if (live_) within_limit((*out_ += text).size());
   }
   /// Up to a tag that begins with one of `ends`, which is here afterwards. Without them: up to the end.
-  bool block(bool live, Ends ends = {}) {
+  void block(bool live, Ends ends = {}) {
     const std::size_t start = at_;
     const auto known = places_.find(start);
     if (known != places_.end() && !(live && live_)) {
       tag_ = '%';
       at_ = known->second;
-      return true;
+      return;
     }
-    deeper();
+    const Exchanged<int> depth(depth_, deeper());
     const bool outer = std::exchange(live_, live && live_);
     for (bool more = true; more;) {
       emit(data());
@@ -78,18 +72,15 @@ class Interpreter : public Expressions {
     }
     places_.emplace(start, at_);
     live_ = outer && flow_ == Flow::onward;
-    --depth_;
-    return true;
   }
-  /// What a block prints, in names of its own: all, or up to the end tag.
-  std::string printed(Ends end) {
+  /// What a statement's body prints, which ends with the tag `end`.
+  std::string printed(std::string_view end) {
+    end_tag();
     std::string text;
-    std::string* const outer = std::exchange(out_, &text);
-    if (end.size() > 0) end_tag();
-    inside(scope_, [&] { return block(true, end); });
+    const Exchanged<std::string*> out(out_, &text);
+    inside(scope_, [&] { block(true, {end}); });
     if (flow_ != Flow::onward) throw Fault("break or continue outside a loop");
-    out_ = outer;
-    for (const auto word : end) expect(word);
+    expect(end);
     return text;
   }
 
@@ -98,19 +89,19 @@ class Interpreter : public Expressions {
     if (skip("if")) return if_statement();
     if (skip("set")) return set_statement();
     if (skip("macro")) return macro_statement();
-    if (skip("generation")) return emit(printed({"endgeneration"}));
+    if (skip("generation")) return emit(printed("endgeneration"));
     const bool breaks = at("break");
     if (!skip("break") && !skip("continue")) throw Fault("Encountered unknown tag '" + name() + "'");
     if (live_) flow_ = breaks ? Flow::broken : Flow::continued;
     live_ = false;
   }
   /// {% else %} and its block where they are here, and the end tag.
-  bool otherwise(bool live, std::string_view end) {
+  void otherwise(bool live, std::string_view end) {
     if (skip("else")) {
       end_tag();
       block(live, {end});
     }
-    return expect(end), true;
+    expect(end);
   }
 
   void if_statement() {
@@ -139,7 +130,7 @@ class Interpreter : public Expressions {
       const auto fits = [&] { return assign(names, item), expression().truth(); };
       if (!chooses || inside(scope_, fits)) items.push_back(item);
     }
-    const auto seen = std::make_shared<std::string>();
+    Value loop(Dict(), Kind::space);
     for (std::size_t i = 0; i < items.size() && flow_ != Flow::broken; ++i) {
       spend(10);
       at_ = body;
@@ -147,37 +138,35 @@ class Interpreter : public Expressions {
       live_ = live;
       inside(scope_, [&] {
         assign(names, items[i]);
-        scope_->names["loop"] = loop_at(i, items, seen);
-        return block(true, {"endfor", "else"});
+        set_loop(loop, i, items);
+        scope_->names["loop"] = loop;
+        block(true, {"endfor", "else"});
       });
     }
     at_ = body;
     if (live) flow_ = Flow::onward;
     live_ = live;
     block(false, {"endfor", "else"});
-    inside(scope_, [&] { return otherwise(items.empty(), "endfor"); });
+    inside(scope_, [&] { otherwise(items.empty(), "endfor"); });
   }
   void set_statement() {
     const Names names = target();
-    const Value value = skip("=") ? tuple_or_one() : Value(printed({"endset"}));
+    const Value value = skip("=") ? tuple_or_one() : Value(printed("endset"));
     if (live_) assign(names, value);
   }
   void macro_statement() {
     const std::string name = this->name();
-    const std::size_t start = at_;
-    const auto call = [this, name, start, scope = std::weak_ptr<Scope>(scope_)](const Arguments& given) {
-      const std::size_t at = std::exchange(at_, start);
-      const char tag = std::exchange(tag_, '%');
-      std::string text = inside(scope.lock(), [&] { return called(name, given); });
-      at_ = at;
-      tag_ = tag;
-      return text;
-    };
-    if (live_) scope_->names[name] = {call, nullptr};
-    only_if(false, [&] { return called(name, {}); });
+    if (live_) scope_->names[name] = Value::callable(at_);
+    only_if(false, [&] { return called({}); });
+  }
+  /// A macro sees its own names and the template's.
+  Value call_macro(const Value& macro, const Arguments& given) override {
+    const Exchanged<std::size_t> at(at_, static_cast<std::size_t>(macro.integer()));
+    const Exchanged<char> tag(tag_, '%');
+    return inside(root_, [&] { return called(given); });
   }
   /// Reads a macro from its parameters on, and gives what its body prints.
-  std::string called(const std::string& macro, const Arguments& given) {
+  std::string called(const Arguments& given) {
     std::size_t count = 0, used = 0;
     expect("(");
     listed(")", [&] {
@@ -191,9 +180,9 @@ class Interpreter : public Expressions {
       ++count;
       used += by_name ? 1 : 0;
     });
-    if (given.positional.size() > count) throw Fault("macro '" + macro + "' was given too many arguments");
-    if (given.named.size() > used) throw Fault("macro '" + macro + "' was given an unknown argument");
-    return printed({"endmacro"});
+    if (given.positional.size() > count) throw Fault("a macro was given too many arguments");
+    if (given.named.size() > used) throw Fault("a macro was given an unknown argument");
+    return printed("endmacro");
   }
 
   /// What is assigned to: names, or attributes of namespaces.
@@ -221,6 +210,7 @@ class Interpreter : public Expressions {
 
   Flow flow_ = Flow::onward;
   std::string* out_ = nullptr;
+  std::shared_ptr<Scope> root_{};
 };
 
 }  // namespace lm::jinja

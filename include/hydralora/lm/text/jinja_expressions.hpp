@@ -18,16 +18,28 @@ struct Scope {
   std::map<std::string, Value> names{};
 };
 
+/// Gives a variable another value, until the end of the block.
+template <typename T>
+struct Exchanged {
+  Exchanged(T& variable, T value) : place(variable), before(std::exchange(variable, std::move(value))) {}
+  ~Exchanged() { place = std::move(before); }
+  T& place;
+  T before;
+};
+
 /// What is not live, such as the branch of an `if` that is not taken, is read without effect.
 class Expressions : public Scanner {
  public:
   using Scanner::Scanner;
 
  protected:
+  virtual Value call_macro(const Value& macro, const Arguments& given) = 0;
+
   static constexpr int compares = 3;  ///< how strong comparisons bind
 
-  void deeper() {
-    if (++depth_ > 600) throw Fault("the template's calls and blocks are nested too deep");
+  int deeper() const {
+    if (depth_ == 600) throw Fault("the template's calls and blocks are nested too deep");
+    return depth_ + 1;
   }
   void spend(std::size_t steps) {
     steps_ += steps;
@@ -42,25 +54,21 @@ class Expressions : public Scanner {
     for (const Scope* scope = scope_.get(); scope != nullptr; scope = scope->outer.get()) {
       if (const auto at = scope->names.find(name); at != scope->names.end()) return at->second;
     }
-    if (!functions().has("global", name)) return Value::undefined("'" + name + "' is undefined");
-    return {[name](const Arguments& given) { return functions().call("global", name, {}, given); }, nullptr};
+    const bool is_global = functions().has("global", name);
+    return is_global ? Value::callable(0) : Value::undefined("'" + name + "' is undefined");
   }
 
   /// Does `work`, which is not live where `live` is false.
   template <typename Work>
   auto only_if(bool live, const Work& work) {
-    const bool outer = std::exchange(live_, live_ && live);
-    auto result = work();
-    live_ = outer;
-    return result;
+    const Exchanged<bool> now(live_, live_ && live);
+    return work();
   }
   /// Does `work` with new names inside those of `outer`.
   template <typename Work>
   auto inside(const std::shared_ptr<Scope>& outer, const Work& work) {
-    const auto before = std::exchange(scope_, std::make_shared<Scope>(Scope{outer}));
-    auto result = work();
-    scope_ = before;
-    return result;
+    const Exchanged<std::shared_ptr<Scope>> now(scope_, std::make_shared<Scope>(Scope{outer}));
+    return work();
   }
 
   /// Items with commas between them, and the bracket behind.
@@ -81,29 +89,23 @@ class Expressions : public Scanner {
     return many ? Value(std::move(items), Kind::tuple) : items[0];
   }
   Value expression() {
-    deeper();
+    const Exchanged<int> depth(depth_, deeper());
     const std::size_t start = at_;
     const auto condition = places_.find(start);
-    Value value;
-    if (live_ && condition != places_.end()) {
-      at_ = condition->second;
-      const bool holds = operation(1).truth();
-      const std::size_t behind = std::exchange(at_, start);
-      value = only_if(holds, [&] { return operation(1); });
-      at_ = behind;
-      const Value other = skip("else") ? only_if(!holds, [&] { return expression(); })
-                                       : Value::undefined("the inline if-expression was false and has no else");
-      if (!holds) value = other;
-    } else {
-      value = operation(1);
-      if (skip("if")) {
-        places_.emplace(start, at_);
-        operation(1);
-        if (skip("else")) expression();
-      }
+    if (!live_ || condition == places_.end()) {
+      const Value value = operation(1);
+      if (!skip("if")) return value;
+      places_.emplace(start, at_);
+      operation(1);
+      return skip("else") ? expression() : value;
     }
-    --depth_;
-    return value;
+    at_ = condition->second;
+    const bool holds = operation(1).truth();
+    const std::size_t behind = std::exchange(at_, start);
+    const Value value = only_if(holds, [&] { return operation(1); });
+    at_ = behind;
+    if (skip("else")) return holds ? (only_if(false, [&] { return expression(); }), value) : expression();
+    return holds ? value : Value::undefined("the inline if-expression was false and has no else");
   }
 
   /// The operator here, and how strong it binds. A filter binds tighter than all of them.
@@ -161,7 +163,13 @@ class Expressions : public Scanner {
       if (word == "true" || word == "True") return true;
       if (word == "false" || word == "False") return false;
       if (word == "none" || word == "None") return nullptr;
-      return live_ ? variable(word) : Value();
+      const bool calls = at("(");
+      const Arguments given = arguments(false);
+      if (!live_) return {};
+      const Value value = variable(word);
+      if (!calls) return value;
+      if (!value.defined().is(Kind::callable)) throw Fault("'" + value.type() + "' object is not callable");
+      return spent(value.integer() > 0 ? call_macro(value, given) : functions().call("global", word, {}, given));
     }
     if (at_digit()) return number();
     if (at_quote()) {
@@ -193,14 +201,12 @@ class Expressions : public Scanner {
     while (true) {
       if (skip(".")) {
         const Value key = at_digit() ? number(false) : Value(name());
-        if (live_) value = key.is_integer() ? item(value, key) : attribute(value, key.text());
+        const bool calls = key.is(Kind::string) && at("(");
+        const Arguments given = arguments(false);
+        if (live_ && calls) value = spent(functions().call(value.defined().type(), key.text(), value, given));
+        if (live_ && !calls) value = item(value, key, true);
       } else if (skip("[")) {
         value = subscript(value);
-      } else if (at("(")) {
-        const Arguments given = arguments(false);
-        if (!live_) continue;
-        if (!value.defined().is(Kind::callable)) throw Fault("'" + value.type() + "' object is not callable");
-        value = spent(value.function()(given));
       } else {
         return value;
       }

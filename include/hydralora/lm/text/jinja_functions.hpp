@@ -13,7 +13,7 @@ namespace lm::jinja {
 
 /// One call of a function.
 struct Call {
-  std::string kind, name;
+  std::string name;
   Value self;
   Arguments given;
   List values;  ///< in the order of the parameters; undefined where an argument is absent
@@ -37,7 +37,11 @@ struct Call {
   const std::string* text_or_none(std::size_t i) const { return has(i) ? &text(i) : nullptr; }
 };
 
-/// Functions by kind and name. The kinds are filter, test, global, and str, list and dict for methods.
+inline Fault no_attribute(const std::string& type, const std::string& name) {
+  return Fault("'" + type + " object' has no attribute '" + name + "'");
+}
+
+/// Functions by kind and name. The kinds are filter, test, global, and the types that have methods.
 class Table {
  public:
   /// @param kinds       of these
@@ -51,9 +55,10 @@ class Table {
   bool has(const std::string& kind, const std::string& name) const { return all_.count({kind, name}) > 0; }
   /// @throws Fault  where there is no such function, too many arguments, or one with an unknown name.
   Value call(const std::string& kind, const std::string& name, const Value& self, const Arguments& given) const {
+    if (!has(kind, name) && kind != "filter" && kind != "test") throw no_attribute(kind, name);
     if (!has(kind, name)) throw Fault("No " + kind + " named '" + name + "'.");
     const auto& [parameters, run] = all_.at({kind, name});
-    Call made{kind, name, self, given, List(parameters.size())};
+    Call made{name, self, given, List(parameters.size())};
     if (parameters == std::vector<std::string>{"*"}) return run(made);
     if (given.positional.size() > parameters.size()) throw Fault(name + " was given too many arguments");
     std::copy(given.positional.begin(), given.positional.end(), made.values.begin());
@@ -76,32 +81,19 @@ class Table {
 /// Those of all templates.
 inline const Table& functions();
 
-inline Value missing(const Value& object, const Value& key) {
-  const std::string type = object.is(Kind::none) ? "None" : object.type() + " object";
-  return Value::undefined("'" + type + "' has no attribute " + print_quoted(print(key), {}));
-}
-
-/// object.name: the method, else the item.
+/// object.key, where methods are first, or object[key], where items are. Undefined where there is neither.
 /// @throws Fault  where the object is undefined.
-inline Value attribute(const Value& object, const std::string& name) {
-  const std::string type = object.defined().is_sequence() ? "list" : object.type();
-  if (functions().has(type, name)) {
-    return {[=](const Arguments& given) { return functions().call(type, name, object, given); }, object};
-  }
-  const Value* const item = object.find(name);
-  return item != nullptr ? *item : missing(object, name);
-}
-
-/// object[key]: the item, else the attribute. @throws Fault  where the object is undefined.
-inline Value item(const Value& object, const Value& key) {
-  if (object.defined().is(Kind::dict)) {
-    if (const Value* const found = object.find(key)) return *found;
-  } else if (key.is_integer() && (object.is(Kind::string) || object.is_sequence())) {
+inline Value item(const Value& object, const Value& key, bool is_attribute = false) {
+  const Value* const found = object.defined().find(key);
+  const bool is_method = key.is(Kind::string) && functions().has(object.type(), key.text());
+  if (found != nullptr && !(is_method && is_attribute && object.is(Kind::dict))) return *found;
+  if (is_method) return Value::callable(0);
+  if (key.is_integer() && (object.is(Kind::string) || object.is_sequence())) {
     const Value behind = key.integer() == -1 ? Value(nullptr) : Value(key.integer() + 1);
     const Value one = slice(object, key, behind, nullptr);  // nothing, or the one
-    return !one.truth() ? missing(object, key) : one.is(Kind::string) ? one : one.list()[0];
+    if (one.truth()) return one.is(Kind::string) ? one : one.list()[0];
   }
-  return key.is(Kind::string) ? attribute(object, key.text()) : missing(object, key);
+  return Value::undefined(no_attribute(object.type(), print(key)).what());
 }
 
 /// The item that a path such as "function.name" leads to, or `otherwise`; `value` itself where the path is none.
@@ -123,30 +115,22 @@ inline std::string joined(const List& items, const std::string& mark) {
   return out;
 }
 
-/// The white space of an indentation, which is a text or a count.
-inline std::string spaces(const Value& width) {
-  const std::int64_t count = std::clamp<std::int64_t>(width.integer(), 0, 1000);
-  return width.is(Kind::string) ? width.text() : std::string(static_cast<std::size_t>(count), ' ');
-}
-
 /// map, select, reject, selectattr, rejectattr: another filter or test for each item.
 inline Value for_each_item(const Call& c) {
-  Arguments given = c.given;
-  const auto take = [&] {
-    if (given.positional.empty()) throw Fault(c.name + " is missing an argument");
-    Value first = given.positional.front();
-    given.positional.erase(given.positional.begin());
-    return first;
-  };
-  const bool map = c.name == "map";
-  Value path = c.name.size() > 6 ? take() : nullptr, otherwise;  // selectattr, rejectattr
-  const bool plain = given.positional.empty();
-  for (const auto& [key, value] : given.named) (key == "attribute" ? path : otherwise) = value;
-  const std::string function = plain ? "" : print(take());
+  Arguments rest = c.given;
+  List& unnamed = rest.positional;
+  const bool map = c.name == "map", by_attribute = c.name.size() > 6;  // selectattr, rejectattr
+  if (by_attribute && unnamed.empty()) throw Fault(c.name + " is missing an argument");
+  Value path = by_attribute ? unnamed[0] : nullptr, otherwise;
+  for (const auto& [key, value] : rest.named) (key == "attribute" ? path : otherwise) = value;
+  if (by_attribute) unnamed.erase(unnamed.begin());
+  const bool plain = unnamed.empty();
+  const std::string function = plain ? "" : print(unnamed[0]);
+  if (!plain) unnamed.erase(unnamed.begin());
   List result;
   for (const Value& one : items_of(c.self)) {
     const Value part = item_at_path(one, path, otherwise);
-    const Value made = plain ? part : functions().call(map ? "filter" : "test", function, part, given);
+    const Value made = plain ? part : functions().call(map ? "filter" : "test", function, part, rest);
     if (map || made.truth() == (c.name[0] == 's')) result.push_back(map ? made : one);
   }
   return {std::move(result), Kind::generator};
@@ -194,7 +178,7 @@ inline const Table& functions() {
     t.add("filter", "dictsort sort", "", [](auto& c) {
       List items = c.name == "sort" ? items_of(c.self) : functions().call("dict", "items", c.self, {}).list();
       const auto key = [&](const Value& value) {  // small letters and capitals are the same
-        const Value found = c.name == "sort" ? value : value.list()[0];
+        const Value& found = c.name == "sort" ? value : value.list()[0];
         return found.is(Kind::string) ? Value(with_case(found.text(), "lower")) : found;
       };
       std::stable_sort(items.begin(), items.end(), [&](auto& a, auto& b) { return key(a) < key(b); });
@@ -203,10 +187,10 @@ inline const Table& functions() {
     t.add("filter", "map select reject selectattr rejectattr", "*", for_each_item);
     t.add("filter", "tojson", "ensure_ascii indent separators sort_keys", [](auto& c) {
       Style style{true, c.values[0].truth(), c.values[3].truth(), c.has(1)};
-      if (style.lines) style.comma = ",", style.indent = spaces(c.values[1]);
-      if (c.has(2))
-        style.comma = print(item(c.values[2], std::int64_t{0})),
-        style.colon = print(item(c.values[2], std::int64_t{1}));
+      const std::int64_t width = std::clamp<std::int64_t>(c.values[1].integer(), 0, 99);
+      if (style.lines) style.comma = ",", style.indent.assign(static_cast<std::size_t>(width), ' ');
+      if (c.values[1].is(Kind::string)) style.indent = c.text(1);
+      if (c.has(2)) style.comma = print(item(c.values[2], 0)), style.colon = print(item(c.values[2], 1));
       return print(c.self, style);
     });
     t.add("filter", "default d", "default_value boolean", [](auto& c) {
@@ -216,11 +200,10 @@ inline const Table& functions() {
     t.add("filter", "int float", "default", [](auto& c) {
       const Value read = c.self.defined().is(Kind::string) ? read_number(c.self.text()) : c.self;
       const bool whole = c.name == "int", good = read.is_number() && (!whole || std::abs(read.number()) < 9e15);
-      if (whole) return good ? Value(static_cast<std::int64_t>(read.number())) : c.get(0, std::int64_t{0});
+      if (whole) return good ? Value(static_cast<std::int64_t>(read.number())) : c.get(0, 0);
       return good ? Value(read.number()) : c.get(0, 0.0);
     });
-    t.add("filter", "abs", "",
-          [](auto& c) { return arithmetic(c.self.number() < 0 ? "-" : "+", std::int64_t{0}, c.self); });
+    t.add("filter", "abs", "", [](auto& c) { return arithmetic("*", c.self, c.self.number() < 0 ? -1 : 1); });
     t.add("filter", "length count", "", [](auto& c) {
       if (c.self.is(Kind::generator)) throw Fault("object of type 'generator' has no len()");
       return static_cast<std::int64_t>(c.self.is(Kind::string) ? length(c.self.text()) : items_of(c.self).size());
@@ -244,20 +227,17 @@ inline const Table& functions() {
     }
     t.add("test", "sameas", "other", [](auto& c) { return c.self.kind() == c.at(0).kind() && c.self == c.at(0); });
     t.add("test", "divisibleby", "number", [](auto& c) { return !arithmetic("%", c.self, c.at(0)).truth(); });
-    const std::pair<const char*, Kind> kinds[] = {{"undefined", Kind::undefined}, {"none", Kind::none},
-                                                  {"boolean", Kind::boolean},     {"integer", Kind::integer},
-                                                  {"float", Kind::number},        {"string", Kind::string},
-                                                  {"mapping", Kind::dict}};
-    for (const auto& [name, kind] : kinds) {
-      t.add("test", name, "", [kind = kind](auto& c) { return c.self.is(kind); });
-    }
+    t.add("test", "undefined none boolean integer float string mapping", "", [](auto& c) {
+      static const auto kinds = split("undefined none boolean integer float string list tuple generator mapping");
+      const auto kind = static_cast<std::size_t>(c.self.kind());
+      return kind < kinds.size() && c.name == kinds[kind];
+    });
     t.add("test", "defined", "", [](auto& c) { return !c.self.is(Kind::undefined); });
     t.add("test", "number", "", [](auto& c) { return c.self.is_number(); });
     t.add("test", "true false", "",
           [](auto& c) { return c.self.is(Kind::boolean) && c.self.truth() == (c.name == "true"); });
-    t.add("test", "odd even", "",
-          [](auto& c) { return arithmetic("%", c.self, std::int64_t{2}).truth() == (c.name == "odd"); });
-    t.add("test", "callable", "", [](auto& c) { return c.self.is(Kind::undefined) || c.self.is(Kind::callable); });
+    t.add("test", "odd even", "", [](auto& c) { return arithmetic("%", c.self, 2).truth() == (c.name == "odd"); });
+    t.add("test", "callable", "", [](auto& c) { return c.self.is(Kind::callable); });
     t.add("test", "sequence iterable", "", [](auto& c) {
       return c.self.is(Kind::undefined) || c.self.is(Kind::string) || c.self.is(Kind::dict) || c.self.is_sequence() ||
              (c.self.is_list() && c.name == "iterable");
@@ -274,11 +254,20 @@ inline const Table& functions() {
       return items;
     });
     t.add("global", "dict namespace", "*", [](auto& c) -> Value {
-      const List& from = c.given.positional;
-      if (from.size() > 1 || (from.size() == 1 && !from[0].is(Kind::dict))) throw Fault(c.name + " needs a dictionary");
-      Value made(from.empty() ? Dict() : from[0].dict(), c.name == "dict" ? Kind::dict : Kind::space);
+      if (!c.given.positional.empty()) throw Fault(c.name + " takes only name=value");
+      Value made(Dict(), c.name == "dict" ? Kind::dict : Kind::space);
       for (const auto& [key, value] : c.given.named) made.set(key, value);
       return made;
+    });
+    t.add("Namespace", "cycle", "*", [](auto& c) {  // loop.cycle
+      const List& choices = c.given.positional;
+      if (choices.empty()) throw Fault("no items for cycling given");
+      return choices[static_cast<std::size_t>(item(c.self, "index0").integer()) % choices.size()];
+    });
+    t.add("Namespace", "changed", "*", [](auto& c) {  // loop.changed
+      const Value now = print(c.given.positional), before = item(c.self, "changed");
+      Value(c.self).set("changed", now);
+      return !(now == before);
     });
     t.add("global", "raise_exception", "message", [](auto& c) -> Value { throw Fault(print(c.values[0])); });
     t.add("global", "strftime_now", "format", [](auto& c) {

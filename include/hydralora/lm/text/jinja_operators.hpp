@@ -114,32 +114,26 @@ inline bool compare(std::string_view symbol, const Value& a, const Value& b) {
   return (symbol[0] == '<' ? a < b : b < a) || (symbol.size() > 1 && a == b);
 }
 
-/// object[first:behind:by]; none for what is not given.
-inline Value slice(const Value& object, const Value& first, const Value& behind, const Value& by) {
-  const bool is_text = object.defined().is(Kind::string);
+/// object[first:behind], or object[::-1]; none for what is not given.
+inline Value slice(const Value& object, const Value& first, const Value& behind, const Value& step) {
+  const bool is_text = object.defined().is(Kind::string), turns = step == Value(-1) && first == behind;
   if (!is_text && !object.is_sequence()) throw Fault("'" + object.type() + "' object cannot be sliced");
+  if (!step.is(Kind::none) && !turns) throw Fault("a slice with a step other than [::-1] is not supported");
   const auto letters = characters(object.text());
-  const auto size = static_cast<std::int64_t>(is_text ? letters.size() : object.list().size());
-  const auto number = [&](const Value& value) {
-    if (!value.is_integer()) throw Fault("slice indices must be integers or None");
-    return std::clamp(value.integer(), -size - 1, size + 1);
-  };
-  const std::int64_t step = by.is(Kind::none) ? 1 : number(by);
-  if (step == 0) throw Fault("slice step cannot be zero");
-  const std::int64_t low = step > 0 ? 0 : -1, high = low + size;  // where a slice can begin and end
-  const auto place = [&](const Value& value, std::int64_t otherwise) {
+  const std::size_t size = is_text ? letters.size() : object.list().size();
+  const auto place = [size](const Value& value, std::size_t otherwise) {
     if (value.is(Kind::none)) return otherwise;
-    const std::int64_t i = number(value);
-    return std::clamp(i < 0 ? i + size : i, low, high);
+    if (!value.is_integer()) throw Fault("slice indices must be integers or None");
+    const auto most = static_cast<std::int64_t>(size), i = std::clamp(value.integer(), -most, most);
+    return static_cast<std::size_t>(i < 0 ? i + most : i);
   };
-  const std::int64_t end = place(behind, step > 0 ? high : low);
-  List cut;
+  List items;
   std::string text;
-  for (std::int64_t i = place(first, step > 0 ? low : high); step > 0 ? i < end : i > end; i += step) {
-    const auto at = static_cast<std::size_t>(i);
-    is_text ? void(text += letters[at]) : cut.push_back(object.list()[at]);
+  for (std::size_t i = place(first, 0), end = place(behind, size); i < end; ++i) {
+    const std::size_t from = turns ? size - 1 - i : i;
+    is_text ? void(text += letters[from]) : items.push_back(object.list()[from]);
   }
-  return is_text ? Value(std::move(text)) : Value(std::move(cut), object.kind());
+  return is_text ? Value(std::move(text)) : Value(std::move(items), object.kind());
 }
 
 /// Python's a + b, a - b … on values, but not **, % on texts, and * on texts and lists.

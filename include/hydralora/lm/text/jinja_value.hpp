@@ -121,8 +121,6 @@ inline std::string replace(std::string_view text, std::string_view old, std::str
   return result.append(text);
 }
 
-struct Arguments;
-
 /// Lists and dictionaries are shared and never change: the sandbox forbids it. Only a namespace changes.
 class Value {
  public:
@@ -130,21 +128,25 @@ class Value {
   enum class Kind { undefined, none, boolean, integer, number, string, list, tuple, generator, dict, space, callable };
   using List = std::vector<Value>;
   using Dict = std::vector<std::pair<Value, Value>>;
-  using Function = std::function<Value(const Arguments&)>;
 
   Value() = default;
   Value(std::nullptr_t) : kind_(Kind::none) {}
   Value(bool value) : kind_(Kind::boolean), integer_(value ? 1 : 0) {}
+  Value(int value) : Value(std::int64_t{value}) {}
   Value(std::int64_t value) : kind_(Kind::integer), integer_(value) {}
   Value(double value) : kind_(Kind::number), number_(value) {}
-  Value(std::string text, Kind kind = Kind::string) : Value(kind, {std::move(text), {}, {}, {}}) {}
+  Value(std::string text, Kind kind = Kind::string) : Value(kind, {std::move(text), {}, {}}) {}
   Value(std::string_view text) : Value(std::string(text)) {}
   Value(const char* text) : Value(std::string(text)) {}
   Value(const void*) = delete;
-  Value(List items, Kind kind = Kind::list) : Value(kind, {{}, std::move(items), {}, {}}) {}
-  Value(Dict items, Kind kind = Kind::dict) : Value(kind, {{}, {}, std::move(items), {}}) {}
-  /// `held` is what the function holds.
-  Value(Function function, const Value& held) : Value(Kind::callable, {{}, {held}, {}, std::move(function)}) {}
+  Value(List items, Kind kind = Kind::list) : Value(kind, {{}, std::move(items), {}}) {}
+  Value(Dict items, Kind kind = Kind::dict) : Value(kind, {{}, {}, std::move(items)}) {}
+  /// A macro, by its place in the template; also the value of a method that is not called.
+  static Value callable(std::size_t place) {
+    Value made(static_cast<std::int64_t>(place));
+    made.kind_ = Kind::callable;
+    return made;
+  }
   static Value undefined(std::string why) { return {std::move(why), Kind::undefined}; }
   explicit Value(const nlohmann::ordered_json& json, int depth = 0) {
     Dict dict;
@@ -174,10 +176,9 @@ class Value {
   bool is_list() const { return is_sequence() || is(Kind::generator); }
   std::int64_t integer() const { return integer_; }
   double number() const { return is(Kind::number) ? number_ : static_cast<double>(integer_); }
-  const std::string& text() const { return body().text; }       ///< of a string; of undefined: why it is
-  const List& list() const { return body().list; }              ///< of all that is_list()
-  Dict& dict() const { return body().dict; }                    ///< of a dict or a namespace
-  const Function& function() const { return body().function; }  ///< of a callable
+  const std::string& text() const { return body().text; }  ///< of a string; of undefined: why it is
+  const List& list() const { return body().list; }         ///< of all that is_list()
+  Dict& dict() const { return body().dict; }               ///< of a dict or a namespace
   /// The work of going through it once, in steps.
   std::size_t cost() const { return text().size() / 64 + weight_ / 8; }
 
@@ -233,7 +234,6 @@ class Value {
     std::string text;
     List list;
     Dict dict;
-    Function function;
   };
 
   Value(Kind kind, Body body) : kind_(kind) {
