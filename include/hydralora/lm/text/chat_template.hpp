@@ -228,7 +228,8 @@ class ChatTemplate {
     // White space behind the end of the generation prompt is the answer's: the model has to write it. The prompt's last
     // word shows where it ends, for the text before it can differ from the text of the whole conversation.
     const auto last_word = [](std::string_view all) { return all.substr(all.find_last_of(" \t\r\n") + 1); };
-    const std::string_view own = jinja::strip(before, false, true), others = jinja::strip(prompt, false, true);
+    const auto words = [](std::string_view all) { return all.substr(0, detail::start_of_blanks(all, all.size(), 0)); };
+    const std::string_view own = words(before), others = words(prompt);
     const std::string_view given = std::string_view(prompt).substr(others.size());
     const bool same = last_word(own) == last_word(others) && jinja::begins(before.substr(own.size()), given);
     return same ? own.size() + given.size() : before.size();
@@ -245,7 +246,7 @@ class ChatTemplate {
       behind = behind.substr(0, static_cast<std::size_t>(differ - behind.begin()));
     }
     if (has_calls(marked[i])) return last_special(behind, special);
-    const std::string_view first = jinja::strip(behind, true, false);
+    const std::string_view first = behind.substr(detail::end_of_blanks(behind, 0));
     std::size_t length = 0;
     for (const std::string& token : special) length = std::max(length, jinja::begins(first, token) ? token.size() : 0);
     return length > 0 ? behind.size() - first.size() + length : 0;

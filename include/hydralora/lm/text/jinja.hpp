@@ -156,7 +156,7 @@ class Interpreter : public Expressions {
   }
   void macro_statement() {
     const std::string name = this->name();
-    if (live_) scope_->names[name] = Value::callable(at_);
+    if (live_) scope_->names[name] = Value(static_cast<std::int64_t>(at_), Kind::callable);
     only_if(false, [&] { return called({}); });
   }
   /// A macro sees its own names and the template's.

@@ -55,7 +55,7 @@ class Expressions : public Scanner {
       if (const auto at = scope->names.find(name); at != scope->names.end()) return at->second;
     }
     const bool is_global = functions().has("global", name);
-    return is_global ? Value::callable(0) : Value::undefined("'" + name + "' is undefined");
+    return is_global ? Value(std::int64_t{0}, Kind::callable) : Value::undefined("'" + name + "' is undefined");
   }
 
   /// Does `work`, which is not live where `live` is false.

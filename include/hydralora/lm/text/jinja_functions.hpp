@@ -87,7 +87,7 @@ inline Value item(const Value& object, const Value& key, bool is_attribute = fal
   const Value* const found = object.defined().find(key);
   const bool is_method = key.is(Kind::string) && functions().has(object.type(), key.text());
   if (found != nullptr && !(is_method && is_attribute && object.is(Kind::dict))) return *found;
-  if (is_method) return Value::callable(0);
+  if (is_method) return Value(std::int64_t{0}, Kind::callable);
   if (key.is_integer() && (object.is(Kind::string) || object.is_sequence())) {
     const Value behind = key.integer() == -1 ? Value(nullptr) : Value(key.integer() + 1);
     const Value one = slice(object, key, behind, nullptr);  // nothing, or the one
@@ -145,8 +145,7 @@ inline const Table& functions() {
           [](auto& c) { return replace(print(c.self), print(c.at(0)), print(c.at(1)), c.integer(2, -1)); });
     t.add("str", "strip lstrip rstrip", "chars",
           [](auto& c) { return strip(c.self.text(), c.name != "rstrip", c.name != "lstrip", c.text_or_none(0)); });
-    t.add("filter", "trim", "chars",
-          [](auto& c) { return std::string(strip(print(c.self), true, true, c.text_or_none(0))); });
+    t.add("filter", "trim", "chars", [](auto& c) { return strip(print(c.self), true, true, c.text_or_none(0)); });
     t.add("str", "split rsplit", "sep maxsplit", [](auto& c) {
       const auto parts = split(c.self.text(), c.text_or_none(0), c.integer(1, -1), c.name == "rsplit");
       return List(parts.begin(), parts.end());

@@ -28,15 +28,15 @@ inline std::string print_quoted(const std::string& text, const Style& style) {
   if (style.json) return nlohmann::json(text).dump(-1, ' ', style.ascii, nlohmann::json::error_handler_t::replace);
   const char quote = text.find('\'') != std::string::npos && text.find('"') == std::string::npos ? '"' : '\'';
   std::string out(1, quote);
-  for (std::string_view rest = text; !rest.empty(); rest.remove_prefix(first_of(rest).size())) {
-    const auto c = static_cast<utf8proc_int32_t>(code_of(rest));
+  for (const char32_t character : detail::to_characters(text)) {
+    const auto c = static_cast<utf8proc_int32_t>(character);
     const char category = utf8proc_category_string(c)[0];
     const char* const form = c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x";
     char code[12] = "";
     if (category == 'C' || (category == 'Z' && c != ' '))
       std::snprintf(code, sizeof code, form, static_cast<unsigned>(c));
     if (c == '\\' || c == quote) out += '\\';
-    out += c == '\n' ? "\\n" : c == '\r' ? "\\r" : c == '\t' ? "\\t" : *code != '\0' ? code : first_of(rest);
+    out += c == '\n' ? "\\n" : c == '\r' ? "\\r" : c == '\t' ? "\\t" : *code != '\0' ? code : to_utf8({&character, 1});
   }
   return out + quote;
 }
@@ -95,7 +95,9 @@ inline List items_of(const Value& value) {
   if (value.is(Kind::undefined)) return {};
   if (!value.is(Kind::string) && !value.is(Kind::dict)) throw Fault("'" + value.type() + "' object is not iterable");
   List items;
-  for (const std::string_view one : characters(value.text())) items.emplace_back(one);
+  const std::u32string letters = detail::to_characters(value.text());
+  if (letters.size() > std::size_t{1} << 22U) throw Fault("a text of more than 4 million characters is no list");
+  for (const char32_t& letter : letters) items.emplace_back(to_utf8({&letter, 1}));
   for (const auto& pair : value.dict()) items.push_back(pair.first);
   return items;
 }
@@ -119,7 +121,7 @@ inline Value slice(const Value& object, const Value& first, const Value& behind,
   const bool is_text = object.defined().is(Kind::string), turns = step == Value(-1) && first == behind;
   if (!is_text && !object.is_sequence()) throw Fault("'" + object.type() + "' object cannot be sliced");
   if (!step.is(Kind::none) && !turns) throw Fault("a slice with a step other than [::-1] is not supported");
-  const auto letters = characters(object.text());
+  const std::u32string letters = detail::to_characters(object.text());
   const std::size_t size = is_text ? letters.size() : object.list().size();
   const auto place = [size](const Value& value, std::size_t otherwise) {
     if (value.is(Kind::none)) return otherwise;
@@ -131,7 +133,7 @@ inline Value slice(const Value& object, const Value& first, const Value& behind,
   std::string text;
   for (std::size_t i = place(first, 0), end = place(behind, size); i < end; ++i) {
     const std::size_t from = turns ? size - 1 - i : i;
-    is_text ? void(text += letters[from]) : items.push_back(object.list()[from]);
+    is_text ? detail::append_utf8(text, letters[from]) : items.push_back(object.list()[from]);
   }
   return is_text ? Value(std::move(text)) : Value(std::move(items), object.kind());
 }
@@ -168,9 +170,9 @@ inline Value arithmetic(std::string_view symbol, const Value& a, const Value& b)
 }
 
 /// The number that a text is; undefined where it is none.
-inline Value read_number(std::string_view text) {
+inline Value read_number(std::string text) {
   text = strip(text);
-  while (begins(text, "0") && text.size() > 1 && text[1] >= '0' && text[1] <= '9') text.remove_prefix(1);
+  while (text.size() > 1 && text[0] == '0' && text[1] >= '0' && text[1] <= '9') text.erase(0, 1);
   const auto json = nlohmann::ordered_json::parse(text, nullptr, false);
   return json.is_number() ? Value(json) : Value();
 }

@@ -10,7 +10,7 @@ namespace lm::jinja {
 
 class Scanner {
  public:
-  explicit Scanner(const std::string& source) : text_(replace(source, "\r\n", "\n", -1)) {
+  explicit Scanner(const std::string& source) : text_(replace(detail::to_valid_utf8(source), "\r\n", "\n")) {
     std::replace(text_.begin(), text_.end(), '\r', '\n');
     if (ends(text_, "\n")) text_.pop_back();
   }
@@ -27,17 +27,16 @@ class Scanner {
         open = text_.find('{', open + 1);
       }
       open = std::min(open, text_.size());
-      std::string_view piece = rest().substr(0, open - at_);
+      std::size_t end = open;  // of the text
       const char sign = peek(open + 2);
       tag_ = peek(open + 1);
       if (sign == '-') {
-        piece = strip(piece, false, true);
+        end = detail::start_of_blanks(text_, open, at_);
       } else if (sign != '+' && (tag_ == '%' || tag_ == '#')) {
-        const std::size_t line = piece.rfind('\n') + 1;  // npos + 1 = 0
-        const bool line_starts = line > 0 || at_ == 0 || text_[at_ - 1] == '\n';
-        if (line_starts && strip(piece.substr(line)).empty()) piece = piece.substr(0, line);
+        const std::size_t line = open == 0 ? 0 : text_.rfind('\n', open - 1) + 1;  // npos + 1 = 0
+        if (line >= at_ && detail::end_of_blanks(text_, line) >= open) end = line;
       }
-      all += piece;
+      all += text_.substr(at_, end - at_);
       take(std::min(text_.size(), open + (sign == '-' || sign == '+' ? 3 : 2)));
       if (tag_ == '{') tag_ = '}';
       if (tag_ != '#') return all;
@@ -147,7 +146,7 @@ class Scanner {
   std::string take(std::size_t end) {
     std::string word = text_.substr(at_, end - at_);
     at_ = read_ = end;
-    at_ = text_.size() - strip(rest(), true, false).size();
+    at_ = detail::end_of_blanks(text_, end);
     return word;
   }
 

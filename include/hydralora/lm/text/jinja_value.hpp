@@ -36,50 +36,37 @@ inline bool ends(std::string_view text, std::string_view with) {
   return text.size() >= with.size() && text.substr(text.size() - with.size()) == with;
 }
 
-/// The code of the first character of a text, and that character.
-inline char32_t code_of(std::string_view text) { return detail::character_at(text, 0).code; }
-inline std::string_view first_of(std::string_view text) { return text.substr(0, detail::character_at(text, 0).bytes); }
-inline std::vector<std::string_view> characters(std::string_view text) {
-  if (text.size() > std::size_t{1} << 22U) throw Fault("a text of more than 4 MiB cannot be taken apart");
-  std::vector<std::string_view> all;
-  for (; !text.empty(); text.remove_prefix(all.back().size())) all.push_back(first_of(text));
-  return all;
+inline std::string to_utf8(std::u32string_view characters) {
+  std::string text;
+  for (const char32_t c : characters) detail::append_utf8(text, c);
+  return text;
 }
 inline std::int64_t length(std::string_view text) {
-  std::int64_t count = 0;
-  for (; !text.empty(); ++count) text.remove_prefix(first_of(text).size());
-  return count;
+  return static_cast<std::int64_t>(detail::to_characters(text).size());
 }
-
-inline bool is_space(char32_t c) { return detail::is_space(c) || (c >= 0x1C && c <= 0x1F); }
 
 /// str.upper, lower and capitalize, letter for letter, and Jinja's title: there a word begins behind white space, - and
 /// an opening bracket.
 inline std::string with_case(std::string_view text, std::string_view wanted) {
-  std::string result;
-  for (bool begins = wanted != "lower"; !text.empty(); text.remove_prefix(first_of(text).size())) {
-    const auto c = static_cast<utf8proc_int32_t>(code_of(text));
-    const auto other = begins || wanted == "upper" ? utf8proc_toupper(c) : utf8proc_tolower(c);
-    detail::append_utf8(result, static_cast<char32_t>(other));
-    begins = wanted == "title" && (is_space(code_of(text)) || std::string_view("-([{<").find(text[0]) < 5);
+  std::u32string all = detail::to_characters(text);
+  bool begins = wanted != "lower";
+  for (char32_t& c : all) {
+    const bool upper = begins || wanted == "upper";
+    begins = wanted == "title" && (detail::is_space(c) || std::u32string_view(U"-([{<").find(c) < 5);
+    const auto code = static_cast<utf8proc_int32_t>(c);
+    c = static_cast<char32_t>(upper ? utf8proc_toupper(code) : utf8proc_tolower(code));
   }
-  return result;
+  return to_utf8(all);
 }
 
 /// str.strip, lstrip, rstrip: of white space, or of the characters in `set`.
-inline std::string_view strip(std::string_view text, bool left = true, bool right = true,
-                              const std::string* set = nullptr) {
-  const auto goes = [set](std::string_view one) {
-    return set != nullptr ? set->find(one) != std::string::npos : is_space(code_of(one));
-  };
-  while (left && !text.empty() && goes(first_of(text))) text.remove_prefix(first_of(text).size());
-  while (right && !text.empty()) {
-    std::size_t start = text.size() - 1;
-    while (start > 0 && (static_cast<unsigned char>(text[start]) & 0xC0U) == 0x80) --start;
-    if (!goes(text.substr(start))) break;
-    text = text.substr(0, start);
-  }
-  return text;
+inline std::string strip(std::string_view text, bool left = true, bool right = true, const std::string* set = nullptr) {
+  const std::u32string all = detail::to_characters(text), chosen = detail::to_characters(set != nullptr ? *set : "");
+  const auto goes = [&](char32_t c) { return set != nullptr ? chosen.find(c) < chosen.size() : detail::is_space(c); };
+  std::size_t begin = 0, end = all.size();
+  while (left && begin < end && goes(all[begin])) ++begin;
+  while (right && begin < end && goes(all[end - 1])) --end;
+  return to_utf8(std::u32string_view(all).substr(begin, end - begin));
 }
 
 /// str.split and rsplit: at `separator`, or from the left at white space; at most `most` cuts, all where negative.
@@ -88,11 +75,11 @@ inline std::vector<std::string> split(std::string_view text, const std::string* 
   std::vector<std::string> parts;
   if (separator == nullptr) {
     if (from_right) throw Fault("rsplit needs a separator");
-    for (text = strip(text, true, most < 0); !text.empty(); text = strip(text, true, false)) {
-      std::size_t end = most-- == 0 ? text.size() : 0;
-      while (end < text.size() && !is_space(code_of(text.substr(end)))) end += first_of(text.substr(end)).size();
-      parts.emplace_back(text.substr(0, end));
-      text.remove_prefix(end);
+    const std::string left = strip(text, true, most < 0);
+    for (std::size_t at = 0, end = 0; at < left.size(); at = detail::end_of_blanks(left, end)) {
+      end = most-- == 0 ? left.size() : at;
+      while (end < left.size() && detail::end_of_blanks(left, end) == end) ++end;
+      parts.push_back(left.substr(at, end - at));
     }
     return parts;
   }
@@ -133,7 +120,8 @@ class Value {
   Value(std::nullptr_t) : kind_(Kind::none) {}
   Value(bool value) : kind_(Kind::boolean), integer_(value ? 1 : 0) {}
   Value(int value) : Value(std::int64_t{value}) {}
-  Value(std::int64_t value) : kind_(Kind::integer), integer_(value) {}
+  /// A callable is a macro, by its place in the template, or 0: a function that is not called.
+  Value(std::int64_t value, Kind kind = Kind::integer) : kind_(kind), integer_(value) {}
   Value(double value) : kind_(Kind::number), number_(value) {}
   Value(std::string text, Kind kind = Kind::string) : Value(kind, {std::move(text), {}, {}}) {}
   Value(std::string_view text) : Value(std::string(text)) {}
@@ -141,12 +129,6 @@ class Value {
   Value(const void*) = delete;
   Value(List items, Kind kind = Kind::list) : Value(kind, {{}, std::move(items), {}}) {}
   Value(Dict items, Kind kind = Kind::dict) : Value(kind, {{}, {}, std::move(items)}) {}
-  /// A macro, by its place in the template; also the value of a method that is not called.
-  static Value callable(std::size_t place) {
-    Value made(static_cast<std::int64_t>(place));
-    made.kind_ = Kind::callable;
-    return made;
-  }
   static Value undefined(std::string why) { return {std::move(why), Kind::undefined}; }
   explicit Value(const nlohmann::ordered_json& json, int depth = 0) {
     Dict dict;
@@ -161,7 +143,7 @@ class Value {
     }
     *this = json.is_object()           ? Value(std::move(dict))
             : json.is_array()          ? Value(std::move(list))
-            : json.is_string()         ? Value(json.get<std::string>())
+            : json.is_string()         ? Value(detail::to_valid_utf8(json.get<std::string>()))
             : json.is_boolean()        ? Value(json.get<bool>())
             : json.is_number_integer() ? Value(json.get<std::int64_t>())
             : json.is_number()         ? Value(json.get<double>())
@@ -251,7 +233,8 @@ class Value {
   /// Keeps the recursion through a value short, and its cost bounded where one list is in another many times.
   void hold(const Value& item) {
     if (item.depth_ >= most_depth) throw Fault("values are nested deeper than 200");
-    if (!is(Kind::space)) depth_ = std::max(depth_, item.depth_ + 1);
+    if (is(Kind::space)) return;  // what it holds changes
+    depth_ = std::max(depth_, item.depth_ + 1);
     weight_ += item.weight_;
     if (weight_ > std::size_t{1} << 22U) throw Fault("a list or dictionary holds more than 4 million values");
   }
