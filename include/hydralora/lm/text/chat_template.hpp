@@ -111,9 +111,9 @@ class ChatTemplate {
 
   /// The text, and which bytes of it are trained: each assistant's words and the end-of-turn token behind them.
   /// The words are what lies between that which stands before and behind a marker, where the conversation is rendered
-  /// once more with the marker as the answer's content. Where the rest of the text differs, the names of called tools
-  /// are marked instead, and the words begin behind the generation prompt. Where that fails as well, the answer is what
-  /// its turn appends to the generation prompt, up to the last special token. What the template leaves out has no span.
+  /// once more with the marker as the answer's content. Where the rest of the text differs, and for an answer with tool
+  /// calls, they are what its turn appends to the generation prompt, up to the last special token. What the template
+  /// leaves out has no span.
   /// @param special_tokens  the tokenizer's, the end of a turn among them. White space before that is trained as well.
   /// @throws std::invalid_argument  where an answer is in the text but is not found in these ways, or where none is.
   /// @throws TemplateError          as render().
@@ -162,22 +162,16 @@ class ChatTemplate {
     return kept;
   }
 
-  /// Puts markers in the place of the content, or of the names of the tools that are called.
-  /// @return  whether there is something to replace.
-  static bool mark(Json& message, bool calls, const std::string& marker) {
-    const auto place = message.find(calls ? "tool_calls" : "content");
-    if (place == message.end()) return false;
-    if (!calls && place->is_string()) return *place = marker, true;
-    bool marked = false;
-    const char* const key = calls ? "name" : "text";
-    for (std::size_t i = 0; place->is_array() && i < place->size(); ++i) {
-      Json& one = (*place)[i];
-      Json& piece = calls && one.contains("function") ? one["function"] : one;
-      if (piece.is_object() && piece.contains(key)) marked = (piece[key] = marker, true);
+  /// Puts a marker in the place of the content. @return  whether there is any.
+  static bool mark(Json& message, const std::string& marker) {
+    Json& content = message["content"];
+    bool marked = content.is_string();
+    if (marked) content = marker;
+    for (std::size_t i = 0; content.is_array() && i < content.size(); ++i) {
+      if (content[i].is_object() && content[i].contains("text")) marked = (content[i]["text"] = marker, true);
     }
     return marked;
   }
-  static bool has_calls(const Json& one) { return one.contains("tool_calls") && !one["tool_calls"].empty(); }
 
   /// The rendering of the first `count` messages; nothing where the template refuses them.
   std::string part(const Json& messages, std::size_t count, bool add_generation_prompt) const {
@@ -193,19 +187,19 @@ class ChatTemplate {
               const std::vector<std::string>& special) const {
     std::string marker = "9081726354";  // digits have no case, need no escape, and these do not overlap themselves
     while (text.find(marker) != std::string_view::npos) marker += '0';
-    for (const bool calls : {false, true}) {
-      Json marked = messages;
-      if (!mark(marked[i], calls, marker)) continue;
+    Json marked = messages;
+    if (messages[i].value("tool_calls", Json()).empty() && mark(marked[i], marker)) {
       const std::string all = part(marked, marked.size(), false);
-      if (all == text && !has_calls(messages[i])) return std::nullopt;  // left out
-      const std::string_view other = all;
-      const std::size_t first = other.find(marker);
-      if (first == std::string_view::npos) continue;
-      const std::string_view before = other.substr(0, first),
-                             behind = other.substr(other.rfind(marker) + marker.size());
-      if (text.size() < first + behind.size() || !jinja::begins(text, before) || !jinja::ends(text, behind)) continue;
-      const std::size_t begin = begin_of_answer(messages, i, before, calls), end = text.size() - behind.size();
-      if (begin != std::string::npos) return {{begin, end + end_of_turn(marked, i, behind, marker, special)}};
+      if (all == text) return std::nullopt;  // left out
+      const std::size_t first = all.find(marker);
+      const bool shown = first != std::string::npos;
+      const std::string before = all.substr(0, first),
+                        behind = shown ? all.substr(all.rfind(marker) + marker.size()) : "";
+      const bool fits = jinja::begins(text, before) && jinja::ends(text, behind);
+      if (shown && fits && first + behind.size() <= text.size()) {
+        const std::size_t end = text.size() - behind.size() + end_of_turn(marked, i, behind, marker, special);
+        return {{begin_of_answer(part(messages, i, true), before), end}};
+      }
     }
     const std::string prompt = part(messages, i, true), turn = part(messages, i + 1, false);  // the whole turn
     if (prompt.empty() || prompt.size() >= turn.size() || !jinja::begins(turn, prompt) || !jinja::begins(text, turn)) {
@@ -216,21 +210,13 @@ class ChatTemplate {
     return {{prompt.size(), end > 0 ? prompt.size() + end : turn.size()}};
   }
 
-  /// Where an answer begins whose content, or whose calls, stand behind `before`; npos where that cannot be told.
-  std::size_t begin_of_answer(const Json& messages, std::size_t i, std::string_view before, bool calls) const {
-    const std::string prompt = part(messages, i, true);
-    if (calls) {  // behind what the template adds as a generation prompt
-      const std::string without = part(messages, i, false);
-      const std::string added = jinja::begins(prompt, without) ? prompt.substr(without.size()) : "";
-      const std::size_t at = added.empty() ? std::string_view::npos : before.rfind(added);
-      return at == std::string_view::npos ? at : at + added.size();
-    }
-    // White space behind the end of the generation prompt is the answer's: the model has to write it. The prompt's last
-    // word shows where it ends, for the text before it can differ from the text of the whole conversation.
-    const auto last_word = [](std::string_view all) { return all.substr(all.find_last_of(" \t\r\n") + 1); };
+  /// Where an answer begins whose content stands behind `before`, in bytes.
+  /// White space behind the end of the generation prompt is the answer's: the model has to write it. The prompt's last
+  /// word shows where it ends, for the text before it can differ from the text of the whole conversation.
+  static std::size_t begin_of_answer(std::string_view prompt, std::string_view before) {
     const auto words = [](std::string_view all) { return all.substr(0, detail::start_of_blanks(all, all.size(), 0)); };
-    const std::string_view own = words(before), others = words(prompt);
-    const std::string_view given = std::string_view(prompt).substr(others.size());
+    const auto last_word = [](std::string_view all) { return all.substr(all.find_last_of(" \t\r\n") + 1); };
+    const std::string_view own = words(before), others = words(prompt), given = prompt.substr(others.size());
     const bool same = last_word(own) == last_word(others) && jinja::begins(before.substr(own.size()), given);
     return same ? own.size() + given.size() : before.size();
   }
@@ -245,7 +231,6 @@ class ChatTemplate {
       const auto differ = std::mismatch(tail, turn.end(), behind.begin(), behind.end()).second;
       behind = behind.substr(0, static_cast<std::size_t>(differ - behind.begin()));
     }
-    if (has_calls(marked[i])) return last_special(behind, special);
     const std::string_view first = behind.substr(detail::end_of_blanks(behind, 0));
     std::size_t length = 0;
     for (const std::string& token : special) length = std::max(length, jinja::begins(first, token) ? token.size() : 0);
