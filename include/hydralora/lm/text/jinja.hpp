@@ -24,7 +24,7 @@ inline void set_loop(Value& loop, std::size_t i, const List& items) {
 
 /// Runs a template while reading it. The first reading is without effect: it finds the errors, and where blocks and
 /// conditions are. Each run works on a copy of what the first reading gave.
-class Interpreter : public Expressions {
+class Interpreter final : public Expressions {
  public:
   using Expressions::Expressions;
 

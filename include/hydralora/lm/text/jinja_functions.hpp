@@ -205,7 +205,7 @@ inline const Table& functions() {
     t.add("filter", "abs", "", [](auto& c) { return arithmetic("*", c.self, c.self.number() < 0 ? -1 : 1); });
     t.add("filter", "length count", "", [](auto& c) {
       if (c.self.is(Kind::generator)) throw Fault("object of type 'generator' has no len()");
-      return static_cast<std::int64_t>(c.self.is(Kind::string) ? length(c.self.text()) : items_of(c.self).size());
+      return c.self.is(Kind::string) ? length(c.self.text()) : static_cast<std::int64_t>(items_of(c.self).size());
     });
     t.add("filter", "list", "", [](auto& c) { return items_of(c.self); });
     t.add("filter", "first last", "", [](auto& c) {
