@@ -111,8 +111,8 @@ class ChatTemplate {
 
   /// The text, and which bytes of it are trained: each assistant's words and the end-of-turn token behind them.
   /// The words are what lies between that which stands before and behind a marker, where the conversation is rendered
-  /// once more with the marker as the answer's content. Where the rest of the text differs, and for an answer with tool
-  /// calls, they are what its turn appends to the generation prompt, up to the last special token. What the template
+  /// once more with the marker as the answer's content. Where the rest of the text differs, or an answer has tool calls
+  /// only, they are what its turn appends to the generation prompt, up to the last special token. What the template
   /// leaves out has no span.
   /// @param special_tokens  the tokenizer's, the end of a turn among them. White space before that is trained as well.
   /// @throws std::invalid_argument  where an answer is in the text but is not found in these ways, or where none is.
@@ -188,16 +188,17 @@ class ChatTemplate {
     std::string marker = "9081726354";  // digits have no case, need no escape, and these do not overlap themselves
     while (text.find(marker) != std::string_view::npos) marker += '0';
     Json marked = messages;
-    if (messages[i].value("tool_calls", Json()).empty() && mark(marked[i], marker)) {
+    const bool calls = !messages[i].value("tool_calls", Json()).empty();
+    if (mark(marked[i], marker)) {
       const std::string all = part(marked, marked.size(), false);
-      if (all == text) return std::nullopt;  // left out
+      if (all == text && !calls) return std::nullopt;  // left out
       const std::size_t first = all.find(marker);
       const bool shown = first != std::string::npos;
       const std::string before = all.substr(0, first),
                         behind = shown ? all.substr(all.rfind(marker) + marker.size()) : "";
       const bool fits = jinja::begins(text, before) && jinja::ends(text, behind);
       if (shown && fits && first + behind.size() <= text.size()) {
-        const std::size_t end = text.size() - behind.size() + end_of_turn(marked, i, behind, marker, special);
+        const std::size_t end = text.size() - behind.size() + end_of_turn(marked, i, behind, marker, special, calls);
         return {{begin_of_answer(part(messages, i, true), before), end}};
       }
     }
@@ -224,13 +225,14 @@ class ChatTemplate {
   /// How many bytes of `behind`, which stands behind an answer, belong to it. The conversation that ends with this
   /// answer shows what the turn itself writes: a special token that only the next turn writes does not end this one.
   std::size_t end_of_turn(const Json& marked, std::size_t i, std::string_view behind, const std::string& marker,
-                          const std::vector<std::string>& special) const {
+                          const std::vector<std::string>& special, bool calls) const {
     const std::string turn = i + 1 < marked.size() ? part(marked, i + 1, false) : "";
     if (const std::size_t at = turn.rfind(marker); at != std::string::npos) {
       const auto tail = turn.begin() + static_cast<std::ptrdiff_t>(at + marker.size());
       const auto differ = std::mismatch(tail, turn.end(), behind.begin(), behind.end()).second;
       behind = behind.substr(0, static_cast<std::size_t>(differ - behind.begin()));
     }
+    if (calls) return last_special(behind, special);
     const std::string_view first = behind.substr(detail::end_of_blanks(behind, 0));
     std::size_t length = 0;
     for (const std::string& token : special) length = std::max(length, jinja::begins(first, token) ? token.size() : 0);

@@ -147,11 +147,11 @@ inline Value arithmetic(std::string_view symbol, const Value& a, const Value& b)
     all.insert(all.end(), b.list().begin(), b.list().end());
     return {std::move(all), a.kind()};
   }
-  if (!a.defined().is_number() || !b.defined().is_number()) {
+  const double x = a.defined().number(), y = b.defined().number();
+  if (!a.is_number() || !b.is_number()) {
     throw Fault("unsupported operand type(s) for " + std::string(symbol) + ": '" + a.type() + "' and '" + b.type() +
                 "'");
   }
-  const double x = a.number(), y = b.number();
   const bool divides = symbol == "/" || symbol == "//" || symbol == "%";
   if (divides && y == 0) throw Fault("division by zero");
   if (symbol == "/") return x / y;

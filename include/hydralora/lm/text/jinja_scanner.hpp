@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Cuts a Jinja template into text and tags with trim_blocks and lstrip_blocks on, as transformers does, and reads words.
+// Cuts a Jinja template into text and tags, with trim_blocks and lstrip_blocks on as in transformers, and reads words.
 #pragma once
 
 #include "hydralora/lm/text/jinja_operators.hpp"
