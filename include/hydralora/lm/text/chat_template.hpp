@@ -18,9 +18,6 @@
 #include "hydralora/core/config.hpp"
 #include "hydralora/io/file.hpp"
 #include "hydralora/lm/text/jinja.hpp"
-#include "hydralora/lm/text/jinja_parser.hpp"
-#include "hydralora/lm/text/jinja_text.hpp"
-#include "hydralora/lm/text/jinja_value.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -46,12 +43,9 @@ class ChatTemplate {
   /// @param name  appears in errors
   /// @throws TemplateError  on a syntax error, with its line.
   ChatTemplate(const std::string& text, std::string name) : name_(std::move(name)) {
-    int line = 1;
-    try {
-      nodes_ = std::make_shared<const jinja::Nodes>(jinja::parse(text, line));
-    } catch (const jinja::Fault& fault) {
-      throw TemplateError(name_, line, fault.what());
-    }
+    const auto interpreter = std::make_shared<jinja::Interpreter>(text);
+    located(*interpreter, [&] { return interpreter->check(), ""; });
+    checked_ = interpreter;
   }
 
   /// The ChatML form, for a model without a template.
@@ -73,24 +67,20 @@ class ChatTemplate {
     Json settings = Json::object();
     if (std::filesystem::exists(config)) settings = Json::parse(read(config), nullptr, false);
     if (!settings.is_object()) throw FileError(config, "is not a JSON object");
-    std::optional<ChatTemplate> result;
-    if (std::filesystem::exists(own)) {
-      result.emplace(read(own), own.string());
-    } else if (const auto found = settings.find("chat_template"); found != settings.end() && !found->is_null()) {
-      Json text = *found;
-      for (std::size_t i = 0; found->is_array() && i < found->size(); ++i) {
-        const Json& choice = (*found)[i];
-        if (choice.is_object() && choice.value("name", Json()) == "default") text = choice.value("template", Json());
-      }
-      if (!text.is_string()) throw FileError(config, "has a chat_template that is no text and has no \"default\"");
-      result.emplace(text.get<std::string>(), config.string());
+    Json text = settings.value("chat_template", Json());
+    const Json choices = text.is_array() ? text : Json::array();
+    for (const Json& choice : choices) {
+      if (choice.is_object() && choice.value("name", Json()) == "default") text = choice.value("template", Json());
     }
-    for (const char* key :
+    const bool has_own = std::filesystem::exists(own);
+    if (!has_own && text.is_null() && choices.empty()) return std::nullopt;
+    if (!has_own && !text.is_string()) throw FileError(config, "has no text as chat_template and no \"default\"");
+    ChatTemplate result(has_own ? read(own) : text.get<std::string>(), (has_own ? own : config).string());
+    for (const auto key :
          {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
-      const auto found = settings.find(key);
-      if (!result || found == settings.end()) continue;
-      const Json token = found->is_object() ? found->value("content", Json()) : *found;
-      if (token.is_string()) result->variables_[key] = token;
+      Json token = settings.value(key, Json());
+      if (token.is_object()) token = token.value("content", Json());
+      if (token.is_string()) result.variables_[key] = token;
     }
     return result;
   }
@@ -110,12 +100,8 @@ class ChatTemplate {
     all["messages"] = Json::array();
     all["add_generation_prompt"] = add_generation_prompt;
     for (const Json& message : messages) all["messages"].push_back(normalized(message));
-    int line = 1;
-    try {
-      return jinja::Interpreter(jinja::Value(all).dict(), line).run(*nodes_);
-    } catch (const jinja::Fault& fault) {
-      throw TemplateError(name_, line, fault.what());
-    }
+    jinja::Interpreter interpreter = *checked_;
+    return located(interpreter, [&] { return interpreter.run(jinja::Value(all).dict()); });
   }
 
   struct Rendered {
@@ -124,12 +110,10 @@ class ChatTemplate {
   };
 
   /// The text, and which bytes of it are trained: each assistant's words and the end-of-turn token behind them.
-  /// The words are found by rendering the conversation once more for each answer, with a marker in the place of the
-  /// answer's content: they are what lies between that which stands before and behind the marker. So they may be empty,
-  /// repeated elsewhere, trimmed or changed by the template. Where the rest of the text differs, the names of called
-  /// tools are marked instead, and the words begin behind the generation prompt. Where that fails as well, the answer
-  /// is what its turn appends to the generation prompt, up to the turn's last special token.
-  /// An answer that changes nothing in the text has been left out by the template, and has no span.
+  /// The words are what lies between that which stands before and behind a marker, where the conversation is rendered
+  /// once more with the marker as the answer's content. Where the rest of the text differs, or an answer has tool calls
+  /// only, they are what its turn appends to the generation prompt, up to the last special token. What the template
+  /// leaves out has no span.
   /// @param special_tokens  the tokenizer's, the end of a turn among them. White space before that is trained as well.
   /// @throws std::invalid_argument  where an answer is in the text but is not found in these ways, or where none is.
   /// @throws TemplateError          as render().
@@ -152,6 +136,15 @@ class ChatTemplate {
  private:
   using Span = std::optional<std::pair<std::size_t, std::size_t>>;
 
+  /// Does `work`, and gives the line of what the interpreter read last to an error.
+  template <typename Work>
+  std::string located(const jinja::Interpreter& interpreter, const Work& work) const {
+    try {
+      return work();
+    } catch (const jinja::Fault& fault) {
+      throw TemplateError(name_, interpreter.line(), fault.what());
+    }
+  }
   static std::string read(const std::filesystem::path& path) { return read_text(path, std::uint64_t{1} << 26U); }
 
   /// As transformers does: keys without a value are dropped, and reasoning gets all the names that templates read.
@@ -169,31 +162,24 @@ class ChatTemplate {
     return kept;
   }
 
-  /// Puts markers in the place of the content, or of the names of the tools that are called.
-  /// @return  whether there is something to replace.
-  static bool mark(Json& message, bool calls, const std::string& marker) {
-    const auto place = message.find(calls ? "tool_calls" : "content");
-    if (place == message.end()) return false;
-    if (!calls && place->is_string()) return *place = marker, true;
-    bool marked = false;
-    const char* const key = calls ? "name" : "text";
-    for (std::size_t i = 0; place->is_array() && i < place->size(); ++i) {
-      Json& one = (*place)[i];
-      Json& piece = calls && one.contains("function") ? one["function"] : one;
-      if (piece.is_object() && piece.contains(key)) marked = (piece[key] = marker, true);
+  /// Puts a marker in the place of the content. @return  whether there is any.
+  static bool mark(Json& message, const std::string& marker) {
+    Json& content = message["content"];
+    bool marked = content.is_string();
+    if (marked) content = marker;
+    for (std::size_t i = 0; content.is_array() && i < content.size(); ++i) {
+      if (content[i].is_object() && content[i].contains("text")) marked = (content[i]["text"] = marker, true);
     }
     return marked;
   }
-  static bool has_calls(const Json& one) { return one.contains("tool_calls") && !one["tool_calls"].empty(); }
 
   /// The rendering of the first `count` messages; nothing where the template refuses them.
-  std::optional<std::string> part(const Json& messages, std::size_t count, bool add_generation_prompt) const {
-    Json first = Json::array();
-    for (std::size_t i = 0; i < count; ++i) first.push_back(messages[i]);
+  std::string part(const Json& messages, std::size_t count, bool add_generation_prompt) const {
     try {
-      return render(first, add_generation_prompt);
+      return render(Json(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(count)),
+                    add_generation_prompt);
     } catch (const TemplateError&) {
-      return std::nullopt;
+      return {};
     }
   }
 
@@ -201,90 +187,70 @@ class ChatTemplate {
               const std::vector<std::string>& special) const {
     std::string marker = "9081726354";  // digits have no case, need no escape, and these do not overlap themselves
     while (text.find(marker) != std::string_view::npos) marker += '0';
-    for (const bool calls : {false, true}) {
-      Json marked = messages;
-      if (!mark(marked[i], calls, marker)) continue;
-      const std::optional<std::string> other = part(marked, marked.size(), false);
-      if (other && *other == text && !has_calls(messages[i])) return std::nullopt;  // left out
-      const std::size_t first = other ? other->find(marker) : std::string::npos;
-      if (first == std::string::npos) continue;
-      const std::string_view behind = std::string_view(*other).substr(other->rfind(marker) + marker.size());
-      const std::size_t end = text.size() - std::min(text.size(), behind.size());
-      if (first > end || !jinja::begins(text, std::string_view(*other).substr(0, first)) || text.substr(end) != behind)
-        continue;
-      const std::size_t begin = begin_of_answer(messages, i, text, first, calls);
-      if (begin == std::string::npos) continue;
-      return std::make_pair(begin, end + end_of_turn(marked, i, behind, marker, special));
+    Json marked = messages;
+    const bool calls = !messages[i].value("tool_calls", Json()).empty();
+    if (mark(marked[i], marker)) {
+      const std::string all = part(marked, marked.size(), false);
+      if (all == text && !calls) return std::nullopt;  // left out
+      const std::size_t first = all.find(marker);
+      const bool shown = first != std::string::npos;
+      const std::string before = all.substr(0, first),
+                        behind = shown ? all.substr(all.rfind(marker) + marker.size()) : "";
+      const bool fits = jinja::begins(text, before) && jinja::ends(text, behind);
+      if (shown && fits && first + behind.size() <= text.size()) {
+        const std::size_t end = text.size() - behind.size() + end_of_turn(marked, i, behind, marker, special, calls);
+        return {{begin_of_answer(part(messages, i, true), before), end}};
+      }
     }
-    return whole_turn(messages, i, text, special);
+    const std::string prompt = part(messages, i, true), turn = part(messages, i + 1, false);  // the whole turn
+    if (prompt.empty() || prompt.size() >= turn.size() || !jinja::begins(turn, prompt) || !jinja::begins(text, turn)) {
+      throw std::invalid_argument(name_ + ": the answer in message " + std::to_string(i) +
+                                  " cannot be found in the rendered text");
+    }
+    const std::size_t end = last_special(turn.substr(prompt.size()), special);
+    return {{prompt.size(), end > 0 ? prompt.size() + end : turn.size()}};
   }
 
-  /// Where an answer begins whose content, or whose calls, begin at `first`; npos where that cannot be told.
-  std::size_t begin_of_answer(const Json& messages, std::size_t i, std::string_view text, std::size_t first,
-                              bool calls) const {
-    const std::optional<std::string> prompt = part(messages, i, true), without = part(messages, i, false);
-    const std::string_view before = text.substr(0, first);
-    if (calls) {  // behind what the template adds as a generation prompt
-      if (!prompt || !without || !jinja::begins(*prompt, *without)) return std::string::npos;
-      const std::string_view added = std::string_view(*prompt).substr(without->size());
-      const std::size_t at = added.empty() ? std::string_view::npos : before.rfind(added);
-      return at == std::string_view::npos ? at : at + added.size();
-    }
-    // White space behind the end of the generation prompt is the answer's: the model has to write it. The prompt's last
-    // word shows where it ends, for the text before it can differ from the text of the whole conversation.
-    const auto trimmed = [](std::string_view all) { return jinja::strip(all, nullptr, false, true); };
+  /// Where an answer begins whose content stands behind `before`, in bytes.
+  /// White space behind the end of the generation prompt is the answer's: the model has to write it. The prompt's last
+  /// word shows where it ends, for the text before it can differ from the text of the whole conversation.
+  static std::size_t begin_of_answer(std::string_view prompt, std::string_view before) {
+    const auto words = [](std::string_view all) { return all.substr(0, detail::start_of_blanks(all, all.size(), 0)); };
     const auto last_word = [](std::string_view all) { return all.substr(all.find_last_of(" \t\r\n") + 1); };
-    if (!prompt) return first;
-    const std::string_view own = trimmed(before), others = trimmed(*prompt);
-    const std::string_view space = before.substr(own.size()), given = std::string_view(*prompt).substr(others.size());
-    const bool same = last_word(own) == last_word(others) && jinja::begins(space, given);
-    return same ? own.size() + given.size() : first;
+    const std::string_view own = words(before), others = words(prompt), given = prompt.substr(others.size());
+    const bool same = last_word(own) == last_word(others) && jinja::begins(before.substr(own.size()), given);
+    return same ? own.size() + given.size() : before.size();
   }
 
   /// How many bytes of `behind`, which stands behind an answer, belong to it. The conversation that ends with this
   /// answer shows what the turn itself writes: a special token that only the next turn writes does not end this one.
   std::size_t end_of_turn(const Json& marked, std::size_t i, std::string_view behind, const std::string& marker,
-                          const std::vector<std::string>& special) const {
-    std::string_view own = behind;
-    const std::string shorter = i + 1 < marked.size() ? part(marked, i + 1, false).value_or("") : "";
-    if (const std::size_t at = shorter.rfind(marker); at != std::string::npos) {
-      const auto tail = shorter.begin() + static_cast<std::ptrdiff_t>(at + marker.size());
-      const auto differ = std::mismatch(tail, shorter.end(), behind.begin(), behind.end());
-      own = behind.substr(0, static_cast<std::size_t>(differ.second - behind.begin()));
+                          const std::vector<std::string>& special, bool calls) const {
+    const std::string turn = i + 1 < marked.size() ? part(marked, i + 1, false) : "";
+    if (const std::size_t at = turn.rfind(marker); at != std::string::npos) {
+      const auto tail = turn.begin() + static_cast<std::ptrdiff_t>(at + marker.size());
+      const auto differ = std::mismatch(tail, turn.end(), behind.begin(), behind.end()).second;
+      behind = behind.substr(0, static_cast<std::size_t>(differ - behind.begin()));
     }
-    if (has_calls(marked[i])) return last_special(own, special).value_or(0);
-    const std::size_t space = own.size() - jinja::strip(own, nullptr, true, false).size();
+    if (calls) return last_special(behind, special);
+    const std::string_view first = behind.substr(detail::end_of_blanks(behind, 0));
+    std::size_t length = 0;
+    for (const std::string& token : special) length = std::max(length, jinja::begins(first, token) ? token.size() : 0);
+    return length > 0 ? behind.size() - first.size() + length : 0;
+  }
+
+  /// Behind the last special token of a text; 0 where it has none.
+  static std::size_t last_special(std::string_view text, const std::vector<std::string>& special) {
     std::size_t end = 0;
     for (const std::string& token : special) {
-      if (!token.empty() && jinja::begins(own.substr(space), token)) end = std::max(end, space + token.size());
-    }
-    return end;
-  }
-
-  /// Behind the last special token of a text.
-  static std::optional<std::size_t> last_special(std::string_view text, const std::vector<std::string>& special) {
-    std::optional<std::size_t> end;
-    for (const std::string& token : special) {
       const std::size_t at = token.empty() ? std::string_view::npos : text.rfind(token);
-      if (at != std::string_view::npos) end = std::max(end.value_or(0), at + token.size());
+      if (at != std::string_view::npos) end = std::max(end, at + token.size());
     }
     return end;
-  }
-
-  Span whole_turn(const Json& messages, std::size_t i, std::string_view text,
-                  const std::vector<std::string>& special) const {
-    const std::optional<std::string> prompt = part(messages, i, true), turn = part(messages, i + 1, false);
-    if (!prompt || !turn || prompt->size() >= turn->size() || !jinja::begins(*turn, *prompt) ||
-        !jinja::begins(text, *turn)) {
-      throw std::invalid_argument(name_ + ": the answer in message " + std::to_string(i) +
-                                  " cannot be found in the rendered text");
-    }
-    const std::string_view words = text.substr(prompt->size(), turn->size() - prompt->size());
-    return std::make_pair(prompt->size(), prompt->size() + last_special(words, special).value_or(words.size()));
   }
 
   std::string name_;
-  std::shared_ptr<const jinja::Nodes> nodes_;
+  std::shared_ptr<const jinja::Interpreter> checked_;  // renderings work on copies
   Json variables_ = Json::object();
 };
 

@@ -1,163 +1,182 @@
 // SPDX-License-Identifier: MIT
-// Python's operators on the values of a Jinja template.
+// How the values of a Jinja template print, and Python's operators on them.
 #pragma once
+
+#include <cstdio>
 
 #include "hydralora/lm/text/jinja_value.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
-namespace lm {
-namespace jinja {
+namespace lm::jinja {
+
+/// How values print: as str() does, or as json.dumps does with these settings.
+struct Style {
+  bool json = false, ascii = false, sorted = false, lines = false;
+  std::string comma = ", ", colon = ": ", indent{};
+};
+
+inline std::string print_number(double value, bool json) {
+  if (std::isnan(value)) return json ? "NaN" : "nan";
+  if (std::isinf(value)) return std::string(value < 0 ? "-" : "") + (json ? "Infinity" : "inf");
+  const bool whole = std::abs(value) >= 1e15 && std::abs(value) < 1e16;  // Python has no exponent here
+  return whole ? std::to_string(static_cast<std::int64_t>(value)) + ".0" : nlohmann::json(value).dump();
+}
+
+/// repr(text), or json.dumps(text).
+inline std::string print_quoted(const std::string& text, const Style& style) {
+  if (style.json) return nlohmann::json(text).dump(-1, ' ', style.ascii, nlohmann::json::error_handler_t::replace);
+  const char quote = text.find('\'') != std::string::npos && text.find('"') == std::string::npos ? '"' : '\'';
+  std::string out(1, quote);
+  for (const char32_t character : detail::to_characters(text)) {
+    const auto c = static_cast<utf8proc_int32_t>(character);
+    const char category = utf8proc_category_string(c)[0];
+    const char* const form = c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x";
+    char code[12] = "";
+    if (category == 'C' || (category == 'Z' && c != ' '))
+      std::snprintf(code, sizeof code, form, static_cast<unsigned>(c));
+    if (c == '\\' || c == quote) out += '\\';
+    out += c == '\n' ? "\\n" : c == '\r' ? "\\r" : c == '\t' ? "\\t" : *code != '\0' ? code : to_utf8({&character, 1});
+  }
+  return out + quote;
+}
+
+/// Appends the value, which is `depth` deep inside others.
+inline void print_to(std::string& out, const Value& value, const Style& style, std::size_t depth = 0) {
+  const Kind kind = value.kind();
+  if (kind == Kind::string) {
+    out += style.json || depth > 0 ? print_quoted(value.text(), style) : value.text();
+  } else if (kind == Kind::none) {
+    out += style.json ? "null" : "None";
+  } else if (kind == Kind::boolean) {
+    out += value.truth() ? (style.json ? "true" : "True") : (style.json ? "false" : "False");
+  } else if (value.is_number()) {
+    out += kind == Kind::integer ? std::to_string(value.integer()) : print_number(value.number(), style.json);
+  } else if (style.json && !value.is_sequence() && kind != Kind::dict) {
+    throw Fault("Object of type " + value.type() + " is not JSON serializable");
+  } else if (kind == Kind::undefined || kind == Kind::callable) {
+    out += kind == Kind::callable ? "<function>" : depth > 0 ? "Undefined" : "";
+  } else {
+    const auto new_line = [&](std::size_t level) {
+      if (style.lines) out += '\n';
+      within_limit(out.size() + level * style.indent.size());
+      for (; level > 0; --level) out += style.indent;
+    };
+    Dict pairs = value.dict();
+    if (style.sorted) std::stable_sort(pairs.begin(), pairs.end(), [](auto& a, auto& b) { return a.first < b.first; });
+    const std::size_t size = value.is_list() ? value.list().size() : pairs.size();
+    const bool tuple = kind == Kind::tuple && !style.json;
+    out += kind == Kind::space ? "<Namespace {" : kind == Kind::dict ? "{" : tuple ? "(" : "[";
+    for (std::size_t i = 0; i < size; ++i) {
+      if (i > 0) out += style.comma;
+      new_line(depth + 1);
+      if (!value.is_list()) {
+        std::string key;
+        print_to(key, pairs[i].first, style, 1);
+        out += (style.json && key[0] != '"' ? '"' + key + '"' : key) + style.colon;
+      }
+      print_to(out, value.is_list() ? value.list()[i] : pairs[i].second, style, depth + 1);
+    }
+    if (size > 0) new_line(depth);
+    out += kind == Kind::space ? "}>" : kind == Kind::dict ? "}" : tuple ? (size == 1 ? ",)" : ")") : "]";
+  }
+  within_limit(out.size());
+}
+
+inline std::string print(const Value& value, const Style& style = {}) {
+  std::string out;
+  print_to(out, value, style);
+  return out;
+}
 
 /// What a loop goes through. @throws Fault  where Python cannot.
 inline List items_of(const Value& value) {
   if (value.is_list()) return value.list();
-  if (!value.is(Kind::string) && !value.is(Kind::dict) && !value.is(Kind::undefined)) {
-    throw Fault("'" + value.type() + "' object is not iterable");
-  }
+  if (value.is(Kind::undefined)) return {};
+  if (!value.is(Kind::string) && !value.is(Kind::dict)) throw Fault("'" + value.type() + "' object is not iterable");
   List items;
-  for (const std::string_view one : characters(value.is(Kind::string) ? value.text() : std::string_view()))
-    items.emplace_back(one);
+  const std::u32string letters = detail::to_characters(value.text());
+  if (letters.size() > std::size_t{1} << 22U) throw Fault("a text of more than 4 million characters is no list");
+  for (const char32_t& letter : letters) items.emplace_back(to_utf8({&letter, 1}));
   for (const auto& pair : value.dict()) items.push_back(pair.first);
   return items;
 }
 
 inline bool contains(const Value& all, const Value& one) {
   if (all.is(Kind::dict)) return all.find(one) != nullptr;
-  if (all.is(Kind::string)) {
-    if (!one.is(Kind::string)) throw Fault("'in <string>' requires string as left operand, not " + one.type());
-    return all.text().find(one.text()) != std::string::npos;
-  }
+  if (all.is(Kind::string) && one.is(Kind::string)) return all.text().find(one.text()) != std::string::npos;
+  if (all.is(Kind::string)) throw Fault("'in <string>' requires string as left operand, not " + one.type());
   const List items = items_of(all);
   return std::find(items.begin(), items.end(), one) != items.end();
 }
 
-inline bool compare(const std::string& symbol, const Value& a, const Value& b) {
+inline bool compare(std::string_view symbol, const Value& a, const Value& b) {
   if (symbol == "==" || symbol == "!=") return (a == b) == (symbol == "==");
-  if (symbol == "in" || symbol == "not in") return contains(b, a) == (symbol == "in");
-  return (symbol[0] == '<' ? Value::less(a, b) : Value::less(b, a)) || (symbol.size() > 1 && a == b);
+  if (symbol == "in" || symbol == "not") return contains(b, a) == (symbol == "in");
+  return (symbol[0] == '<' ? a < b : b < a) || (symbol.size() > 1 && a == b);
 }
 
-/// object[first:behind:step]; none for what is not given.
-inline Value slice(const Value& object, const Value& first, const Value& behind, const Value& by) {
-  if (object.is(Kind::undefined)) throw Fault(object.why());
-  if (!object.is(Kind::string) && !object.is_sequence()) throw Fault("'" + object.type() + "' object cannot be sliced");
-  const List items = items_of(object);
-  const auto size = static_cast<std::int64_t>(items.size());
-  const auto clamped = [](const Value& value, std::int64_t least, std::int64_t most) {
-    if (!value.is_integer()) throw Fault("slice indices must be integers or None");
-    return std::clamp(value.integer(), least, most);
-  };
-  const std::int64_t step = by.is(Kind::none) ? 1 : clamped(by, -size - 1, size + 1);
-  if (step == 0) throw Fault("slice step cannot be zero");
-  const std::int64_t low = step > 0 ? 0 : -1, high = low + size;  // where a slice can begin and end
-  const auto place = [&](const Value& value, std::int64_t otherwise) {
+/// object[first:behind], or object[::-1]; none for what is not given.
+inline Value slice(const Value& object, const Value& first, const Value& behind, const Value& step) {
+  const bool is_text = object.defined().is(Kind::string), turns = step == Value(-1) && first == behind;
+  if (!is_text && !object.is_sequence()) throw Fault("'" + object.type() + "' object cannot be sliced");
+  if (!step.is(Kind::none) && !turns) throw Fault("a slice with a step other than [::-1] is not supported");
+  const std::u32string letters = detail::to_characters(object.text());
+  const std::size_t size = is_text ? letters.size() : object.list().size();
+  const auto place = [size](const Value& value, std::size_t otherwise) {
     if (value.is(Kind::none)) return otherwise;
-    const std::int64_t i = clamped(value, -size - 1, size);
-    return std::clamp(i < 0 ? i + size : i, low, high);
+    if (!value.is_integer()) throw Fault("slice indices must be integers or None");
+    const auto most = static_cast<std::int64_t>(size), i = std::clamp(value.integer(), -most, most);
+    return static_cast<std::size_t>(i < 0 ? i + most : i);
   };
-  const std::int64_t end = place(behind, step > 0 ? high : low);
-  List cut;
+  List items;
   std::string text;
-  for (std::int64_t i = place(first, step > 0 ? low : high); step > 0 ? i < end : i > end; i += step) {
-    const Value& item = items[static_cast<std::size_t>(i)];
-    object.is(Kind::string) ? void(text += item.text()) : cut.push_back(item);
+  for (std::size_t i = place(first, 0), end = place(behind, size); i < end; ++i) {
+    const std::size_t from = turns ? size - 1 - i : i;
+    is_text ? detail::append_utf8(text, letters[from]) : items.push_back(object.list()[from]);
   }
-  return object.is(Kind::string) ? Value(text) : Value(std::move(cut), object.kind());
+  return is_text ? Value(std::move(text)) : Value(std::move(items), object.kind());
 }
 
-/// str.ljust and so on. `left` is how much of the filling stands on the left.
-inline std::string padded(const std::string& text, std::int64_t width, const std::string& fill, double left) {
-  const auto missing = static_cast<std::size_t>(std::max<std::int64_t>(0, width - length(text)));
-  within_limit(text.size() + within_limit(missing) * fill.size());
-  std::string out;
-  for (std::size_t i = 0; i < missing; ++i) out += fill;
-  // Python's center puts the odd one on the left where the width is odd.
-  const std::size_t odd = left == 0.5 ? missing & static_cast<std::size_t>(width) & 1U : 0;
-  return out.insert((static_cast<std::size_t>(left * static_cast<double>(missing)) + odd) * fill.size(), text);
-}
-
-/// Python's text % values, with %s, %d and %% only.
-inline std::string percent_format(const std::string& text, const Value& values) {
-  const List all = values.is(Kind::tuple) ? values.list() : List{values};
-  std::string out;
-  std::size_t used = 0;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char type = text[i] != '%' || i + 1 == text.size() ? '\0' : text[++i];
-    if (type == '\0' || type == '%') {
-      out += text[i];
-      continue;
-    }
-    if (used == all.size()) throw Fault("not enough arguments for format string");
-    if (type != 's' && (type != 'd' || !all[used].is_integer())) {
-      throw Fault(std::string("%") + type + " is not supported for " + all[used].type());
-    }
-    within_limit((out += print(all[used++])).size());
-  }
-  if (used < all.size()) throw Fault("not all arguments converted during string formatting");
-  return out;
-}
-
-/// Python's a + b, a - b … on values. @throws Fault  where Python raises, and where an integer leaves 64 bits.
-inline Value arithmetic(const std::string& symbol, const Value& a, const Value& b) {
-  if (a.is(Kind::undefined) || b.is(Kind::undefined)) throw Fault(a.is(Kind::undefined) ? a.why() : b.why());
-  if (symbol == "+" && a.kind() == b.kind() && a.is(Kind::string)) {
-    within_limit(a.text().size() + b.text().size());
-    return a.text() + b.text();
-  }
+/// Python's a + b, a - b … on values, but not **, % on texts, and * on texts and lists.
+/// @throws Fault  where Python raises, and where an integer leaves the 53 bits that a double holds.
+inline Value arithmetic(std::string_view symbol, const Value& a, const Value& b) {
+  if (symbol == "+" && a.kind() == b.kind() && a.is(Kind::string)) return a.text() + b.text();
   if (symbol == "+" && a.kind() == b.kind() && a.is_sequence()) {
     List all = a.list();
     all.insert(all.end(), b.list().begin(), b.list().end());
     return {std::move(all), a.kind()};
   }
-  if (symbol == "*" && a.is_integer() && !b.is_number()) return arithmetic(symbol, b, a);
-  if (symbol == "*" && (a.is(Kind::string) || a.is_sequence()) && b.is_integer()) {
-    const std::size_t size = a.text().size() + a.list().size() * 64;
-    const std::size_t most = size == 0 ? 0 : most_bytes / size;
-    if (b.number() > static_cast<double>(most) && size > 0) within_limit(most_bytes + 1);
-    std::string text;
-    List items;
-    for (std::int64_t i = 0; i < b.integer() && size > 0; ++i) {
-      text += a.text();
-      items.insert(items.end(), a.list().begin(), a.list().end());
-    }
-    return a.is(Kind::string) ? Value(std::move(text)) : Value(std::move(items), a.kind());
-  }
-  if (symbol == "%" && a.is(Kind::string)) return percent_format(a.text(), b);
+  const double x = a.defined().number(), y = b.defined().number();
   if (!a.is_number() || !b.is_number()) {
-    throw Fault("unsupported operand type(s) for " + symbol + ": '" + a.type() + "' and '" + b.type() + "'");
+    throw Fault("unsupported operand type(s) for " + std::string(symbol) + ": '" + a.type() + "' and '" + b.type() +
+                "'");
   }
-  const double x = a.number(), y = b.number();
   const bool divides = symbol == "/" || symbol == "//" || symbol == "%";
   if (divides && y == 0) throw Fault("division by zero");
+  if (symbol == "/") return x / y;
+  double rest = divides ? std::fmod(x, y) : 0;
+  if (rest != 0 && (rest < 0) != (y < 0)) rest += y;
   const double result = symbol == "+"    ? x + y
                         : symbol == "-"  ? x - y
                         : symbol == "*"  ? x * y
-                        : symbol == "**" ? std::pow(x, y)
-                                         : x / y;
-  if (std::isnan(result) && !std::isnan(x) && !std::isnan(y)) throw Fault("the result is not a real number");
-  if (!a.is_integer() || !b.is_integer() || symbol == "/" || (symbol == "**" && y < 0)) {
-    if (!divides || symbol == "/") return result;
-    double rest = std::fmod(x, y);
-    if (rest != 0 && (rest < 0) != (y < 0)) rest += y;
-    return symbol == "%" ? rest : std::round((x - rest) / y);
+                        : symbol == "//" ? std::round((x - rest) / y)
+                                         : rest;
+  if (!a.is_integer() || !b.is_integer()) return result;
+  if (std::max({std::abs(x), std::abs(y), std::abs(result)}) > 9007199254740992.0) {
+    throw Fault("arithmetic with integers beyond 53 bits is not supported");
   }
-  if (std::abs(result) > 9.2e18) throw Fault("integers beyond 64 bits are not supported");
-  const std::int64_t i = a.integer(), j = b.integer();
-  if (symbol == "+") return i + j;
-  if (symbol == "-") return i - j;
-  if (symbol == "*") return i * j;
-  if (symbol == "**") {
-    std::uint64_t power = 1, base = static_cast<std::uint64_t>(i);  // what is too large is not used
-    for (std::int64_t n = j; n > 0; n /= 2, base *= base) power *= n % 2 == 1 ? base : 1;
-    return static_cast<std::int64_t>(power);
-  }
-  const std::int64_t rest = i % j;
-  const bool other_sign = rest != 0 && (rest < 0) != (j < 0);
-  return symbol == "%" ? rest + (other_sign ? j : 0) : i / j - (other_sign ? 1 : 0);
+  return static_cast<std::int64_t>(result);
 }
 
-}  // namespace jinja
-}  // namespace lm
+/// The number that a text is; undefined where it is none.
+inline Value read_number(std::string text) {
+  text = strip(text);
+  while (text.size() > 1 && text[0] == '0' && text[1] >= '0' && text[1] <= '9') text.erase(0, 1);
+  const auto json = nlohmann::ordered_json::parse(text, nullptr, false);
+  return json.is_number() ? Value(json) : Value();
+}
+
+}  // namespace lm::jinja
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora
