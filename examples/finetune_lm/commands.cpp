@@ -9,7 +9,7 @@
 #include <map>
 #include <stdexcept>
 
-#include "hydralora/lm/memory.hpp"
+#include "forecast.hpp"
 #include "sha256.hpp"
 
 namespace finetune_lm {
@@ -256,15 +256,15 @@ void info(InfoOptions o) {
   const double speed = product_speed();
   const lm::BaseType base = base_type_of(o.model);
   std::cout << "rank " << o.rank << ", " << o.heads << " heads, " << o.tokens << " tokens a step, base " << o.model.base
-            << " (" << std::setprecision(2) << lm::weight_bytes(c, base) / static_cast<double>(lm::weight_count(c))
+            << " (" << std::setprecision(2) << weight_bytes(c, base) / static_cast<double>(lm::weight_count(c))
             << " bytes a weight); with gradient checkpointing in brackets:\n"
             << "  method  million trained     memory GB     seconds a step\n";
   for (const char* name : {"lora", "split", "hydra", "full"}) {
     const bool full = std::string(name) == "full";
     const auto of = [&](bool checkpointing) {
-      return lm::forecast(c, name, o.rank, o.heads, o.tokens, checkpointing, full ? lm::BaseType::float32 : base);
+      return forecast(c, name, o.rank, o.heads, o.tokens, checkpointing, full ? lm::BaseType::float32 : base);
     };
-    const lm::Forecast plain = of(false), less = of(true);
+    const Forecast plain = of(false), less = of(true);
     std::cout << "  " << std::left << std::setw(6) << name << std::right << std::setw(17) << million(plain.trained)
               << std::setw(8) << plain.bytes / 1e9 << " (" << less.bytes / 1e9 << ")" << std::setw(10)
               << plain.flop / speed << " (" << less.flop / speed << ")\n";

@@ -16,7 +16,6 @@
 
 #include "hydralora/io/checkpoint.hpp"
 #include "hydralora/lm/data/batches.hpp"
-#include "hydralora/lm/export.hpp"
 #include "hydralora/lm/generate.hpp"
 #include "hydralora/lm/trainer.hpp"
 #include "hydralora/train/data_parallel.hpp"

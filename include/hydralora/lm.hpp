@@ -5,8 +5,6 @@
 #include "hydralora/lm/adapters.hpp"
 #include "hydralora/lm/data/batches.hpp"
 #include "hydralora/lm/data/examples.hpp"
-#include "hydralora/lm/export.hpp"
 #include "hydralora/lm/generate.hpp"
 #include "hydralora/lm/load.hpp"
-#include "hydralora/lm/memory.hpp"
 #include "hydralora/lm/trainer.hpp"

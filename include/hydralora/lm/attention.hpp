@@ -43,15 +43,7 @@ Scalar softmax_of(Scalar* s, Index count) {
   using B = simd::Batch<Scalar, simd::DefaultArch>;
   constexpr Index width = simd::lanes<Scalar, simd::DefaultArch>;
   const Index whole = count / width * width;
-  Scalar largest = s[0];
-  if (whole > 0) {
-    B most = B::load_unaligned(s);
-    for (Index i = width; i < whole; i += width) most = max(most, B::load_unaligned(s + i));
-    Scalar lane[static_cast<std::size_t>(width)];
-    most.store_unaligned(lane);
-    for (const Scalar one : lane) largest = std::max(largest, one);
-  }
-  for (Index i = whole; i < count; ++i) largest = std::max(largest, s[i]);
+  const Scalar largest = Eigen::Map<const Eigen::Array<Scalar, Eigen::Dynamic, 1>>(s, count).maxCoeff();
   B sums(Scalar(0));
   for (Index i = 0; i < whole; i += width) {
     const B e = simd::exponential<simd::DefaultArch>(B::load_unaligned(s + i) - B(largest));
@@ -73,15 +65,11 @@ template <class Scalar>
 void softmax_gradient(Scalar* s, Scalar* d, Index count, Scalar log_sum, Scalar mean) {
   using B = simd::Batch<Scalar, simd::DefaultArch>;
   constexpr Index width = simd::lanes<Scalar, simd::DefaultArch>;
-  Index i = 0;
-  for (; i + width <= count; i += width) {
-    const B p = simd::exponential<simd::DefaultArch>(B::load_unaligned(s + i) - B(log_sum));
-    p.store_unaligned(s + i);
-    (p * (B::load_unaligned(d + i) - B(mean))).store_unaligned(d + i);
-  }
-  for (; i < count; ++i) {
-    s[i] = std::exp(s[i] - log_sum);
-    d[i] = s[i] * (d[i] - mean);
+  for (Index i = 0; i < count; i += width) {
+    const Index n = count - i;
+    const B p = simd::exponential<simd::DefaultArch>(simd::load_first<simd::DefaultArch>(s + i, n) - B(log_sum));
+    simd::store_first<simd::DefaultArch>(p, s + i, n);
+    simd::store_first<simd::DefaultArch>(B(p * (simd::load_first<simd::DefaultArch>(d + i, n) - B(mean))), d + i, n);
   }
 }
 
@@ -100,7 +88,7 @@ void mask(Scalar* column, const KeyRange& keys, Index i) {
 /// @param k, v      (head_dim × keys), keys ≥ queries, read.
 /// @param window    a query sees so many keys, its own included; 0 = all before.
 /// @param log_sums  OVERWRITTEN: ln Σ exp of the scores, for backward; a number per query, `stride` apart.
-/// @param out       (head_dim × queries), OVERWRITTEN. May be q.
+/// @param out       (head_dim × queries), OVERWRITTEN. Must not overlap q, k or v.
 /// Cost     2 · head_dim flop per query and key, twice. Scratch: query_block · keys numbers.
 template <class Scalar>
 void attend(ConstTokens<Scalar> q, ConstTokens<Scalar> k, ConstTokens<Scalar> v, Index window, Scalar* log_sums,

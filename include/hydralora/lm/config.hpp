@@ -45,7 +45,6 @@ struct ModelConfig {
   bool qk_norm = false;                   ///< RMSNorm of every head's query and key (Qwen3)
   std::vector<Index> windows;             ///< per block: a token sees so many tokens, itself included; 0 = all before
   std::vector<int> end_tokens;            ///< eos_token_id, a number or a list
-  int begin_token = -1;                   ///< bos_token_id, −1 where there is none
 
   Index q_features() const { return heads * head_dim; }
   Index kv_features() const { return kv_heads * head_dim; }
@@ -78,10 +77,6 @@ class ConfigReader {
     }
     return json_[key].get<Index>();
   }
-  /// A whole number that may be 0.
-  Index count(const std::string& key, Index otherwise) const {
-    return has(key) && json_[key] == 0 ? 0 : size(key, otherwise);
-  }
   /// A token, a list of tokens, or nothing.
   std::vector<int> tokens(const std::string& key) const {
     if (!has(key)) return {};
@@ -94,14 +89,12 @@ class ConfigReader {
     return all;
   }
   double positive(const std::string& key, double otherwise) const {
-    if (!has(key)) return otherwise;
-    if (!json_[key].is_number() || !(json_[key].get<double>() > 0)) refuse(key, "a number above 0");
-    return json_[key].get<double>();
+    if (has(key) && (!json_[key].is_number() || !(json_[key] > 0))) refuse(key, "a number above 0");
+    return has(key) ? json_[key].get<double>() : otherwise;
   }
   bool flag(const std::string& key, bool otherwise) const {
-    if (!has(key)) return otherwise;
-    if (!json_[key].is_boolean()) refuse(key, "true or false");
-    return json_[key].get<bool>();
+    if (has(key) && !json_[key].is_boolean()) refuse(key, "true or false");
+    return has(key) ? json_[key].get<bool>() : otherwise;
   }
   std::string text(const std::string& key, const std::string& otherwise,
                    std::initializer_list<const char*> supported) const {
@@ -164,7 +157,8 @@ inline std::vector<Index> read_windows(const ConfigReader& top, const ModelConfi
     }
     return windows;
   }
-  const Index first = qwen ? top.count("max_window_layers", 28) : 0;
+  const bool all = !qwen || (top.has("max_window_layers") && top["max_window_layers"] == 0);
+  const Index first = all ? 0 : top.size("max_window_layers", 28);
   for (Index l = first; l < c.layers; ++l) windows[static_cast<std::size_t>(l)] = window;
   return windows;
 }
@@ -210,8 +204,6 @@ inline ModelConfig read_model_config(const std::filesystem::path& path) {
   c.rope = detail::read_rope(top, c.positions);
   c.windows = detail::read_windows(top, c);
   c.end_tokens = top.tokens("eos_token_id");
-  const std::vector<int> begin = top.tokens("bos_token_id");
-  if (!begin.empty()) c.begin_token = begin[0];
   return c;
 }
 

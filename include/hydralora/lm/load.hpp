@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A decoder from a checkpoint.
+// A decoder from a checkpoint, and a checkpoint from a decoder.
 #pragma once
 
 #include <algorithm>
@@ -203,6 +203,30 @@ std::unique_ptr<Decoder<Scalar>> load_decoder(const Checkpoint& checkpoint, Mode
   });
   return make_decoder(std::move(config), base,
                       [&](const std::string& name, auto& numbers, bool) { checkpoint.read(name, numbers); });
+}
+
+/// Writes model.safetensors in float32 and copies the other small files of the model's folder: config, tokenizer, chat
+/// template. The weights come last.
+/// @param source  the folder that the model came from; where it is empty only the weights are written.
+/// @throws FileError  a file cannot be written or copied. Memory: two more copies of the weights.
+template <class Scalar>
+void save_model(const Decoder<Scalar>& model, const std::filesystem::path& folder,
+                const std::filesystem::path& source) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw FileError(folder, "cannot create the folder: " + error.message());
+  for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+                           "chat_template.jinja", "special_tokens_map.json"}) {
+    if (source.empty() || !std::filesystem::exists(source / name)) continue;
+    std::filesystem::copy_file(source / name, folder / name, std::filesystem::copy_options::overwrite_existing, error);
+    if (error) throw FileError(folder / name, "cannot write: " + error.message());
+  }
+  SafetensorsWriter file;
+  file.metadata["format"] = "pt";
+  for_each_tensor_in(
+      model.config, model.weights.data(),
+      [&](const std::string& name, const auto& numbers, bool vector) { file.add(name, numbers, {}, vector); });
+  file.save(folder / "model.safetensors");
 }
 
 }  // namespace lm

@@ -8,7 +8,6 @@
 #include <cmath>
 #include <complex>
 #include <type_traits>
-#include <vector>
 
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"
@@ -84,24 +83,19 @@ void attend(ConstTokens<Scalar> q, ConstTokens<Scalar> k, ConstTokens<Scalar> v,
   using std::exp;
   using std::log;
   const auto scale = 1 / std::sqrt(static_cast<real_t<Scalar>>(q.features()));
-  std::vector<Scalar> weights(static_cast<std::size_t>(k.tokens()));
   for (Index i = 0; i < q.tokens(); ++i) {
     const Index end = i + k.tokens() - q.tokens() + 1, begin = window > 0 ? std::max<Index>(0, end - window) : 0;
     Scalar largest = score(q, k, i, begin, scale), sum(0);
     for (Index j = begin; j < end; ++j) {
-      weights[static_cast<std::size_t>(j)] = score(q, k, i, j, scale);
-      if (std::real(weights[static_cast<std::size_t>(j)]) > std::real(largest)) {
-        largest = weights[static_cast<std::size_t>(j)];
-      }
+      const Scalar s = score(q, k, i, j, scale);
+      if (std::real(s) > std::real(largest)) largest = s;
     }
-    for (Index j = begin; j < end; ++j) sum += exp(weights[static_cast<std::size_t>(j)] - largest);
+    for (Index j = begin; j < end; ++j) sum += exp(score(q, k, i, j, scale) - largest);
     log_sums[i * log_sums_stride] = largest + log(sum);
-    for (Index d = 0; d < v.features(); ++d) {
-      Scalar mixed(0);
-      for (Index j = begin; j < end; ++j) {
-        mixed += exp(weights[static_cast<std::size_t>(j)] - log_sums[i * log_sums_stride]) * v(d, j);
-      }
-      out(d, i) = mixed;
+    out.slice(i, 1).matrix().setZero();
+    for (Index j = begin; j < end; ++j) {
+      const Scalar p = exp(score(q, k, i, j, scale) - log_sums[i * log_sums_stride]);
+      for (Index d = 0; d < v.features(); ++d) out(d, i) += p * v(d, j);
     }
   }
 }

@@ -33,19 +33,18 @@ void rms_norm(ConstTokens<Scalar> x, const Scalar* gain, double epsilon, Scalar*
         const Scalar* from = x.token(t);
         Scalar* to = n.token(t);
         B sums(Scalar(0));
-        Index i = 0;
-        for (; i + width <= features; i += width) {
-          const B v = B::load_unaligned(from + i);
+        for (Index i = 0; i < features; i += width) {
+          const B v = simd::load_first<simd::DefaultArch>(from + i, features - i);
           sums = fma(v, v, sums);
         }
-        Scalar sum = simd::ordered_sum<simd::DefaultArch>(sums);
-        for (; i < features; ++i) sum += from[i] * from[i];
+        const Scalar sum = simd::ordered_sum<simd::DefaultArch>(sums);
         const Scalar r = 1 / std::sqrt(sum / Scalar(features) + Scalar(epsilon));
         inverse[t] = r;
-        for (i = 0; i + width <= features; i += width) {
-          (B::load_unaligned(from + i) * B(r) * B::load_unaligned(gain + i)).store_unaligned(to + i);
+        for (Index i = 0; i < features; i += width) {
+          const B v = simd::load_first<simd::DefaultArch>(from + i, features - i);
+          const B g = simd::load_first<simd::DefaultArch>(gain + i, features - i);
+          simd::store_first<simd::DefaultArch>(B(v * B(r) * g), to + i, features - i);
         }
-        for (; i < features; ++i) to[i] = from[i] * r * gain[i];
       }
     });
   }

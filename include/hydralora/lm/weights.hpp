@@ -62,12 +62,9 @@ class Checkpoint {
   }
   /// The tensors that nothing has read, without the rotary frequencies that old checkpoints hold.
   std::vector<std::string> spare() const {
-    const std::string ending = ".inv_freq";
     std::vector<std::string> all;
     for (const auto& [name, file] : files_) {
-      const bool frequencies =
-          name.size() > ending.size() && name.compare(name.size() - ending.size(), ending.size(), ending) == 0;
-      if (read_.count(name) == 0 && !frequencies) all.push_back(name);
+      if (read_.count(name) == 0 && std::filesystem::path(name).extension() != ".inv_freq") all.push_back(name);
     }
     return all;
   }

@@ -16,7 +16,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -52,7 +51,10 @@ namespace detail {
 
 /// Reads one line of a data file.
 class LineReader {
- private:
+ public:
+  LineReader(const TextFunctions& text, const std::filesystem::path& path, std::size_t line)
+      : text_(text), path_(path), line_(line) {}
+
   [[noreturn]] void refuse(const std::string& reason) const { refuse_line(path_, line_, reason); }
   template <class Function>
   auto call(Function&& f) const {
@@ -62,11 +64,6 @@ class LineReader {
       refuse(error.what());
     }
   }
-
- public:
-  LineReader(const TextFunctions& text, const std::filesystem::path& path, std::size_t line)
-      : text_(text), path_(path), line_(line) {}
-
   Example read(const nlohmann::ordered_json& json) const {
     if (!json.is_object()) refuse("is not a JSON object");
     if (json.contains("input_ids")) return ready(json);
@@ -113,15 +110,11 @@ class LineReader {
   Example ready(const nlohmann::ordered_json& json) const {
     const auto numbers = [&](const char* key) {
       const auto& list = json[key];
-      std::vector<int> all;
-      if (!list.is_array()) refuse("\"" + std::string(key) + "\" is not a list of whole numbers");
-      for (const auto& one : list) {
-        if (!one.is_number_integer() || one < not_scored || one > (1 << 30)) {
-          refuse("\"" + std::string(key) + "\" is not a list of whole numbers");
-        }
-        all.push_back(one.get<int>());
+      const auto fits = [](const auto& n) { return n.is_number_integer() && n >= not_scored && n <= (1 << 30); };
+      if (!list.is_array() || !std::all_of(list.begin(), list.end(), fits)) {
+        refuse("\"" + std::string(key) + "\" is not a list of whole numbers");
       }
-      return all;
+      return list.template get<std::vector<int>>();
     };
     Example example;
     example.ids = numbers("input_ids");
@@ -134,11 +127,6 @@ class LineReader {
   }
   /// The roles and contents of a conversation; ShareGPT's names for the roles become the usual ones.
   nlohmann::ordered_json messages(const nlohmann::ordered_json& list, const char* role, const char* content) const {
-    static const std::map<std::string, std::string> names = {{"human", "user"},
-                                                             {"gpt", "assistant"},
-                                                             {"chatgpt", "assistant"},
-                                                             {"bot", "assistant"},
-                                                             {"model", "assistant"}};
     if (!list.is_array() || list.empty()) refuse("the conversation is not a list of messages");
     nlohmann::ordered_json all = nlohmann::ordered_json::array();
     for (const auto& message : list) {
@@ -146,8 +134,8 @@ class LineReader {
       if (message.contains("tool_calls") && !message["tool_calls"].is_null()) refuse("tool calls are not supported");
       const std::string found = string(message, role);
       if (found == "tool" || found == "function" || found == "function_call") refuse("tool calls are not supported");
-      const auto other = names.find(found);
-      nlohmann::ordered_json one = {{"role", other == names.end() ? found : other->second}};
+      const bool answers = found == "gpt" || found == "chatgpt" || found == "bot" || found == "model";
+      nlohmann::ordered_json one = {{"role", found == "human" ? "user" : answers ? "assistant" : found}};
       if (message.contains(content) && message[content].is_array()) {  // parts, of which only texts are supported
         std::string joined;
         for (const auto& part : message[content]) {
@@ -205,9 +193,9 @@ struct ExampleFile {
       if (!found.is_string() && !found.is_number_integer()) detail::refuse_line(path, line, "\"group\" is not a name");
       name = found.is_string() ? found.get<std::string>() : found.dump();
     }
-    const auto place = std::find(groups.begin(), groups.end(), name);
-    if (place == groups.end()) groups.push_back(name);
-    return static_cast<int>(std::find(groups.begin(), groups.end(), name) - groups.begin());
+    const auto place = std::find(groups.begin(), groups.end(), name) - groups.begin();
+    if (place == static_cast<std::ptrdiff_t>(groups.size())) groups.push_back(name);
+    return static_cast<int>(place);
   }
   void add(Example example, Index max_length, bool truncate) {
     if (static_cast<Index>(example.ids.size()) > max_length) {

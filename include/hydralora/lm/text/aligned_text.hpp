@@ -77,6 +77,18 @@ inline bool is_space(char32_t code) {
          has_category(code, UTF8PROC_CATEGORY_ZS, UTF8PROC_CATEGORY_ZP);
 }
 
+/// The end of the run of blanks that begins at `from`.
+inline std::size_t end_of_blanks(std::string_view text, std::size_t from) {
+  while (from < text.size() && is_space(character_at(text, from).code)) from += character_at(text, from).bytes;
+  return from;
+}
+
+/// The start of the run of blanks that ends at `to`, but not before `least`, in valid UTF-8.
+inline std::size_t start_of_blanks(std::string_view text, std::size_t to, std::size_t least) {
+  while (to > least && is_space(character_before(text, to).code)) to -= character_before(text, to).bytes;
+  return std::max(to, least);
+}
+
 /// A word character of Rust's regular expressions: letters, marks, digits, connectors, circled letters and the joiners.
 inline bool is_word(char32_t code) {
   const bool circled = (code >= 0x24B6 && code <= 0x24E9) || (code >= 0x1F130 && code <= 0x1F149) ||

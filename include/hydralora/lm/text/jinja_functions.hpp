@@ -139,8 +139,7 @@ inline Value for_each_item(const Call& c) {
 inline const Table& functions() {
   static const Table all = [] {
     Table t;
-    t.add("str filter", "upper lower capitalize", "", [](auto& c) { return with_case(print(c.self), c.name); });
-    t.add("filter", "title", "", [](auto& c) { return with_case(print(c.self), c.name); });
+    t.add("str filter", "upper lower capitalize title", "", [](auto& c) { return with_case(print(c.self), c.name); });
     t.add("str filter", "replace", "old new count",
           [](auto& c) { return replace(print(c.self), print(c.at(0)), print(c.at(1)), c.integer(2, -1)); });
     t.add("str", "strip lstrip rstrip", "chars",
@@ -161,6 +160,13 @@ inline const Table& functions() {
       return std::any_of(choices.begin(), choices.end(), [&](const Value& choice) {
         return (c.name == "endswith" ? ends : begins)(c.self.text(), print(choice));
       });
+    });
+    t.add("str", "find index count", "part", [](auto& c) -> Value {
+      const std::string &text = c.self.text(), &part = c.text(0);
+      if (c.name == "count") return static_cast<std::int64_t>(split(text, &part).size()) - 1;
+      const std::size_t at = text.find(part);
+      if (at == std::string::npos && c.name == "index") throw Fault("substring not found");
+      return at == std::string::npos ? -1 : length(text.substr(0, at));
     });
     t.add("dict", "get", "key default", [](auto& c) {
       const Value* const found = c.self.find(c.values[0]);

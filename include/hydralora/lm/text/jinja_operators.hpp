@@ -116,11 +116,12 @@ inline bool compare(std::string_view symbol, const Value& a, const Value& b) {
   return (symbol[0] == '<' ? a < b : b < a) || (symbol.size() > 1 && a == b);
 }
 
-/// object[first:behind], or object[::-1]; none for what is not given.
+/// object[first:behind:step], with a step above 0 or as [::-1]; none for what is not given.
 inline Value slice(const Value& object, const Value& first, const Value& behind, const Value& step) {
   const bool is_text = object.defined().is(Kind::string), turns = step == Value(-1) && first == behind;
   if (!is_text && !object.is_sequence()) throw Fault("'" + object.type() + "' object cannot be sliced");
-  if (!step.is(Kind::none) && !turns) throw Fault("a slice with a step other than [::-1] is not supported");
+  const std::int64_t by = step.is(Kind::none) || turns ? 1 : step.integer();
+  if (by < 1) throw Fault("a slice with a step below 0 other than [::-1] is not supported");
   const std::u32string letters = detail::to_characters(object.text());
   const std::size_t size = is_text ? letters.size() : object.list().size();
   const auto place = [size](const Value& value, std::size_t otherwise) {
@@ -131,14 +132,14 @@ inline Value slice(const Value& object, const Value& first, const Value& behind,
   };
   List items;
   std::string text;
-  for (std::size_t i = place(first, 0), end = place(behind, size); i < end; ++i) {
+  for (std::size_t i = place(first, 0), end = place(behind, size); i < end; i += static_cast<std::size_t>(by)) {
     const std::size_t from = turns ? size - 1 - i : i;
     is_text ? detail::append_utf8(text, letters[from]) : items.push_back(object.list()[from]);
   }
   return is_text ? Value(std::move(text)) : Value(std::move(items), object.kind());
 }
 
-/// Python's a + b, a - b … on values, but not **, % on texts, and * on texts and lists.
+/// Python's a + b, a - b … on values, but not **, % on texts, and * on lists.
 /// @throws Fault  where Python raises, and where an integer leaves the 53 bits that a double holds.
 inline Value arithmetic(std::string_view symbol, const Value& a, const Value& b) {
   if (symbol == "+" && a.kind() == b.kind() && a.is(Kind::string)) return a.text() + b.text();
@@ -146,6 +147,12 @@ inline Value arithmetic(std::string_view symbol, const Value& a, const Value& b)
     List all = a.list();
     all.insert(all.end(), b.list().begin(), b.list().end());
     return {std::move(all), a.kind()};
+  }
+  if (symbol == "*" && a.is(Kind::string) && b.is_integer()) {
+    std::string text;
+    for (std::int64_t i = 0; i < b.integer(); ++i)
+      within_limit((text += a.text()).size() + static_cast<std::size_t>(i));
+    return text;
   }
   const double x = a.defined().number(), y = b.defined().number();
   if (!a.is_number() || !b.is_number()) {

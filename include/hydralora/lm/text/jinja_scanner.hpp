@@ -10,7 +10,7 @@ namespace lm::jinja {
 
 class Scanner {
  public:
-  explicit Scanner(const std::string& source) : text_(replace(detail::to_valid_utf8(source), "\r\n", "\n")) {
+  explicit Scanner(const std::string& source) : text_(replace(to_utf8(detail::to_characters(source)), "\r\n", "\n")) {
     std::replace(text_.begin(), text_.end(), '\r', '\n');
     if (ends(text_, "\n")) text_.pop_back();
   }

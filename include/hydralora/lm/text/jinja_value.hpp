@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "hydralora/core/config.hpp"
-#include "hydralora/lm/text/unicode.hpp"
+#include "hydralora/lm/text/aligned_text.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -143,7 +143,7 @@ class Value {
     }
     *this = json.is_object()           ? Value(std::move(dict))
             : json.is_array()          ? Value(std::move(list))
-            : json.is_string()         ? Value(detail::to_valid_utf8(json.get<std::string>()))
+            : json.is_string()         ? Value(to_utf8(detail::to_characters(json.get<std::string>())))
             : json.is_boolean()        ? Value(json.get<bool>())
             : json.is_number_integer() ? Value(json.get<std::int64_t>())
             : json.is_number()         ? Value(json.get<double>())

@@ -105,13 +105,8 @@ class AddedTokens {
       const bool behind_word = start > 0 && is_word(character_before(text, start).code);
       const bool before_word = stop < text.size() && is_word(character_at(text, stop).code);
       if (token.single_word && (behind_word || before_word)) continue;
-      if (token.lstrip) start = std::max(start, done);
-      while (token.lstrip && start > done && is_space(character_before(text, start).code)) {
-        start -= character_before(text, start).bytes;
-      }
-      while (token.rstrip && stop < text.size() && is_space(character_at(text, stop).code)) {
-        stop += character_at(text, stop).bytes;
-      }
+      if (token.lstrip) start = start_of_blanks(text, start, done);
+      if (token.rstrip) stop = end_of_blanks(text, stop);
       receive_until(start);
       receive(piece.slice(start, stop), id);
       done = stop;

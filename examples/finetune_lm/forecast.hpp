@@ -5,12 +5,9 @@
 #include <algorithm>
 #include <string>
 
-#include "hydralora/lm/config.hpp"
-#include "hydralora/lm/load.hpp"
+#include "model.hpp"
 
-namespace hydralora {
-inline namespace HYDRALORA_BUILD {
-namespace lm {
+namespace finetune_lm {
 
 struct Forecast {
   double trained = 0;  ///< numbers that the optimiser changes
@@ -19,27 +16,27 @@ struct Forecast {
 };
 
 /// Bytes of all weights on a base: norms and biases in float, embedding and lm_head in at least 16 bits.
-inline double weight_bytes(const ModelConfig& c, BaseType base) {
+inline double weight_bytes(const lm::ModelConfig& c, lm::BaseType base) {
   double sum = 0;
-  for_each_tensor(c, [&](const std::string& name, Index rows, Index columns) {
+  lm::for_each_tensor(c, [&](const std::string& name, Index rows, Index columns) {
     const double numbers = static_cast<double>(rows) * static_cast<double>(std::max<Index>(columns, 1));
     const bool of_block = name.rfind("model.layers.", 0) == 0;
-    sum += columns == 0 || base == BaseType::float32 ? 4 * numbers
-           : base == BaseType::bfloat16 || !of_block ? 2 * numbers
-           : base == BaseType::int8                  ? numbers + 4 * static_cast<double>(rows)
-                                                     : 0.5625 * numbers;
+    sum += columns == 0 || base == lm::BaseType::float32 ? 4 * numbers
+           : base == lm::BaseType::bfloat16 || !of_block ? 2 * numbers
+           : base == lm::BaseType::int8                  ? numbers + 4 * static_cast<double>(rows)
+                                                         : 0.5625 * numbers;
   });
   return sum;
 }
 
 /// @param method  lora, split, hydra (on all linears) or full.
 /// @param tokens  of a micro-batch.
-inline Forecast forecast(const ModelConfig& c, const std::string& method, Index rank, Index heads, Index tokens,
-                         bool checkpointing, BaseType base = BaseType::float32) {
+inline Forecast forecast(const lm::ModelConfig& c, const std::string& method, Index rank, Index heads, Index tokens,
+                         bool checkpointing, lm::BaseType base = lm::BaseType::float32) {
   const auto d = [](Index n) { return static_cast<double>(n); };
   const bool full = method == "full", routed = method == "hydra", many = method == "split" || routed;
   double in_sum = 0, products = 0, adapters = 0, saved_by_adapters = 0;
-  for_each_tensor(c, [&](const std::string& name, Index out, Index in) {
+  lm::for_each_tensor(c, [&](const std::string& name, Index out, Index in) {
     if (in == 0 || name.rfind("model.layers.", 0) != 0) return;
     products += d(out) * d(in);
     in_sum += d(in);
@@ -56,12 +53,12 @@ inline Forecast forecast(const ModelConfig& c, const std::string& method, Index 
   const double scratch = 4 * input + 2 * d(c.intermediate) + qkv + 2 * d(c.q_features());
   constexpr double head_chunk = 128;
   Forecast f;
-  f.trained = full ? d(weight_count(c)) : adapters;
+  f.trained = full ? d(lm::weight_count(c)) : adapters;
   const double numbers = d(tokens) * ((d(c.layers) + 1) * input + blocks * block + scratch) +
                          head_chunk * (d(c.vocabulary) + 3 * input) + (full ? 3 : 4) * f.trained;
   constexpr double program = 15e6;
   // A strip of lm_head, decoded.
-  const double strip = base == BaseType::float32 ? 0 : 4 * 64 * d(std::max(c.vocabulary, c.intermediate));
+  const double strip = base == lm::BaseType::float32 ? 0 : 4 * 64 * d(std::max(c.vocabulary, c.intermediate));
   f.bytes = weight_bytes(c, base) + 4 * numbers + strip + program;
   // A backward pass of a frozen weight costs what its forward pass does; of a trained one twice that.
   const double attention = 2 * d(tokens) * d(c.q_features()) * d(c.layers), head = d(c.vocabulary) * d(c.hidden);
@@ -70,6 +67,4 @@ inline Forecast forecast(const ModelConfig& c, const std::string& method, Index 
   return f;
 }
 
-}  // namespace lm
-}  // namespace HYDRALORA_BUILD
-}  // namespace hydralora
+}  // namespace finetune_lm
