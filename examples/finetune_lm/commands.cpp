@@ -23,6 +23,20 @@ std::string stripped(const std::string& text) {
   return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(blanks) + 1 - begin);
 }
 
+/// f(one) for all of the array in a file.
+template <class Function>
+void for_each_in(const std::string& path, Function&& f) {
+  const ordered_json all = read_json(path);
+  if (!all.is_array()) throw hydralora::FileError(path, "is not a JSON array");
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    try {
+      f(all[i]);
+    } catch (const std::exception& error) {
+      throw hydralora::FileError(path, "entry " + std::to_string(i + 1) + ": " + error.what());
+    }
+  }
+}
+
 }  // namespace
 
 void evaluate(EvaluateOptions o) {
@@ -107,6 +121,10 @@ void generate(GenerateOptions o) {
     if (!o.messages.empty()) {
       messages = read_json(o.messages);
       if (messages.is_object() && messages.contains("messages")) messages = ordered_json(messages["messages"]);
+      const auto has_role = [](const auto& m) { return m.is_object() && m.contains("role") && m["role"].is_string(); };
+      if (!messages.is_array() || !std::all_of(messages.begin(), messages.end(), has_role)) {
+        throw hydralora::FileError(o.messages, "is not a list of messages with a role");
+      }
     }
     const std::string rendered = text.rendered(messages);
     ids = text.bytes() ? text.encode(rendered, false) : text.tokenizer().encode(rendered).ids;
@@ -132,23 +150,19 @@ void tokenize(TokenizeOptions o) {
   Text text(o.model);
   const lm::Tokenizer& tokenizer = text.tokenizer();
   ordered_json result = ordered_json::array();
-  const auto array_of = [](const std::string& path) {
-    json all = read_json(path);
-    if (!all.is_array()) throw hydralora::FileError(path, "is not a JSON array");
-    return all;
-  };
   if (!o.texts.empty()) {
-    for (const auto& one : array_of(o.texts)) {
+    for_each_in(o.texts, [&](const ordered_json& one) {
       const auto ids = tokenizer.encode(one.get<std::string>()).ids;
       result.push_back({{"ids", ids},
                         {"ids_with_special", tokenizer.encode(one.get<std::string>(), true).ids},
                         {"decoded", tokenizer.decode(ids)},
                         {"decoded_skip_special", tokenizer.decode(ids, true)}});
-    }
+    });
   } else if (!o.ids.empty()) {
-    for (const auto& one : array_of(o.ids)) result.push_back(tokenizer.decode(one.get<std::vector<int>>()));
+    for_each_in(o.ids,
+                [&](const ordered_json& one) { result.push_back(tokenizer.decode(one.get<std::vector<int>>())); });
   } else if (!o.chats.empty()) {
-    for (const auto& one : ordered_json(array_of(o.chats))) {
+    for_each_in(o.chats, [&](const ordered_json& one) {
       const bool prompts = one.value("add_generation_prompt", false);
       const ordered_json messages = one.at("messages");
       const std::string rendered = text.chat_template().render(messages, prompts);
@@ -157,7 +171,7 @@ void tokenize(TokenizeOptions o) {
       const std::vector<bool> trained = meets(encoding, spans);
       const std::vector<int> mask(trained.begin(), trained.end());  // 0 and 1 in JSON
       result.push_back({{"text", rendered}, {"ids", encoding.ids}, {"assistant_mask", mask}});
-    }
+    });
   } else {
     throw std::invalid_argument("tokenize: give --texts, --ids or --chats");
   }

@@ -36,7 +36,7 @@ void add_model(CLI::App& command, ModelOptions& model, bool adapter = true) {
 
 int run(int argc, char** argv) {
   CLI::App app("Fine-tune language models on a CPU");
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // of another word CLI11 would not say which
   int threads = 0;
 
   TrainOptions t;
@@ -68,7 +68,7 @@ int run(int argc, char** argv) {
   option("--max-grad-norm,--max_grad_norm", t.max_grad_norm, "clips the gradient; 0: does not")
       ->check(CLI::NonNegativeNumber);
   option("--steps,--max_steps", t.steps, "of the optimiser (default: --epochs)")->check(CLI::Range(1, 1 << 30));
-  option("--epochs,--num_train_epochs", t.epochs, "passes over the data")->check(CLI::PositiveNumber);
+  option("--epochs,--num_train_epochs", t.epochs, "passes over the data")->check(CLI::Range(1e-9, 1e6));
   option("--micro-batch,--per_device_train_batch_size", t.micro_batch, "documents at a time")
       ->check(CLI::Range(1, 1 << 20));
   option("--pack", t.pack, "or: as many documents as fit into so many tokens")->check(CLI::Range(2, 1 << 24));
@@ -76,7 +76,7 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(1, 1 << 20));
   option("--max-length,--max_length", t.max_length, "longer examples are left out")->check(CLI::Range(2, 1 << 24));
   train_command.add_flag("--truncate", t.truncate, "longer examples are cut");
-  option("--seed", t.seed, "of the adapters, the order and dropout");
+  option("--seed", t.seed, "of the adapters, the order and dropout")->check(CLI::NonNegativeNumber);
   train_command.add_flag("--no-shuffle", t.no_shuffle, "examples in the file's order");
   option("--checkpoint-every,--save_steps", t.checkpoint_every, "steps")->check(CLI::NonNegativeNumber);
   option("--evaluate-every,--eval_steps", t.evaluate_every, "steps")->check(CLI::NonNegativeNumber);
@@ -105,7 +105,7 @@ int run(int argc, char** argv) {
   generate_command.add_option("--max-tokens", g.generation.max_tokens, "at most")->check(CLI::Range(1, 1 << 24));
   generate_command.add_option("--temperature", g.generation.temperature, "0: greedy")->check(CLI::NonNegativeNumber);
   generate_command.add_option("--top-p", g.generation.top_p, "nucleus")->check(CLI::Range(0.0, 1.0));
-  generate_command.add_option("--seed", g.generation.seed, "of sampling");
+  generate_command.add_option("--seed", g.generation.seed, "of sampling")->check(CLI::NonNegativeNumber);
   generate_command.add_option("--group", g.generation.group, "for --gate given");
   generate_command.add_flag("--ignore-eos", g.ignore_eos, "go on behind end tokens");
   generate_command.add_flag("--json", g.json, "print JSON");
@@ -146,6 +146,7 @@ int run(int argc, char** argv) {
 #if defined(_OPENMP)
   if (threads > 0) omp_set_num_threads(threads);
 #endif
+  if (app.get_subcommands().empty()) throw std::invalid_argument("a command is missing: --help lists them");
   if (train_command.parsed()) {
     if (!t.model.adapter.empty()) {
       for (const CLI::Option* one : {rank, alpha, heads, gate, dropout, targets}) {
@@ -167,7 +168,9 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   wait_asleep(argv);
   try {
-    return run(argc, argv);
+    const int code = run(argc, argv);
+    if (!std::cout.flush()) throw std::runtime_error("cannot write to the standard output");
+    return code;
   } catch (const std::bad_alloc&) {
     std::cerr << "finetune_lm: there is not enough memory\n";
   } catch (const std::exception& error) {

@@ -3,6 +3,7 @@
 # usage: test.sh PROGRAM SCRATCH_FOLDER
 set -euo pipefail
 failures=0
+here=$(cd "$(dirname "$0")" && pwd)
 rm -rf "$2" && mkdir -p "$2" && cd "$2" && ln -s "$1" finetune_lm
 fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
 # mistake TEXT ARGUMENTS…: exit code 2, and at most three lines on stderr, one of which has the text.
@@ -64,17 +65,65 @@ mistake '--rank comes from --adapter' train --adapter token --rank 4 --steps 2 -
 text=$(./finetune_lm generate --adapter token --prompt 7 --chat --max-tokens 8 --json)
 [[ $text == *'"prompt_ids"'* ]] || fail "generate: $text"
 
+# The data of package lists: no source is in two files, without tags there is one task, mistakes leave nothing.
+for i in $(seq 12); do
+  section=$([ $((i % 3)) -eq 0 ] && echo libs || echo games)
+  printf 'Package: p%s-data\nSource: s%s (1.0)\nSection: universe/%s\n' "$i" $((i / 2)) "$section"
+  printf 'Description: thing %s\n More of it.\n' "$i"
+  printf 'Tag: use::viewing, role::program,\n implemented-in::c\n\n'
+done >lists
+python3 "$here/package_data.py" --from lists --out packages --test-share 0.25 --limit 12 >packages.log
+grep -q '66.7 % are games' packages.log || fail "package_data.py: $(cat packages.log)"
+python3 - <<'P' || fail "package_data.py: wrong files"
+import json, re
+lines = {name: list(open(f"packages/{name}.jsonl")) for name in ("train", "validation", "test")}
+sources = [{int(re.search(r"p(\d+)-data: thing", line)[1]) // 2 for line in some} for some in lines.values()]
+assert sum(map(len, sources)) == 7 and all(sources), sources
+assert sorted({json.loads(line)["group"] for line in lines["train"]}) == ["language", "role", "section"]
+P
+./finetune_lm train --data packages/train.jsonl --steps 2 --out packages/run >/dev/null 2>&1 || fail "no package data"
+grep -v -e ^Tag: -e implemented lists >untagged
+python3 "$here/package_data.py" --from untagged --out untagged.d >packages.log
+grep -q 'role: not made' packages.log || fail "package_data.py without tags: $(cat packages.log)"
+: >empty
+for wrong in "--from empty --out none" "--from nowhere --out none" "--from lists --out empty"; do
+  code=0
+  # shellcheck disable=SC2086
+  python3 "$here/package_data.py" $wrong >/dev/null 2>stderr.log || code=$?
+  { [ $code -eq 2 ] && [ "$(wc -l <stderr.log)" -eq 1 ]; } || fail "package_data.py $wrong: $code $(cat stderr.log)"
+done
+
 echo '{"messages": [' >broken.jsonl
 echo '{"input_ids": [1, 999], "labels": [1, 999]}' >foreign.jsonl
+echo '{"input_ids": [1, 2, 3], "labels": [1, 999, 3]}' >labels.jsonl
+echo '{"messages": [{"role": "user", "content": [{"type": 5}]}]}' >parts.jsonl
+echo '[5]' >conversation.json
+mkdir used && : >used/file
 echo '{"messages": [{"role": "assistant", "tool_calls": [1]}]}' >tools.jsonl
 : >empty.jsonl
 mistake 'broken.jsonl: line 1: is not JSON' train --data broken.jsonl --out none
 mistake 'token 999 of the data' train --data foreign.jsonl --out none
+mistake 'token 999 of the data' train --data labels.jsonl --out none
+mistake 'parts.jsonl: line 1' train --data parts.jsonl --out none
+mistake 'conversation.json: is not' generate --messages conversation.json
+mistake 'is not a folder' train --out empty.jsonl
+mistake 'used is not empty' train --out used
+mistake "the model's context has 512" generate --prompt "$(printf 'x%.0s' $(seq 600))"
+mistake '--seed' generate --prompt x --seed -1
+mistake '(q is not a regular expression' train --target-modules '(q' --out none
+mistake 'frobnicate' frobnicate
+mistake 'a command is missing'
 mistake 'tools.jsonl: line 1: tool calls' train --data tools.jsonl --out none
 mistake 'no example is left' train --data empty.jsonl --out none
 mistake 'nowhere.jsonl' train --data nowhere.jsonl --out none
 mistake '--unknown' train --unknown
 mistake '--out is missing' train
 mistake 'nowhere' info --model nowhere
+for command in "info" "generate --prompt x --max-tokens 2" "evaluate --data chat.jsonl --max-tokens 1"; do
+  code=0
+  # shellcheck disable=SC2086
+  ./finetune_lm $command >/dev/full 2>/dev/null || code=$?
+  [ $code -eq 2 ] || fail "$command on a full disk: code $code"
+done
 [ ! -e none ] || fail "a mistake left files behind"
 exit $((failures > 0))

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <iomanip>
 #include <iostream>
+#include <iterator>
 #include <sstream>
 #include <stdexcept>
 
@@ -105,7 +106,7 @@ class Run {
       if (o_.checkpoint_every > 0 && step % o_.checkpoint_every == 0 && !last) save_checkpoint();
     }
     if (!best_saved_) save(o_.out);
-    for (const auto& [step, folder] : checkpoints()) fs::remove_all(folder);
+    remove_checkpoints();
     if (isatty(STDERR_FILENO) != 0) std::cerr << '\n';
     std::cout << "written: " << o_.out << " after " << trainer_->optimizer().steps() << " steps, last loss "
               << std::setprecision(4) << std::fixed << last_loss_ << ", peak memory " << std::setprecision(0)
@@ -116,8 +117,12 @@ class Run {
  private:
   void prepare_folder() {
     if (o_.out.empty()) throw std::invalid_argument("--out is missing: the folder of the run");
-    const bool full = fs::exists(o_.out) && !fs::is_empty(o_.out);
-    if (full && !o_.resume) throw std::invalid_argument("--out " + o_.out + " is not empty: --resume goes on with it");
+    const bool exists = fs::exists(o_.out);
+    if (exists && !fs::is_directory(o_.out)) throw std::invalid_argument("--out " + o_.out + " is not a folder");
+    if (exists && !fs::is_empty(o_.out) && !o_.resume) {
+      throw std::invalid_argument("--out " + o_.out + " is not empty" +
+                                  (checkpoints().empty() ? "" : ": --resume goes on with it"));
+    }
     if (o_.resume && checkpoints().empty()) throw std::invalid_argument("--resume: no checkpoint in " + o_.out);
   }
 
@@ -127,6 +132,9 @@ class Run {
     if (o_.max_length > model_->config.positions) o_.max_length = model_->config.positions;
     data_ = o_.data.empty() ? default_data() : read_data(o_.data, text_, o_, "data");
     if (!o_.validation.empty()) validation_ = read_data(o_.validation, text_, o_, "validation");
+    if (!o_.sample.empty() && static_cast<Index>(text_.encode(o_.sample, true).size()) > model_->config.positions) {
+      throw std::invalid_argument("--sample is longer than the model's context");
+    }
     check_ids(data_);
     check_ids(validation_);
     if (o_.method == "full") {
@@ -182,7 +190,10 @@ class Run {
   /// The tokens of another model's tokenizer are found here, not in the middle of training.
   void check_ids(const lm::ExampleFile& file) const {
     for (const lm::Example& e : file.examples) {
-      for (const int id : e.ids) {
+      std::vector<int> all = e.ids;
+      std::copy_if(e.labels.begin(), e.labels.end(), std::back_inserter(all),
+                   [](int i) { return i != lm::not_scored; });
+      for (const int id : all) {
         if (id < 0 || id >= model_->config.vocabulary) {
           throw std::invalid_argument(
               "token " + std::to_string(id) + " of the data is not in the model's vocabulary of " +
@@ -310,16 +321,23 @@ class Run {
     return all;
   }
 
-  std::map<std::int64_t, fs::path> checkpoints() const {
+  std::map<std::int64_t, fs::path> checkpoints(bool complete = true) const {
     std::map<std::int64_t, fs::path> all;
     const std::string prefix = "checkpoint-";
     if (!fs::exists(o_.out)) return all;
     for (const auto& entry : fs::directory_iterator(o_.out)) {
       const std::string name = entry.path().filename().string();
-      if (name.rfind(prefix, 0) != 0 || !fs::exists(entry.path() / "training.safetensors")) continue;
-      all[std::strtoll(name.c_str() + prefix.size(), nullptr, 10)] = entry.path();
+      if (name.rfind(prefix, 0) != 0 || (complete && !fs::exists(entry.path() / "training.safetensors"))) continue;
+      const std::int64_t step = std::strtoll(name.c_str() + prefix.size(), nullptr, 10);
+      if (name == prefix + std::to_string(step)) all[step] = entry.path();
     }
     return all;
+  }
+  /// All but that of a step, with what a killed run has left of others.
+  void remove_checkpoints(std::int64_t but = 0) const {
+    for (const auto& [step, folder] : checkpoints(false)) {
+      if (step != but) fs::remove_all(folder);
+    }
   }
 
   /// The training state is written last: a folder that has it is complete.
@@ -335,9 +353,7 @@ class Run {
                                 {"best_saved", best_saved_}};
     hydralora::save_checkpoint(folder / "training.safetensors", trainer_->optimizer(),
                                {{"settings", settings().dump()}, {"state", state.dump()}});
-    for (const auto& [step, other] : checkpoints()) {
-      if (step < trainer_->optimizer().steps()) fs::remove_all(other);
-    }
+    remove_checkpoints(trainer_->optimizer().steps());
   }
 
   void resume() {
@@ -361,11 +377,19 @@ class Run {
                 : "--" + key + " " + then.value(key, ordered_json()).dump() + ", not " + value.dump()));
     }
     hydralora::load_checkpoint(file, trainer_->optimizer());
-    batches_->set_position({state.value("epoch", std::int64_t{0}), state.value("index", std::int64_t{0})});
-    if (state.contains("best") && state["best"].is_number()) best_ = state["best"];
-    evaluations_without_gain_ = state.value("evaluations_without_gain", std::int64_t{0});
-    best_saved_ = state.value("best_saved", false);
+    try {
+      batches_->set_position({state.at("epoch").get<std::int64_t>(), state.at("index").get<std::int64_t>()});
+      if (!state.at("best").is_null()) best_ = state["best"];
+      evaluations_without_gain_ = state.at("evaluations_without_gain");
+      best_saved_ = state.at("best_saved");
+    } catch (const std::exception& error) {
+      throw hydralora::FileError(file, std::string("has a broken state: ") + error.what());
+    }
     keep_metrics_until(step);
+    for (const auto& entry : fs::directory_iterator(o_.out)) {  // of a killed run
+      const bool temporary = entry.path().filename().string().find(".tmp-") != std::string::npos;
+      if (temporary && entry.is_regular_file()) fs::remove(entry.path());
+    }
     std::cout << "going on after step " << step << std::endl;
   }
 

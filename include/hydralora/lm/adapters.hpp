@@ -57,7 +57,11 @@ namespace detail {
 inline bool is_target(const std::string& name, const std::vector<std::string>& targets) {
   if (targets.empty() || (targets.size() == 1 && targets[0] == "all-linear")) return true;
   if (targets.size() == 1 && targets[0].find_first_of("\\^$|()[]{}*+?") != std::string::npos) {
-    return std::regex_match(name, std::regex(targets[0]));
+    try {
+      return std::regex_match(name, std::regex(targets[0]));
+    } catch (const std::regex_error& error) {
+      fail("Adapters: target_modules ", targets[0], " is not a regular expression: ", error.what());
+    }
   }
   return std::any_of(targets.begin(), targets.end(),
                      [&](const std::string& target) { return hydralora::detail::means_module(target, name); });

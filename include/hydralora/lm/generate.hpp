@@ -37,6 +37,8 @@ class Generator {
   std::vector<int> generate(const std::vector<int>& prompt, const GenerationOptions& options) {
     const ModelConfig& c = model_.config;
     expects(!prompt.empty(), "Generator: the prompt is empty");
+    expects(static_cast<Index>(prompt.size()) <= c.positions, "Generator: the prompt has ", prompt.size(),
+            " tokens, the model's context has ", c.positions);
     std::vector<int> all = prompt, made;
     done_ = 0;
     const Index most = std::min<Index>(c.positions, static_cast<Index>(prompt.size()) + options.max_tokens);

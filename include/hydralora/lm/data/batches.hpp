@@ -35,6 +35,9 @@ class Batches {
 
   Position position() const { return position_; }
   void set_position(Position position) {
+    expects(position.epoch >= 0 && position.index >= 0 && position.index < static_cast<std::int64_t>(examples_.size()),
+            "Batches: position ", position.index, " of epoch ", position.epoch, ", there are ", examples_.size(),
+            " examples");
     position_ = position;
     order();
   }

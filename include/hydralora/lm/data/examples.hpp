@@ -151,7 +151,9 @@ class LineReader {
       if (message.contains(content) && message[content].is_array()) {  // parts, of which only texts are supported
         std::string joined;
         for (const auto& part : message[content]) {
-          if (!part.is_object() || part.value("type", "") != "text") refuse("a content's part is not a text");
+          if (!part.is_object() || part.value("type", nlohmann::ordered_json()) != "text") {
+            refuse("a content's part is not a text");
+          }
           joined += string(part, "text");
         }
         one["content"] = joined;
