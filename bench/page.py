@@ -46,6 +46,11 @@ def dump(results):
         line(results["context"]), line(results["compile_times"]), ",\n".join(map(line, results["runs"]))))
 
 
+def dump_language_model(context, runs):
+    line = [json.dumps(run, separators=(",", ":")) for run in runs]
+    return '{\n"context": %s,\n"runs": [\n%s\n]\n}\n' % (json.dumps(context), ",\n".join(line))
+
+
 # ------------------------------------------------------------------------------------------------ numbers as text
 def spread_of(values):
     """(first quartile, median, third quartile)"""
@@ -276,6 +281,57 @@ def losses(results):
     return page
 
 
+def language_model(data):
+    """The section that language_model.py has measured."""
+    tables = {}
+    for run in data["runs"]:
+        tables.setdefault(run["table"], {}).setdefault(run["row"], {})[run["column"]] = run
+    context, speed, memory = data["context"], "tokens_per_cpu_second", "peak_rss_bytes"
+
+    def over(a, b, worse):
+        """Ratios, marked where they are against us."""
+        spread = ratio(a, b)
+        return text(spread) + (f", **{worse}**" if spread[1] < 1 else "")
+
+    def megabytes(run):
+        return number(spread_of(run[memory])[1] / 1e6)
+    page = f"""## Language model
+
+Training steps of the shape of SmolLM2-135M with random weights, in float32 unless a column says otherwise, on one \
+thread: forward, backward and AdamW on one document of 512 tokens, adapters of rank 8 on all linears of the blocks. \
+CPU time is the process's, user and system; the first step is not counted. The programs take turns. A column of \
+another program is its time, or its peak memory, over ours. Of commit {context["commit"]}\
+{"".join(f", {name} {context[name]}" for name in ("torch", "transformers", "peft") if name in context)}.
+
+"""
+    steps = tables.get("step", {})
+    others = sorted({name for row_of in steps.values() for name in row_of} - {"ours"}, reverse=True)
+    page += header(["training step", "tokens per CPU-second", "memory, MB"] +
+                   [f"{name}: {what}" for name in others for what in ("time", "memory")])
+    for name, programs in steps.items():
+        ours, cells = programs["ours"], []
+        for other in (programs.get(name) for name in others):
+            cells += [over(ours[speed], other[speed], "faster than ours"),
+                      over(other[memory], ours[memory], "less than ours")] if other else ["–", "–"]
+        page += row([name, text(spread_of(ours[speed])), megabytes(ours)] + cells)
+    growth = [(name, programs["ours"]) for name, programs in tables.get("growth", {}).items()]
+    page += "\nGrowth with the size of the model, and with the length of the document:\n\n" + header(
+        ["parameters, tokens", "tokens per CPU-second", "memory, MB", "time per parameter and token over the first's"])
+    for name, one in growth:
+        first, work = ([speed_of_one * run["parameters"][0] for speed_of_one in run[speed]]
+                       for run in (growth[0][1], one))
+        page += row([name, text(spread_of(one[speed])), megabytes(one), text(ratio(first, work))])
+    page += ("\nTwo threads, alone and beside another process that keeps a core busy, and in the same minutes a loop "
+             "of multiply-adds that shares nothing:\n\n" +
+             header(["", "one thread", "two threads", "two, disturbed", "two over one", "disturbed over one"]))
+    for name, programs in tables.get("threads", {}).items():
+        rates = [programs[column].get("tokens_per_second") or [1e-9 * f for f in programs[column]["flop_per_second"]]
+                 for column in ("one", "two", "two, disturbed")]
+        page += row([name] + [text(spread_of(one)) for one in rates] +
+                    [text(ratio(one, rates[0])) for one in rates[1:]])
+    return page + "\n"
+
+
 def compile_times(times):
     page = header(["file", "seconds", "peak memory, MB", "object, kB"])
     for file in times["files"]:
@@ -338,7 +394,7 @@ here is not a loss in the sense above.
             ["parameters", "saved_bytes", "percent_of_peak", "percent_of_roofline", "allocations", "error"])}\
 {plot("layers", "LoRA and SplitLoRA against HydraLoRA")}{plot("heads", "Time against the number of heads")}\
 {plot("tokens", "Time against the number of tokens")}
-## Kernels
+{language_model(results.language_model) if results.language_model else ""}## Kernels
 
 Every kernel by itself against the same in Eigen and against the plain loops it is tested with. "down" is the stack \
 [A; gate], "up" is [B_1 … B_N].
@@ -408,6 +464,8 @@ def write(path, content):
 
 def write_page(compact_json, page, plots=None):
     results = Results(read(compact_json))
+    beside = os.path.join(os.path.dirname(compact_json), "benchmarks_language_model.json")
+    results.language_model = read(beside) if os.path.exists(beside) else None
     write(page, render(results, with_plots=plots is not None))
     if plots is not None:
         os.makedirs(plots, exist_ok=True)
