@@ -37,9 +37,7 @@ lm::ModelConfig config_of(const std::string& shape) {
   if (shape == "135m") sizes(49152, 576, 1536, 30, 9, 3), c.tied = true;  // SmolLM2-135M
   if (shape == "1.1b") sizes(32000, 2048, 5632, 22, 32, 4);               // TinyLlama-1.1B
   if (c.layers == 0) throw std::invalid_argument("--shape " + shape + " is not 135m or 1.1b");
-  c.model_type = "llama";
-  c.head_dim = 64;
-  c.positions = 8192;
+  c.head_dim = 64, c.positions = 8192;
   c.windows.assign(static_cast<std::size_t>(c.layers), 0);
   return c;
 }
@@ -62,19 +60,21 @@ ordered_json multiply_add(Index threads) {
 
 ordered_json train(const Options& o) {
   const auto whole = [&](const char* name) { return static_cast<Index>(std::stoll(o.at(name))); };
-  const auto model = lm::random_decoder<float>(config_of(o.at("shape")), 1);
+  const auto model = std::make_unique<lm::Decoder<float>>(config_of(o.at("shape")));
   model->checkpointing = whole("checkpointing") == 1;
+  model->weights.resize(static_cast<std::size_t>(lm::weight_count(model->config)));
+  const auto fill = [](const std::string&, auto numbers, bool vector) {  // normal numbers would take a minute
+    vector ? numbers.setOnes() : numbers.setRandom() *= 0.035F;
+  };
+  lm::for_each_tensor_in(model->config, model->weights.data(), fill);
   const auto weights = static_cast<Index>(model->weights.size()), tokens = whole("tokens"), steps = whole("steps");
+  AlignedVector<float> full_gradients(o.at("method") == "full" ? model->weights.size() : 0);
+  lm::connect(*model, full_gradients.empty() ? nullptr : full_gradients.data());
+  lm::AdapterOptions settings;
+  if (o.at("method") == "hydra") settings.method = lm::Method::hydra;
+  settings.rank = whole("rank"), settings.heads = whole("heads");
   std::unique_ptr<lm::Adapters<float>> adapters;
-  AlignedVector<float> full_gradients;
-  if (o.at("method") == "full") {
-    full_gradients.assign(model->weights.size(), 0);
-    lm::connect(*model, full_gradients.data());
-  } else {
-    const lm::Method method = o.at("method") == "hydra" ? lm::Method::hydra : lm::Method::lora;
-    const lm::AdapterOptions settings{method, whole("rank"), 16, whole("heads"), lm::GateKind::token, 0, {}, 0};
-    adapters = std::make_unique<lm::Adapters<float>>(*model, settings);
-  }
+  if (full_gradients.empty()) adapters = std::make_unique<lm::Adapters<float>>(*model, settings);
   using Buffer = ParameterMap<float>;
   const Buffer parameters = adapters ? adapters->parameters() : Buffer(model->weights.data(), weights);
   const Buffer gradients = adapters ? adapters->gradients() : Buffer(full_gradients.data(), weights);
