@@ -84,8 +84,10 @@ lm::Base<float> base_of(const std::string& name, const std::string& engine) {
 
 ordered_json train(const Options& o) {
   const auto whole = [&](const char* name) { return static_cast<Index>(std::stoll(o.at(name))); };
-  const auto model =
-      lm::random_decoder<float>(config_of(o.at("shape")), 1, 0.02, base_of(o.at("base"), o.at("engine")));
+  const auto fill = [](const std::string&, auto& numbers, bool vector) {  // normal numbers would take a minute
+    vector ? numbers.setOnes() : numbers.setRandom() *= 0.035F;
+  };
+  const auto model = lm::make_decoder(config_of(o.at("shape")), base_of(o.at("base"), o.at("engine")), fill);
   model->checkpointing = whole("checkpointing") == 1;
   const auto weights = static_cast<Index>(model->weights.size()), tokens = whole("tokens"), steps = whole("steps");
   std::unique_ptr<lm::Adapters<float>> adapters;

@@ -299,8 +299,9 @@ def language_model(data):
 
 Training steps of the shape of SmolLM2-135M with random weights, in float32 unless a column says otherwise, on one \
 thread: forward, backward and AdamW on one document of 512 tokens, adapters of rank 8 on all linears of the blocks. \
-CPU time is the process's, user and system; the first step is not counted. The programs take turns. A column of \
-another program is its time, or its peak memory, over ours. Of commit {context["commit"]}\
+CPU time is the process's, user and system. The first step is not counted, but for the lines of growth behind the \
+first, which are one step. The programs take turns. A column of another program is its time, or its peak memory, over \
+ours. `bench/language_model.py` measures it, here at commit {context["commit"]}\
 {"".join(f", {name} {context[name]}" for name in ("torch", "transformers", "peft") if name in context)}.
 
 """
