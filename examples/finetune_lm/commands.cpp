@@ -280,12 +280,12 @@ void info(InfoOptions o) {
   }
   if (!o.tensors) return;
   const lm::Checkpoint checkpoint(folder);
-  for (const std::string& name : checkpoint.names()) {
-    const hydralora::TensorEntry& entry = checkpoint.file_of(name).entry(name);
+  for (const auto& [name, file] : checkpoint.files()) {
+    const hydralora::TensorEntry& entry = file->entry(name);
     const Index rows = entry.shape.empty() ? 1 : entry.shape[0];
     const Index columns = entry.shape.size() < 2 ? 1 : entry.shape[1];
     Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> numbers(rows, columns);
-    checkpoint.file_of(name).read(name, numbers, false);
+    file->read(name, numbers, false);
     std::cout << name << ' ' << hydralora::info_of(entry.type).name << ' ' << hydralora::shape_text(entry.shape) << ' '
               << sha256(reinterpret_cast<const unsigned char*>(numbers.data()),
                         static_cast<std::size_t>(numbers.size()) * sizeof(float))

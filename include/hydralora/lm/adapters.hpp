@@ -10,7 +10,6 @@
 #include <regex>
 #include <string>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "hydralora/core/aligned.hpp"
@@ -25,7 +24,6 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace lm {
 
-/// What is trained.
 enum class Method { lora, split, hydra };
 /// What a gate of HydraLoRA reads, none of which may see later tokens:
 enum class GateKind {
@@ -194,10 +192,8 @@ class Adapters {
 
  private:
   static GateKind gate_named(const std::string& name) {
-    for (int i = 1; i < 4; ++i) {
-      if (name == gate_names[i]) return static_cast<GateKind>(i);
-    }
-    return GateKind::token;
+    const auto found = std::find(std::begin(gate_names), std::end(gate_names), name);
+    return found == std::end(gate_names) ? GateKind::token : static_cast<GateKind>(found - std::begin(gate_names));
   }
   using Buffer = ParameterMap<Scalar>;
   struct Plan {

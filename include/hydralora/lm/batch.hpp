@@ -29,8 +29,7 @@ struct Batch {
     groups.push_back(group);
   }
   /// Of every document, the tokens before its first scored one; all of them where none is scored.
-  /// @throws std::invalid_argument  a document has a second answer, behind tokens that are not scored: what pools the
-  ///                                prompt cannot tell which one is meant.
+  /// @throws std::invalid_argument  a document has a second answer: which one is meant cannot be told.
   std::vector<Index> prompts() const {
     std::vector<Index> all;
     Index first = 0;

@@ -3,8 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
 #include <filesystem>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
@@ -77,7 +75,6 @@ class ConfigReader {
     }
     return json_[key].get<Index>();
   }
-  /// A token, a list of tokens, or nothing.
   std::vector<int> tokens(const std::string& key) const {
     if (!has(key)) return {};
     const nlohmann::json list = json_[key].is_array() ? json_[key] : nlohmann::json::array({json_[key]});
@@ -166,8 +163,7 @@ inline std::vector<Index> read_windows(const ConfigReader& top, const ModelConfi
 }  // namespace detail
 
 /// Reads config.json. Nothing else of the model is read.
-/// @throws FileError  a missing or broken file; a model that is not supported: the message names the key, the value
-///                    found and what is supported.
+/// @throws FileError  a missing or broken file; what is not supported, with the key, the value and what is.
 inline ModelConfig read_model_config(const std::filesystem::path& path) {
   const nlohmann::json json = detail::read_json_object(path);
   const detail::ConfigReader top(path, json);

@@ -2,9 +2,7 @@
 // Cross-entropy, with its gradient in the place of the logits.
 #pragma once
 
-#include <algorithm>
-#include <cassert>
-#include <cmath>
+#include <numeric>
 
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/simd.hpp"
@@ -36,9 +34,7 @@ loss_t<Scalar> cross_entropy(Tokens<Scalar> logits, const int* labels, real_t<Sc
       kernels::scale<Scalar>(logits.slice(t, 1), scale);
       z[labels[t]] -= scale;
     });
-    double sum = 0;
-    for (Index t = 0; t < logits.tokens(); ++t) sum += losses[t];
-    return sum;
+    return std::accumulate(losses, losses + logits.tokens(), 0.0);
   }
 }
 

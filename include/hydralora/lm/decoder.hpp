@@ -232,13 +232,11 @@ class Decoder {
     }
     expects(sum == batch.tokens() && sum >= 1 && batch.labels.size() == batch.ids.size(), "Decoder: the batch has ",
             batch.tokens(), " ids, ", batch.labels.size(), " labels and documents of ", sum, " tokens");
-    for (const int id : batch.ids) {
-      expects(id >= 0 && id < config.vocabulary, "Decoder: token ", id, ", the model's vocabulary has ",
-              config.vocabulary);
-    }
-    for (const int label : batch.labels) {
-      expects(label == not_scored || (label >= 0 && label < config.vocabulary), "Decoder: label ", label,
-              ", the model's vocabulary has ", config.vocabulary);
+    for (const auto& [list, what] : {std::pair(&batch.ids, "token "), std::pair(&batch.labels, "label ")}) {
+      for (const int id : *list) {
+        expects((id >= 0 && id < config.vocabulary) || (list == &batch.labels && id == not_scored), "Decoder: ", what,
+                id, ", the model's vocabulary has ", config.vocabulary);
+      }
     }
   }
 

@@ -43,9 +43,7 @@ class BaseWeight final : public Weight<Scalar> {
   Index in_features() const override { return base_.in_features(); }
   Index out_features() const override { return base_.out_features(); }
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Write write) const override { base_.forward(x, y, write); }
-  void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx, Write write) const override {
-    base_.backward(dy, dx, write);
-  }
+  void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx, Write w) const override { base_.backward(dy, dx, w); }
   void row(Index out, Scalar* to) const override { base_.row(out, to); }
 
  private:

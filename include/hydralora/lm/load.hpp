@@ -93,8 +93,7 @@ struct Base {
 enum class BaseType { float32, bfloat16, int8, nf4 };
 inline constexpr const char* base_names[] = {"float32", "bfloat16", "int8", "nf4"};
 
-/// float32: multiplied by Eigen where it lies. The others: StoredLinear. As in QLoRA, int8 and nf4 are for the linears
-/// of the blocks only: embedding and lm_head are bfloat16.
+/// float32 lies where it is; the others are a StoredLinear. With int8 and nf4, embedding and lm_head are bfloat16.
 template <class Scalar>
 Base<Scalar> base_of(BaseType type) {
   if (type == BaseType::float32) return {};
@@ -151,9 +150,8 @@ std::unique_ptr<Decoder<Scalar>> make_decoder(ModelConfig config, const Base<Sca
     if (columns == 0) vectors[name] = numbers.data();
     if (!is_apart(columns)) next += numbers.size();
   });
-  const ModelConfig& c = model->config;
   model->embedding = matrices.at("model.embed_tokens.weight");
-  for (std::size_t l = 0; l < model->blocks.size(); ++l) model->blocks[l].window = c.windows[l];
+  for (std::size_t l = 0; l < model->blocks.size(); ++l) model->blocks[l].window = model->config.windows[l];
   for_each_part(
       *model,
       [&](Linear<Scalar>& to, const std::string& name, Index, Index, bool bias) {

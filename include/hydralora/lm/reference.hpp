@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The operations of a decoder in plain loops, for any scalar type: what the fast ones are compared with, and what runs
-// where there is no SIMD. With complex numbers they give exact derivatives (complex step). Formulas: see the headers
-// of the same names.
+// where there is no SIMD. With complex numbers they give exact derivatives (complex step).
 #pragma once
 
 #include <algorithm>

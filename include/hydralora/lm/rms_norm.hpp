@@ -67,18 +67,16 @@ void rms_norm_backward(ConstTokens<Scalar> x, const Scalar* gain, const Scalar* 
         const Scalar *from = x.token(t), *d = dn.token(t);
         Scalar* to = dx.token(t);
         B sums(Scalar(0));
-        Index i = 0;
-        for (; i + width <= features; i += width) {
-          sums = fma(B::load_unaligned(from + i), B::load_unaligned(gain + i) * B::load_unaligned(d + i), sums);
-        }
-        Scalar sum = simd::ordered_sum<simd::DefaultArch>(sums);
-        for (; i < features; ++i) sum += from[i] * gain[i] * d[i];
+        const auto load = [&](const Scalar* p, Index i) {
+          return simd::load_first<simd::DefaultArch>(p + i, features - i);
+        };
+        for (Index i = 0; i < features; i += width) sums = fma(load(from, i), load(gain, i) * load(d, i), sums);
+        const Scalar sum = simd::ordered_sum<simd::DefaultArch>(sums);
         const Scalar r = inverse[t], c = r * r * r * sum / Scalar(features);
-        for (i = 0; i + width <= features; i += width) {
-          const B direct = B(r) * B::load_unaligned(gain + i) * B::load_unaligned(d + i);
-          (B::load_unaligned(to + i) + direct - B(c) * B::load_unaligned(from + i)).store_unaligned(to + i);
+        for (Index i = 0; i < features; i += width) {
+          const B sum_of_both = load(to, i) + B(r) * load(gain, i) * load(d, i) - B(c) * load(from, i);
+          simd::store_first<simd::DefaultArch>(sum_of_both, to + i, features - i);
         }
-        for (; i < features; ++i) to[i] += r * gain[i] * d[i] - c * from[i];
       }
     });
   }

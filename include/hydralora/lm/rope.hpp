@@ -30,7 +30,6 @@ class Rope {
     extend(positions);
   }
 
-  Index positions() const { return positions_; }
   /// Makes the table longer, where it is shorter.
   void extend(Index positions) {
     for (; positions_ < positions; ++positions_) {
@@ -41,13 +40,11 @@ class Rope {
       }
     }
   }
-  const std::vector<float>& frequencies() const { return frequencies_; }
 
   /// Turns all heads of every token, in place.
   /// @param x          (heads · head_dim × tokens).
   /// @param documents  lengths of the documents; positions begin at `first` in each.
   void forward(Tokens<Scalar> x, const Segments& documents, Index first = 0) const { turn<1>(x, documents, first); }
-  /// The gradient: turns back.
   void backward(Tokens<Scalar> dx, const Segments& documents) const { turn<-1>(dx, documents, 0); }
 
  private:
@@ -58,8 +55,7 @@ class Rope {
       auto f = static_cast<float>(1 / std::pow(config.theta, exponent));
       if (config.type == Type::linear) f /= static_cast<float>(config.factor);
       if (config.type == Type::llama3) {
-        // Wavelengths that the old context holds fewer than `low` times are stretched, those that it holds more than
-        // `high` times stay, in between both are mixed.
+        // Stretched where the old context holds a wave fewer than `low` times, as it is above `high`, mixed in between.
         constexpr double turn = 6.283185307179586;
         const double times = config.original_positions * static_cast<double>(f) / turn;
         const double low = config.low_frequency_factor, high = config.high_frequency_factor;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cassert>
-#include <cmath>
 
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/simd.hpp"

@@ -78,10 +78,8 @@ class Trainer {
   /// One step of the optimiser. The gradient is that of the mean loss over all scored tokens of all batches and ranks,
   /// however they are cut.
   /// @param batches  of all ranks, the same on each. A rank computes every ranks-th of them.
-  /// @throws std::invalid_argument  no token is scored, or the loss or the gradient is not finite; the parameters are
-  ///                                then untouched.
+  /// @throws std::invalid_argument  no token is scored, or loss or gradient are not finite. Nothing is changed then.
   StepResult step(const std::vector<Batch>& batches) {
-    StepResult result;
     double counts[2] = {0, 0};
     for (const Batch& batch : batches) {
       counts[0] += static_cast<double>(batch.tokens());
@@ -102,18 +100,18 @@ class Trainer {
     if (reduction.sums) reduction.sums(&loss, 1);
     if (reduction.gradients) reduction.gradients(gradients_);
     const double most = options.max_grad_norm > 0 ? options.max_grad_norm : std::numeric_limits<double>::infinity();
-    result.gradient_norm = clip_global_norm<Scalar>(optimizer_.groups(), most);
-    expects(std::isfinite(loss) && std::isfinite(result.gradient_norm), "Trainer: the run diverged at step ",
-            optimizer_.steps() + 1, ": loss ", loss / counts[1], ", gradient norm ", result.gradient_norm);
+    const double norm = clip_global_norm<Scalar>(optimizer_.groups(), most);
+    expects(std::isfinite(loss) && std::isfinite(norm), "Trainer: the run diverged at step ", optimizer_.steps() + 1,
+            ": loss ", loss / counts[1], ", gradient norm ", norm);
     const double factor =
         schedule_factor(options.schedule, optimizer_.steps(), options.total_steps, options.warmup_steps);
     optimizer_.step(factor);
-    result.step = optimizer_.steps();
-    result.loss = loss / counts[1];
-    result.learning_rate = options.learning_rate * factor;
-    result.tokens = static_cast<Index>(counts[0]);
-    result.scored_tokens = static_cast<Index>(counts[1]);
-    return result;
+    return {optimizer_.steps(),
+            loss / counts[1],
+            norm,
+            options.learning_rate * factor,
+            static_cast<Index>(counts[0]),
+            static_cast<Index>(counts[1])};
   }
 
  private:

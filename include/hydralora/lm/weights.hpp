@@ -8,7 +8,6 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "hydralora/core/config.hpp"
@@ -54,12 +53,8 @@ class Checkpoint {
     file_of(name).read(name, matrix);
     read_.insert(name);
   }
-  /// All names, in alphabetical order.
-  std::vector<std::string> names() const {
-    std::vector<std::string> all;
-    for (const auto& [name, file] : files_) all.push_back(name);
-    return all;
-  }
+  /// The file of every tensor, in the order of their names.
+  const std::map<std::string, std::shared_ptr<SafetensorsFile>>& files() const { return files_; }
   /// The tensors that nothing has read, without the rotary frequencies that old checkpoints hold.
   std::vector<std::string> spare() const {
     std::vector<std::string> all;

@@ -15,8 +15,7 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace lm {
 
-/// The order in which training sees its examples. A position (epoch and place in it) says all that a run needs to go
-/// on: the order follows from the seed.
+/// The order in which training sees its examples. It follows from the seed: to go on, a run needs only the position.
 class Batches {
  public:
   struct Position {

@@ -1,19 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Training examples from JSON lines.
 //
-//   {"messages": [{"role": …, "content": …}, …]}                  by the chat template
-//   {"conversations": [{"from": "human", "value": …}, …]}         ShareGPT: by the chat template
-//   {"instruction": …, "input": …, "output": …}                   Alpaca: one question and one answer
-//   {"prompt": …, "completion": …}                                both are texts, tokenised apart
-//   {"text": …}                                                   every token is trained
-//   {"input_ids": […], "labels": […]}                             ready; labels as in transformers
+//   {"messages": [{"role": …, "content": …}, …]}   {"conversations": [{"from": "human", "value": …}, …]} (ShareGPT)
+//   {"instruction": …, "input": …, "output": …} (Alpaca)   {"prompt": …, "completion": …}   {"text": …}
+//   {"input_ids": […], "labels": […]}: labels as in transformers
 //
-// Conversations: the template writes all special tokens, also the end token, which is trained behind every answer. In
-// prompt/completion and text an end token is added and trained. A line may have a "group".
+// Conversations: the template writes all special tokens; an answer's end token is trained. In prompt/completion, which
+// are tokenised apart, and in text, an end token is added and trained. A line may have a "group".
 #pragma once
 
 #include <algorithm>
-#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>

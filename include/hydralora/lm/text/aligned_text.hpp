@@ -97,8 +97,7 @@ inline bool is_word(char32_t code) {
          has_category(code, UTF8PROC_CATEGORY_PC, UTF8PROC_CATEGORY_PC) || circled || code == 0x200C || code == 0x200D;
 }
 
-/// Whether Unicode may compose a character with the one before it, or change their order: marks, and vowels and final
-/// consonants of Hangul.
+/// Whether Unicode may compose a character with the one before it, or change their order: marks, letters of Hangul.
 inline bool joins_the_one_before(char32_t code) {
   return has_category(code, UTF8PROC_CATEGORY_MN, UTF8PROC_CATEGORY_ME) || (code >= 0x1160 && code <= 0x11FF);
 }
@@ -176,8 +175,7 @@ inline AlignedText align(std::string_view text) {
   return result;
 }
 
-/// Unicode's form NFC. Of a character and its marks, the first one then comes from the character, the others from the
-/// last marks.
+/// Unicode's form NFC. Of a character with marks, the first comes from the character, the others from the last marks.
 inline void compose(AlignedText& piece) {
   const auto& [text, spans, begin] = piece;
   if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) return;

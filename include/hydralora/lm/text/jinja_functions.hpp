@@ -78,7 +78,6 @@ class Table {
   std::map<std::pair<std::string, std::string>, Entry> all_;
 };
 
-/// Those of all templates.
 inline const Table& functions();
 
 /// object.key, where methods are first, or object[key], where items are. Undefined where there is neither.
@@ -161,12 +160,10 @@ inline const Table& functions() {
         return (c.name == "endswith" ? ends : begins)(c.self.text(), print(choice));
       });
     });
-    t.add("str", "find index count", "part", [](auto& c) -> Value {
-      const std::string &text = c.self.text(), &part = c.text(0);
-      if (c.name == "count") return static_cast<std::int64_t>(split(text, &part).size()) - 1;
-      const std::size_t at = text.find(part);
-      if (at == std::string::npos && c.name == "index") throw Fault("substring not found");
-      return at == std::string::npos ? -1 : length(text.substr(0, at));
+    t.add("str", "find count", "part", [](auto& c) -> std::int64_t {
+      if (c.name == "count") return static_cast<std::int64_t>(split(c.self.text(), &c.text(0)).size()) - 1;
+      const std::size_t at = c.self.text().find(c.text(0));
+      return at == std::string::npos ? -1 : length(c.self.text().substr(0, at));
     });
     t.add("dict", "get", "key default", [](auto& c) {
       const Value* const found = c.self.find(c.values[0]);

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -45,8 +44,7 @@ inline std::int64_t length(std::string_view text) {
   return static_cast<std::int64_t>(detail::to_characters(text).size());
 }
 
-/// str.upper, lower and capitalize, letter for letter, and Jinja's title: there a word begins behind white space, - and
-/// an opening bracket.
+/// str.upper, lower, capitalize, and Jinja's title: there a word begins behind white space, - and an opening bracket.
 inline std::string with_case(std::string_view text, std::string_view wanted) {
   std::u32string all = detail::to_characters(text);
   bool begins = wanted != "lower";

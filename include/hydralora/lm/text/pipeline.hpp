@@ -159,8 +159,6 @@ inline void decode_byte_fallback(Tokens& tokens) {
   tokens = std::move(result);
 }
 
-inline void fuse(Tokens& tokens) { tokens = {join(tokens)}; }
-
 /// Replaces the matches in every token; the first token has a content of its own.
 inline Step<Tokens> replace_in_tokens(const Regex& pattern, const std::string& content, const std::string& in_first) {
   return [pattern, content, in_first](Tokens& tokens) {
@@ -176,11 +174,6 @@ inline Step<Tokens> replace_in_tokens(const Regex& pattern, const std::string& c
       if (bytes >> 30U > 0) throw std::length_error("Tokenizer::decode: the text is longer than 1 GiB");
     }
   };
-}
-
-inline Step<Tokens> decode_replace(const Section& place) {
-  const std::string& content = place["content"].text(1024);
-  return replace_in_tokens(Regex(place["pattern"]), content, content);
 }
 
 /// Takes up to `start` and `stop` characters from the ends of each token.
@@ -210,8 +203,12 @@ inline Step<Tokens> make_decoder(const Section& section) {
   return make_step<Tokens>(section, "decoders",
                            {{"ByteLevel", [](const Section&) -> Step<Tokens> { return decode_byte_level; }},
                             {"ByteFallback", [](const Section&) -> Step<Tokens> { return decode_byte_fallback; }},
-                            {"Fuse", [](const Section&) -> Step<Tokens> { return fuse; }},
-                            {"Replace", decode_replace},
+                            {"Fuse", [](const Section&) -> Step<Tokens> { return [](Tokens& t) { t = {join(t)}; }; }},
+                            {"Replace",
+                             [](const Section& s) {
+                               const std::string& content = s["content"].text(1024);
+                               return replace_in_tokens(Regex(s["pattern"]), content, content);
+                             }},
                             {"Strip", decode_strip},
                             {"Metaspace", decode_metaspace}});
 }

@@ -221,8 +221,7 @@ class Regex {
     std::uint64_t steps;  // that are left
     std::size_t at;       // place in the text at the last step
   };
-  /// Called before each item of a regular expression. A step is an item, or a byte that an item has passed. PCRE2's own
-  /// limit starts again at every byte of the text.
+  /// A step is an item of a regular expression, or a byte that it passes. PCRE2's own limit starts again at every byte.
   static int count_down(pcre2_callout_block* block, void* data) {
     Budget& budget = *static_cast<Budget*>(data);
     const std::size_t passed = block->current_position - std::min(block->current_position, budget.at);

@@ -138,8 +138,7 @@ class AddedTokens {
 
 }  // namespace detail
 
-/// In which parts of a text special tokens are words like any others: bytes [first, second), in rising order. Text that
-/// is not trusted should be read as words.
+/// Where in a text special tokens are words like any others: bytes [first, second), in rising order.
 struct SpecialTokens {
   std::vector<std::pair<std::size_t, std::size_t>> words;
   static const SpecialTokens parsed, as_words;
