@@ -20,7 +20,7 @@ import page
 import run
 
 FLOAT, HALF = "float32", "bfloat16"
-SHORT, LONG = 3, 100  # runs of all rows but the first; seconds of a run that is not repeated
+SHORT, LONG = 3, 40  # runs of all rows but the first; seconds of a run that is not repeated
 COLD = "--warm-up 0 --steps 1"  # of steps that take a minute
 # table, row, column, our options, and the types in which PyTorch does the same
 ROWS = [
@@ -135,6 +135,7 @@ def main():
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--engine", help="of ours")
     o = parser.parse_args()
     if o.peer:
         return peer(o)
