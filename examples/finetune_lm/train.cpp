@@ -286,7 +286,9 @@ int train(TrainOptions options) {
   const Ranks ranks;
   if (ranks.rank() > 0) std::cout.setstate(std::ios::failbit);  // one rank reports
   try {
-    return Run(std::move(options), ranks).go();
+    const int code = Run(std::move(options), ranks).go();
+    if (ranks.rank() > 0) std::cout.clear();
+    return code;
   } catch (const std::exception& error) {
     if (ranks.count() > 1) std::cerr << "finetune_lm: rank " << ranks.rank() << ": " << error.what() << std::endl;
     ranks.abort(2);
