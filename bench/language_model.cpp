@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#if defined(BENCH_ONEDNN)
+#if defined(HYDRALORA_ONEDNN)
 #include "hydralora/interop/onednn.hpp"
 #endif
 #include "hydralora/core/parallel.hpp"
@@ -68,7 +68,7 @@ ordered_json multiply_add(Index threads) {
 lm::Base<float> base_of(const std::string& name, const std::string& engine) {
   const auto found = std::find(std::begin(lm::base_names), std::end(lm::base_names), name);
   if (found == std::end(lm::base_names)) throw std::invalid_argument("--base " + name);
-#if defined(BENCH_ONEDNN)
+#if defined(HYDRALORA_ONEDNN)
   if (engine == "onednn" && name == "float32") {
     return {[](const auto&, DenseView<float> w) { return lm::make_weight<float>(OneDnnLinear(w)); }, false};
   }

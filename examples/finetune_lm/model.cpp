@@ -6,7 +6,7 @@
 #include <set>
 #include <stdexcept>
 
-#if defined(FINETUNE_LM_ONEDNN)
+#if defined(HYDRALORA_ONEDNN)
 #include "hydralora/interop/onednn.hpp"
 #endif
 
@@ -216,7 +216,7 @@ lm::BaseType base_type_of(const ModelOptions& options) {
 lm::Base<float> base_of(const ModelOptions& options) {
   const lm::BaseType type = base_type_of(options);
   if (options.engine == "eigen") return lm::base_of<float>(type);
-#if defined(FINETUNE_LM_ONEDNN)
+#if defined(HYDRALORA_ONEDNN)
   using hydralora::OneDnnBFloat16Linear;
   using View = hydralora::DenseView<float>;
   if (type == lm::BaseType::float32) {

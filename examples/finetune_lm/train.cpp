@@ -103,8 +103,8 @@ class Run {
     std::cout << "training " << parameters.size() << " numbers (" << o_.method << "), " << total_ << " steps"
               << std::endl;
     trainer_->reduction = ranks_.reduction();
-    const std::string all_settings = settings().dump();
-    if (!ranks_.same(hydralora::fnv1a(all_settings.data(), all_settings.size()))) {
+    settings_ = settings();
+    if (const std::string text = settings_.dump(); !ranks_.same(hydralora::fnv1a(text.data(), text.size()))) {
       throw std::invalid_argument("the ranks were given different options or data");
     }
     if (o_.resume) resume();
@@ -228,7 +228,7 @@ class Run {
                                 {"evaluations_without_gain", evaluations_without_gain_},
                                 {"best_saved", best_saved_}};
     hydralora::save_checkpoint(folder / "training.safetensors", trainer_->optimizer(),
-                               {{"settings", settings().dump()}, {"state", state.dump()}});
+                               {{"settings", settings_.dump()}, {"state", state.dump()}});
     folder_.remove_checkpoints(trainer_->optimizer().steps());
   }
 
@@ -243,8 +243,8 @@ class Run {
       if (!json.is_object()) throw hydralora::FileError(file, std::string("has no ") + name + " of a run");
       return json;
     };
-    const ordered_json then = note("settings"), now = settings(), state = note("state");
-    for (const auto& [key, value] : now.items()) {
+    const ordered_json then = note("settings"), state = note("state");
+    for (const auto& [key, value] : settings_.items()) {
       if (then.value(key, ordered_json()) == value) continue;
       const bool data = key == "data" || key == "validation";
       throw std::invalid_argument(
@@ -266,6 +266,7 @@ class Run {
   }
 
   TrainOptions o_;
+  ordered_json settings_;  // hashes all data: made once
   const Ranks& ranks_;
   RunFolder folder_;
   Text text_;

@@ -25,8 +25,7 @@ lm::AdapterOptions adapter_options(const TrainOptions& o) {
 }
 
 /// The adapter's method and sizes come from its directory. Options may say the same, but nothing else.
-void check_given_options(const TrainOptions& o, lm::Decoder<float>& model) {
-  const hydralora::PeftDirectory directory(o.model.adapter);
+void check_given_options(const TrainOptions& o, const hydralora::PeftDirectory& directory, lm::Decoder<float>& model) {
   const auto check = [&](const char* option, const auto& value, const auto& in_directory) {
     if (o.given.count(option) == 0 || value == in_directory) return;
     std::ostringstream message;
@@ -61,8 +60,9 @@ void check_given_options(const TrainOptions& o, lm::Decoder<float>& model) {
 
 std::unique_ptr<lm::Adapters<float>> make_adapters(const TrainOptions& o, lm::Decoder<float>& model) {
   if (o.model.adapter.empty()) return std::make_unique<lm::Adapters<float>>(model, adapter_options(o));
-  check_given_options(o, model);
-  return load_adapters(model, o.model);
+  const hydralora::PeftDirectory directory(o.model.adapter);
+  check_given_options(o, directory, model);
+  return std::make_unique<lm::Adapters<float>>(model, directory);
 }
 
 lm::TrainingOptions training_options(const TrainOptions& o, std::int64_t total_steps) {

@@ -127,6 +127,7 @@ TEST_CASE("chat templates: errors have the template's name and line") {
       {"\n{{ raise_exception('no ' ~ 1) }}", "T, line 2: no 1"},
       {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "too deep"},
       {"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "steps"},
+      {"{{ 'x' * 999999999 }}", "64 MiB"},
       {"{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "64 MiB"},
       {"{% set n = namespace(x=0) %}{% for i in range(999) %}{% set n.x = [n.x] %}{% endfor %}", "deeper than 200"},
       {"{% set n = namespace() %}{% set n.n = n %}{{ n }}", "deeper than 200"}};

@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: MIT
-// Frozen bases that oneDNN multiplies, for lm/ and AdaptedLinear. The only header that includes oneDNN; link it (-ldnnl).
+// Frozen bases that oneDNN multiplies, for lm/ and AdaptedLinear. It alone includes oneDNN; link that (-ldnnl).
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <oneapi/dnnl/dnnl.hpp>
-#include <utility>
-#include <vector>
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
 #include "hydralora/layers/frozen_linear.hpp"
+#include "hydralora/layers/stored_linear.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -108,15 +106,8 @@ class OneDnnBFloat16Linear {
  public:
   /// @param terms  1 or 2. @throws std::invalid_argument  also on a number that is not finite.
   OneDnnBFloat16Linear(DenseView<float> weight, int terms)
-      : terms_(terms), in_(weight.in_features()), out_(weight.out_features()) {
-    expects(terms == 1 || terms == 2, "OneDnnBFloat16Linear: ", terms, " terms, expected 1 or 2");
-    weight_.resize(static_cast<std::size_t>(checked_product(in_, out_, "OneDnnBFloat16Linear")));
-    for (std::size_t i = 0; i < weight_.size(); ++i) {
-      weight_[i] = detail::bfloat16_bits(weight.data()[i]);
-      expects(std::isfinite(detail::float_of_bfloat16(weight_[i])),
-              "OneDnnBFloat16Linear: a number is not finite, or too large for 16 bits");
-    }
-  }
+      : terms_(checked(terms)),
+        weight_(ConstTokens<float>(weight.data(), weight.in_features(), weight.out_features()).matrix().transpose()) {}
   /// Whether oneDNN multiplies bfloat16 on this processor.
   static bool supported() {
     static const bool found = [] {
@@ -133,20 +124,16 @@ class OneDnnBFloat16Linear {
     return found;
   }
 
-  Index in_features() const { return in_; }
-  Index out_features() const { return out_; }
-  void row(Index out, float* to) const {
-    for (Index i = 0; i < in_; ++i) {
-      to[i] = detail::float_of_bfloat16(weight_[static_cast<std::size_t>(out * in_ + i)]);
-    }
-  }
+  Index in_features() const { return weight_.cols(); }
+  Index out_features() const { return weight_.rows(); }
+  void row(Index out, float* to) const { weight_.read_rows(out, 0, Tokens<float>(to, in_features(), 1)); }
   void forward(ConstTokens<float> x, Tokens<float> y, Write write = Write::add) const {
-    detail::check_product<float>("OneDnnBFloat16Linear::forward: ", x, y, in_, out_);
-    multiply(x, {narrow, in_, out_, 1, in_, weight_.data()}, y, write);
+    detail::check_product<float>("OneDnnBFloat16Linear::forward: ", x, y, in_features(), out_features());
+    multiply(x, {narrow, in_features(), out_features(), 1, in_features(), weight_.data()}, y, write);
   }
   void backward(ConstTokens<float> dy, Tokens<float> dx, Write write = Write::add) const {
-    detail::check_product<float>("OneDnnBFloat16Linear::backward: ", dy, dx, out_, in_);
-    multiply(dy, {narrow, out_, in_, in_, 1, weight_.data()}, dx, write);
+    detail::check_product<float>("OneDnnBFloat16Linear::backward: ", dy, dx, out_features(), in_features());
+    multiply(dy, {narrow, out_features(), in_features(), in_features(), 1, weight_.data()}, dx, write);
   }
 
  private:
@@ -173,9 +160,13 @@ class OneDnnBFloat16Linear {
     detail::onednn_multiply({narrow, x.tokens(), x.features(), x.features(), 1, low}, w, to, Write::add);
   }
 
+  static int checked(int terms) {
+    expects(terms == 1 || terms == 2, "OneDnnBFloat16Linear: ", terms, " terms, expected 1 or 2");
+    return terms;
+  }
+
   int terms_;
-  Index in_, out_;
-  std::vector<std::uint16_t> weight_;
+  NarrowWeight<Eigen::bfloat16> weight_;
 };
 
 }  // namespace HYDRALORA_BUILD

@@ -25,8 +25,8 @@ struct CallOptions {
   ConstTokens<Scalar> weights;
   /// dω for Routing::given, (heads × tokens) or empty, ADDED to by backward(). Must not overlap x, dy or dx.
   Tokens<Scalar> weights_gradient;
-  /// For a gate that pools (GateConfig::granularity): lengths ≥ 0 that sum to the tokens of the call, and prompts. Empty:
-  /// all tokens are one segment. Other layers only check it. Read by forward(), which saves it for backward().
+  /// For a gate that pools (GateConfig::granularity): lengths ≥ 0 that sum to the tokens of the call, and prompts.
+  /// Empty: all tokens are one segment. Other layers only check it. Read by forward(), which saves it for backward().
   Segments segments;
   /// For a learned gate: the gradient of a balance loss (train/balance.hpp) with respect to the pooled logits /
   /// temperature, (heads × tokens). Read by backward(). Must not overlap dx.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Frozen bases in 16 bits, 8 bits or 4 bits per number, row-major as checkpoints have them. W is decoded strip by strip,
-// and Eigen multiplies the strip.
+// Frozen bases in 16 bits, 8 bits or 4 bits per number, row-major as checkpoints have them. W is decoded strip by
+// strip, and Eigen multiplies the strip.
 #pragma once
 
 #include <algorithm>

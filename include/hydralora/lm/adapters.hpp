@@ -229,12 +229,8 @@ class Adapters {
       plan_hydra(linear, sizes<HydraLoRA<Scalar>>(linear, options), options.gate, seed);
   }
   void plan_hydra(Linear<Scalar>& linear, HydraLoRAConfig config, GateKind gate, std::uint64_t seed) {
-    if (gate == GateKind::prompt) config.gate.granularity = GateGranularity::segment;
-    if (gate == GateKind::causal) config.gate.granularity = GateGranularity::causal;
-    if (gate == GateKind::given) {
-      config.routing = Routing::given;
-      model_.given_heads = config.heads;
-    }
+    hydralora::detail::apply_gate(gate_names[static_cast<int>(gate)], config.routing, config.gate);
+    if (gate == GateKind::given) model_.given_heads = config.heads;
     model_.pools_prompts = gate == GateKind::prompt;
     model_.pools_causally = gate == GateKind::causal;
     add<HydraLoRA<Scalar>>(linear, config, seed);

@@ -24,7 +24,7 @@ namespace detail {
 /// Queries that are taken together: products wide enough for Eigen, and little of the upper triangle computed in vain.
 inline constexpr Index query_block = 64;
 
-/// The keys that a block of queries sees: `begin` … `end` − 1 together, `first(i)` … `last(i)` for query i of the block.
+/// The keys that a block of queries sees: `begin` … `end` − 1 together, `first(i)` … `last(i)` for its query i.
 struct KeyRange {
   Index position;  ///< of the block's first query among the keys
   Index window;    ///< 0 = all before

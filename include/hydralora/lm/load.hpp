@@ -23,8 +23,8 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace lm {
 
-/// Calls linear(Linear&, name, out, in, whether it has a bias) and gain(Gain&, name, size) for all parts of a decoder in
-/// the model's order. Names as in the checkpoint; those of linears without ".weight".
+/// Calls linear(Linear&, name, out, in, whether it has a bias) and gain(Gain&, name, size) for all parts of a decoder,
+/// in the model's order. Names as in the checkpoint; those of linears without ".weight".
 template <class Scalar, class OnLinear, class OnGain>
 void for_each_part(Decoder<Scalar>& model, OnLinear&& linear, OnGain&& gain) {
   const ModelConfig& c = model.config;

@@ -150,8 +150,7 @@ inline Value arithmetic(std::string_view symbol, const Value& a, const Value& b)
   }
   if (symbol == "*" && a.is(Kind::string) && b.is_integer()) {
     std::string text;
-    for (std::int64_t i = 0; i < b.integer(); ++i)
-      within_limit((text += a.text()).size() + static_cast<std::size_t>(i));
+    for (std::int64_t i = 0; i < b.integer() && a.truth(); ++i) within_limit((text += a.text()).size());
     return text;
   }
   const double x = a.defined().number(), y = b.defined().number();
