@@ -101,21 +101,32 @@ class DenseView {
   Index out_features() const { return transposed_.tokens(); }
   void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Write write = Write::add) const {
     detail::check_product<Scalar>("DenseView::forward: ", x, y, in_features(), out_features());
-    parallel_slices(x.tokens(), slice_tokens, [&](Index begin, Index count) {
-      detail::multiply(transposed_.matrix().transpose(), x.slice(begin, count).matrix(), y.slice(begin, count).matrix(),
-                       write);
-    });
+    multiply_panels(x, y, write,
+                    [&](Index row, Index rows) { return transposed_.slice(row, rows).matrix().transpose(); });
   }
   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx, Write write = Write::add) const {
     detail::check_product<Scalar>("DenseView::backward: ", dy, dx, out_features(), in_features());
-    parallel_slices(dy.tokens(), slice_tokens, [&](Index begin, Index count) {
-      detail::multiply(transposed_.matrix(), dy.slice(begin, count).matrix(), dx.slice(begin, count).matrix(), write);
-    });
+    multiply_panels(dy, dx, write, [&](Index row, Index rows) { return transposed_.rows(row, rows).matrix(); });
   }
 
  private:
-  static constexpr Index slice_tokens = 256;  // a decoder multiplies hundreds of tokens, and every slice packs W again
-  ConstTokens<Scalar> transposed_;            // in × out, column-major
+  /// Tokens per slice and rows of the product per panel. Every slice packs W again, and every panel the slice. Eigen
+  /// packs a whole panel before it multiplies: of 512 rows that stays in the second-level cache, of an lm_head's 49,152
+  /// it would be 57 MB, and 1.4 times slower.
+  static constexpr Index slice_tokens = 256, panel_rows = 512;
+
+  template <class Panel>
+  static void multiply_panels(ConstTokens<Scalar> from, Tokens<Scalar> to, Write write, Panel&& panel) {
+    parallel_slices(from.tokens(), slice_tokens, [&](Index begin, Index count) {
+      for (Index row = 0; row < to.features(); row += panel_rows) {
+        const Index rows = std::min(panel_rows, to.features() - row);
+        detail::multiply(panel(row, rows), from.slice(begin, count).matrix(),
+                         to.slice(begin, count).rows(row, rows).matrix(), write);
+      }
+    });
+  }
+
+  ConstTokens<Scalar> transposed_;  // in × out, column-major
 };
 
 namespace detail {
