@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <ctime>
 #include <iostream>
 #include <map>
@@ -12,12 +13,14 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #if defined(HYDRALORA_ONEDNN)
 #include "hydralora/interop/onednn.hpp"
 #endif
 #include "hydralora/core/parallel.hpp"
+#include "hydralora/io/gguf_blocks.hpp"
 #include "hydralora/lm/adapters.hpp"
 #include "hydralora/lm/load.hpp"
 #include "hydralora/lm/trainer.hpp"
@@ -65,7 +68,22 @@ ordered_json multiply_add(Index threads) {
   return {{"flop_per_second", flop / (seconds_now() - start)}, {"sum", sums[0]}};
 }
 
+/// Blocks of a GGUF with random codes. What they hold does not change the time.
+lm::Base<float> gguf_base(GgufType type) {
+  return {[type](const std::string&, DenseView<float> w) {
+            const Index row = w.in_features() / info_of(type).block * info_of(type).bytes;
+            std::vector<unsigned char> bytes(static_cast<std::size_t>(w.out_features() * row));
+            constexpr int small = 32;  // halves of such bytes are small numbers
+            for (unsigned char& byte : bytes) byte = static_cast<unsigned char>(std::rand() % small);
+            return lm::make_weight<float>(
+                StoredLinear<GgufWeight, float>(GgufWeight(type, w.out_features(), w.in_features(), std::move(bytes))));
+          },
+          true};
+}
+
 lm::Base<float> base_of(const std::string& name, const std::string& engine) {
+  if (name == "Q4_1") return gguf_base(GgufType::Q4_1);
+  if (name == "Q4_K") return gguf_base(GgufType::Q4_K);
   const auto found = std::find(std::begin(lm::base_names), std::end(lm::base_names), name);
   if (found == std::end(lm::base_names)) throw std::invalid_argument("--base " + name);
 #if defined(HYDRALORA_ONEDNN)

@@ -31,6 +31,8 @@ ROWS = [
     ("step", "LoRA, bfloat16 base, oneDNN with one term", "ours", "--base bfloat16 --engine onednn-one-term", (HALF,)),
     ("step", "LoRA, bfloat16 base, gradient checkpointing", "ours", "--base bfloat16 --checkpointing --steps 1", ()),
     ("step", "LoRA, NF4 base", "ours", "--base nf4", ()),
+    ("step", "LoRA, Q4_1 base (GGUF)", "ours", "--base Q4_1", ()),
+    ("step", "LoRA, Q4_1 base (GGUF), gradient checkpointing", "ours", "--base Q4_1 --checkpointing --steps 1", ()),
     ("step", "LoRA, gradient checkpointing", "ours", "--checkpointing --steps 1", (FLOAT,)),
     ("step", "HydraLoRA of 3 heads", "ours", "--method hydra", ()),
     ("step", "full fine-tuning", "ours", "--method full --steps 1", (FLOAT,)),

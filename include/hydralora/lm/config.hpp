@@ -24,6 +24,7 @@ struct RopeConfig {
   double factor = 1;     ///< linear, llama3: positions, or long wavelengths, are divided by it
   double low_frequency_factor = 1, high_frequency_factor = 4;  ///< llama3
   double original_positions = 0;                               ///< llama3: the context before it was extended
+  std::vector<float> divisors;                                 ///< of each frequency, or empty
 };
 
 /// The sizes and settings of a decoder.

@@ -62,6 +62,7 @@ class Rope {
         const double share = std::clamp((times - low) / (high - low), 0.0, 1.0);
         f = static_cast<float>((1 - share) * static_cast<double>(f) / config.factor + share * static_cast<double>(f));
       }
+      if (!config.divisors.empty()) f /= config.divisors[static_cast<std::size_t>(i)];
       frequencies_.push_back(f);
     }
   }

@@ -41,8 +41,10 @@ class ChatTemplate {
 
   /// @param text  a Jinja template
   /// @param name  appears in errors
+  /// @param variables  what every rendering sees: bos_token, for example
   /// @throws TemplateError  on a syntax error, with its line.
-  ChatTemplate(const std::string& text, std::string name) : name_(std::move(name)) {
+  ChatTemplate(const std::string& text, std::string name, Json variables = Json::object())
+      : name_(std::move(name)), variables_(std::move(variables)) {
     const auto interpreter = std::make_shared<jinja::Interpreter>(text);
     located(*interpreter, [&] { return interpreter->check(), ""; });
     checked_ = interpreter;
@@ -88,7 +90,7 @@ class ChatTemplate {
   /// @param messages   an array of objects with role and content
   /// @param variables  an object: what the template sees besides, such as tools; replaces variables of the same name
   /// @throws std::invalid_argument  where messages or variables have another form.
-  /// @throws TemplateError          where the template raises an error, or makes more than 64 MiB or 20 million steps.
+  /// @throws TemplateError          where the template raises an error, or makes more than 64 MiB or 5 million steps.
   std::string render(const Json& messages, bool add_generation_prompt, const Json& variables = {}) const {
     if (!messages.is_array()) throw std::invalid_argument("ChatTemplate: the messages are not an array");
     if (!variables.is_object() && !variables.is_null()) {

@@ -43,7 +43,7 @@ class Expressions : public Scanner {
   }
   void spend(std::size_t steps) {
     steps_ += steps;
-    if (steps_ > 20'000'000) throw Fault("the template does not end within 20000000 steps");
+    if (steps_ > 5'000'000) throw Fault("the template does not end within 5000000 steps");
   }
   /// Counts the work that was done with a value.
   Value spent(Value value) {

@@ -161,8 +161,10 @@ class Tokenizer {
   /// @throws FileError  if it cannot be read, is inconsistent, or has a part that is not supported; the message gives
   ///                    the key, the value and what is supported.
   /// Cost  about ten times the file in memory while it is read.
-  explicit Tokenizer(const std::filesystem::path& file)
-      : Tokenizer(detail::Section(file, "", detail::read_json_text(file))) {}
+  explicit Tokenizer(const std::filesystem::path& file) : Tokenizer(file, detail::read_json_text(file)) {}
+  /// @param json  what a tokenizer.json holds; `file` is for messages.
+  Tokenizer(const std::filesystem::path& file, const nlohmann::json& json)
+      : Tokenizer(detail::Section(file, "", json)) {}
 
   /// Text to ids.
   /// @param text  each part that is not UTF-8 is read as U+FFFD, as Python does with errors="replace".
