@@ -2,27 +2,19 @@
 #include "commands.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <iomanip>
 #include <iostream>
 #include <map>
 #include <stdexcept>
 
-#include "forecast.hpp"
-#include "sha256.hpp"
+#include "evaluation.hpp"
 
 namespace finetune_lm {
 namespace {
 
 using nlohmann::json;
 using nlohmann::ordered_json;
-
-std::string stripped(const std::string& text) {
-  const char* blanks = " \t\r\n";
-  const std::size_t begin = text.find_first_not_of(blanks);
-  return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(blanks) + 1 - begin);
-}
 
 /// f(one) for all of the array in a file.
 template <class Function>
@@ -48,49 +40,7 @@ void evaluate(EvaluateOptions o) {
   for (const std::string& path : o.data)
     file.read(path, text.functions(), std::min(o.max_length, model->config.positions), false);
   if (file.examples.empty()) throw std::invalid_argument("evaluate: the data has no example with a trained token");
-  struct Sums {
-    double loss = 0, scored = 0, bytes = 0, right = 0, answers = 0;
-  };
-  std::map<std::string, Sums> groups;
-  const std::vector<int> ends = text.end_tokens();
-  const bool decodes =
-      text.bytes() || std::filesystem::exists(std::filesystem::path(o.model.folder) / "tokenizer.json");
-  for (const lm::Example& e : file.examples) {
-    lm::Batch batch;
-    batch.add(e.ids, e.labels, e.group);
-    Sums s;
-    s.loss = model->loss(batch);
-    s.scored = static_cast<double>(batch.scored().size());
-    // The first answer, and what greedy decoding says in its place.
-    const auto scored = [&](std::size_t t) { return e.labels[t] != lm::not_scored; };
-    std::size_t begin = 1;
-    while (begin < e.ids.size() && !scored(begin)) ++begin;
-    std::size_t end = begin;
-    while (end < e.ids.size() && scored(end)) ++end;
-    if (decodes) {
-      std::vector<int> all_scored;
-      for (std::size_t t = 1; t < e.ids.size(); ++t) {
-        if (scored(t)) all_scored.push_back(e.ids[t]);
-      }
-      s.bytes = static_cast<double>(text.decode(all_scored, true).size());
-    }
-    if (decodes && begin > 1) {
-      std::vector<int> answer(e.ids.begin() + static_cast<std::ptrdiff_t>(begin),
-                              e.ids.begin() + static_cast<std::ptrdiff_t>(end));
-      lm::GenerationOptions g;
-      g.max_tokens = std::max<Index>(o.max_tokens, static_cast<Index>(answer.size()) + 1);
-      g.end_tokens = ends;
-      g.group = e.group;
-      const std::vector<int> prompt(e.ids.begin(), e.ids.begin() + static_cast<std::ptrdiff_t>(begin));
-      const std::vector<int> said = lm::Generator<float>(*model).generate(prompt, g);
-      s.answers = 1;
-      s.right = stripped(text.decode(said, true)) == stripped(text.decode(answer, true)) ? 1 : 0;
-    }
-    for (const std::string& name : {std::string("all"), file.groups[static_cast<std::size_t>(e.group)]}) {
-      Sums& to = groups[name];
-      to.loss += s.loss, to.scored += s.scored, to.bytes += s.bytes, to.right += s.right, to.answers += s.answers;
-    }
-  }
+  const std::map<std::string, GroupResult> groups = evaluate_examples(*model, text, file, o.max_tokens);
   ordered_json result;
   for (const auto& [name, s] : groups) {
     if (name.empty()) continue;
@@ -143,6 +93,47 @@ void generate(GenerateOptions o) {
               << '\n';
   } else {
     std::cout << said << '\n';
+  }
+}
+
+void chat(ChatOptions o) {
+  Text text(o.model);
+  text.chat_template();
+  const auto model = load_model(o.model);
+  auto adapters = load_adapters(*model, o.model);
+  o.generation.end_tokens = text.end_tokens();
+  std::cout << "/new forgets the conversation" << (adapters ? ", /adapter switches the adapter on and off" : "")
+            << ", /quit ends\n";
+  ordered_json messages = ordered_json::array();
+  for (std::string line; std::cout << "> " << std::flush && std::getline(std::cin, line) && line != "/quit";) {
+    if (line == "/new") messages.clear();
+    if (line == "/adapter" && !o.model.adapter.empty()) {
+      adapters = adapters ? nullptr : load_adapters(*model, o.model);
+      std::cout << "the adapter is " << (adapters ? "on" : "off") << '\n';
+    }
+    if (stripped(line).empty() || line[0] == '/') continue;
+    messages.push_back({{"role", "user"}, {"content", line}});
+    const std::string rendered = text.rendered(messages);
+    const std::vector<int> ids = text.bytes() ? text.encode(rendered, false) : text.tokenizer().encode(rendered).ids;
+    if (static_cast<Index>(ids.size()) >= model->config.positions) {
+      std::cout << "the conversation fills the model's context: /new begins another\n";
+      messages.erase(messages.size() - 1);
+      continue;
+    }
+    std::vector<int> made;
+    std::string said;
+    o.generation.receive = [&](int token) {
+      made.push_back(token);
+      const std::string now = text.decode(made, true);
+      // The bytes of a character may come in several tokens.
+      if (now.size() >= 3 && now.compare(now.size() - 3, 3, "\xEF\xBF\xBD") == 0) return;
+      if (now.size() > said.size()) std::cout << now.substr(said.size()) << std::flush;
+      said = now;
+    };
+    lm::Generator<float>(*model).generate(ids, o.generation);
+    ++o.generation.seed;
+    std::cout << '\n';
+    messages.push_back({{"role", "assistant"}, {"content", text.decode(made, true)}});
   }
 }
 
@@ -218,80 +209,6 @@ void logits(LogitsOptions o) {
     }
   }
   file.save(o.out);
-}
-
-namespace {
-
-/// Flop per second of a product as a decoder has them, on all threads; the best of a tenth of a second.
-double product_speed() {
-  constexpr Index in = 576, out = 1536, tokens = 512;
-  const lm::Matrix<float> w = lm::Matrix<float>::Constant(in, out, 0.5F), x = lm::Matrix<float>::Ones(in, tokens);
-  lm::Matrix<float> y(out, tokens);
-  const hydralora::DenseView<float> view(w.data(), out, in);
-  double best = 0;
-  const auto now = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()); };
-  for (const double begin = now().count(); now().count() < begin + 0.1;) {
-    const double start = now().count();
-    view.forward(hydralora::ConstTokens<float>(x), hydralora::Tokens<float>(y), hydralora::Write::overwrite);
-    best = std::max(best, 2.0 * in * out * tokens / (now().count() - start));
-  }
-  return best;
-}
-
-}  // namespace
-
-void info(InfoOptions o) {
-  const lm::ModelConfig c = config_of(o.model);
-  const auto million = [](double n) { return n / 1e6; };
-  std::cout << c.model_type << ": " << c.layers << " blocks, " << c.hidden << " features, " << c.heads << " heads of "
-            << c.head_dim << " (" << c.kv_heads << " for keys), feed-forward " << c.intermediate << ", vocabulary "
-            << c.vocabulary << ", context " << c.positions << (c.tied ? ", lm_head tied" : "") << '\n'
-            << std::fixed << std::setprecision(1) << million(static_cast<double>(lm::weight_count(c)))
-            << " million weights\nlinears of every block:\n";
-  lm::for_each_tensor(c, [&](const std::string& name, Index rows, Index columns) {
-    if (columns > 0 && name.rfind("model.layers.0.", 0) == 0) {
-      std::cout << "  " << name.substr(15) << "  " << rows << " x " << columns << '\n';
-    }
-  });
-  constexpr double beside_products = 1.4;  // measured: a step of 135 million weights against its flop at this speed
-  const double product = product_speed(), speed = product / beside_products;
-  const lm::BaseType base = base_type_of(o.model);
-  std::cout << "rank " << o.rank << ", " << o.heads << " heads, " << o.tokens << " tokens a step, base " << o.model.base
-            << " (" << std::setprecision(2) << weight_bytes(c, base) / static_cast<double>(lm::weight_count(c))
-            << " bytes a weight); with gradient checkpointing in brackets:\n"
-            << "  method  million trained     memory GB     seconds a step\n";
-  for (const char* name : {"lora", "split", "hydra", "full"}) {
-    const bool full = std::string(name) == "full";
-    const auto of = [&](bool checkpointing) {
-      return forecast(c, name, o.rank, o.heads, o.tokens, checkpointing, full ? lm::BaseType::float32 : base);
-    };
-    const Forecast plain = of(false), less = of(true);
-    std::cout << "  " << std::left << std::setw(6) << name << std::right << std::setw(17) << million(plain.trained)
-              << std::setw(8) << plain.bytes / 1e9 << " (" << less.bytes / 1e9 << ")" << std::setw(10)
-              << plain.flop / speed << " (" << less.flop / speed << ")\n";
-  }
-  std::cout << "seconds: 1.4 times the flop of a step at the speed of a product here, now " << std::setprecision(0)
-            << product / 1e9 << " GFLOP/s\n";
-  const std::filesystem::path folder = o.model.folder;
-  if (o.model.folder.empty()) return;
-  if (!std::filesystem::exists(folder / "model.safetensors") &&
-      !std::filesystem::exists(folder / "model.safetensors.index.json")) {
-    std::cout << "there are no weights in " << o.model.folder << '\n';
-    return;
-  }
-  if (!o.tensors) return;
-  const lm::Checkpoint checkpoint(folder);
-  for (const auto& [name, file] : checkpoint.files()) {
-    const hydralora::TensorEntry& entry = file->entry(name);
-    const Index rows = entry.shape.empty() ? 1 : entry.shape[0];
-    const Index columns = entry.shape.size() < 2 ? 1 : entry.shape[1];
-    Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> numbers(rows, columns);
-    file->read(name, numbers, false);
-    std::cout << name << ' ' << hydralora::info_of(entry.type).name << ' ' << hydralora::shape_text(entry.shape) << ' '
-              << sha256(reinterpret_cast<const unsigned char*>(numbers.data()),
-                        static_cast<std::size_t>(numbers.size()) * sizeof(float))
-              << '\n';
-  }
 }
 
 }  // namespace finetune_lm

@@ -25,6 +25,13 @@ struct GenerateOptions {
 };
 void generate(GenerateOptions options);
 
+struct ChatOptions {
+  ModelOptions model;
+  lm::GenerationOptions generation;
+};
+/// Answers lines of the standard input.
+void chat(ChatOptions options);
+
 struct TokenizeOptions {
   ModelOptions model;
   std::string texts, ids, chats;
@@ -44,5 +51,21 @@ struct InfoOptions {
   bool tensors = false;
 };
 void info(InfoOptions options);
+
+struct ReportOptions {
+  ModelOptions model;
+  std::vector<std::string> data;
+  Index examples = 100, max_length = 1024, max_tokens = 32;
+};
+/// Writes report.html into the run, which is the adapter's folder.
+void report(ReportOptions options);
+
+struct ExportOptions {
+  ModelOptions model;
+  std::string to, out, type = "F16";
+  bool approximate = false;
+  std::vector<std::string> data;
+};
+void export_model(ExportOptions options);
 
 }  // namespace finetune_lm

@@ -24,15 +24,16 @@ inline double weight_bytes(const lm::ModelConfig& c, lm::BaseType base) {
     sum += columns == 0 || base == lm::BaseType::float32 ? 4 * numbers
            : base == lm::BaseType::bfloat16 || !of_block ? 2 * numbers
            : base == lm::BaseType::int8                  ? numbers + 4 * static_cast<double>(rows)
-                                                         : 0.5625 * numbers;
+                                                         : (0.5 + (1 + 4.0 / 256) / 64) * numbers;
   });
   return sum;
 }
 
 /// @param method  lora, split, hydra (on all linears) or full.
 /// @param tokens  of a micro-batch.
+/// @param held    bytes of all weights.
 inline Forecast forecast(const lm::ModelConfig& c, const std::string& method, Index rank, Index heads, Index tokens,
-                         bool checkpointing, lm::BaseType base = lm::BaseType::float32) {
+                         bool checkpointing, double held) {
   const auto d = [](Index n) { return static_cast<double>(n); };
   const bool full = method == "full", routed = method == "hydra", many = method == "split" || routed;
   double in_sum = 0, products = 0, adapters = 0, saved_by_adapters = 0;
@@ -57,9 +58,7 @@ inline Forecast forecast(const lm::ModelConfig& c, const std::string& method, In
   const double numbers = d(tokens) * ((d(c.layers) + 1) * input + blocks * block + scratch) +
                          head_chunk * (d(c.vocabulary) + 3 * input) + (full ? 3 : 4) * f.trained;
   constexpr double program = 15e6;
-  // A strip of lm_head, decoded.
-  const double strip = base == lm::BaseType::float32 ? 0 : 4 * 64 * d(std::max(c.vocabulary, c.intermediate));
-  f.bytes = weight_bytes(c, base) + 4 * numbers + strip + program;
+  f.bytes = held + 4 * numbers + program;
   // A backward pass of a frozen weight costs what its forward pass does; of a trained one twice that.
   const double attention = 2 * d(tokens) * d(c.q_features()) * d(c.layers), head = d(c.vocabulary) * d(c.hidden);
   const double again = checkpointing ? 2 * products + attention : 0;

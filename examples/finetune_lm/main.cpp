@@ -29,19 +29,28 @@ void wait_asleep(char** argv) {
 }
 
 void add_model(CLI::App& command, ModelOptions& model, bool weights = true) {
-  command.add_option("--model", model.folder, "folder of a Hugging Face checkpoint (default: a tiny random model)");
+  command.add_option("--model", model.folder,
+                     "folder of a Hugging Face checkpoint, or a GGUF (default: a tiny random model)");
   command.add_option("--chat-template", model.chat_template, "a file, or chatml (default: the model's own)");
   if (!weights) return;
-  command.add_option("--adapter", model.adapter, "folder of an adapter");
-  command.add_option("--base", model.base, "how the frozen weights are held")
-      ->check(CLI::IsMember({"float32", "bfloat16", "int8", "nf4"}))
-      ->capture_default_str();
+  command.add_option("--adapter", model.adapter, "folder of an adapter, or llama.cpp's file");
+  command
+      .add_option("--base", model.base, "how the frozen weights are held (default: float32, or as they lie in a GGUF)")
+      ->check(CLI::IsMember({"float32", "bfloat16", "int8", "nf4"}));
   command.add_option("--engine", model.engine, "what multiplies them")
       ->check(CLI::IsMember({"eigen", "onednn"}))
       ->capture_default_str();
   command.add_option("--bf16-terms", model.bf16_terms, "of activations on a bfloat16 base with oneDNN: 2 are as float")
       ->check(CLI::Range(1, 2))
       ->capture_default_str();
+}
+
+void add_generation(CLI::App& command, lm::GenerationOptions& o) {
+  command.add_option("--max-tokens", o.max_tokens, "at most")->check(CLI::Range(1, 1 << 24));
+  command.add_option("--temperature", o.temperature, "0: greedy")->check(CLI::NonNegativeNumber);
+  command.add_option("--top-p", o.top_p, "nucleus")->check(CLI::Range(0.0, 1.0));
+  command.add_option("--seed", o.seed, "of sampling")->check(CLI::NonNegativeNumber);
+  command.add_option("--group", o.group, "for --gate given");
 }
 
 int run(int argc, char** argv) {
@@ -117,13 +126,14 @@ int run(int argc, char** argv) {
   generate_command.add_option("--prompt", g.prompt, "the text");
   generate_command.add_option("--messages", g.messages, "a file with a conversation");
   generate_command.add_flag("--chat", g.chat, "the prompt is a user's message");
-  generate_command.add_option("--max-tokens", g.generation.max_tokens, "at most")->check(CLI::Range(1, 1 << 24));
-  generate_command.add_option("--temperature", g.generation.temperature, "0: greedy")->check(CLI::NonNegativeNumber);
-  generate_command.add_option("--top-p", g.generation.top_p, "nucleus")->check(CLI::Range(0.0, 1.0));
-  generate_command.add_option("--seed", g.generation.seed, "of sampling")->check(CLI::NonNegativeNumber);
-  generate_command.add_option("--group", g.generation.group, "for --gate given");
+  add_generation(generate_command, g.generation);
   generate_command.add_flag("--ignore-eos", g.ignore_eos, "go on behind end tokens");
   generate_command.add_flag("--json", g.json, "print JSON");
+
+  ChatOptions c;
+  CLI::App& chat_command = *app.add_subcommand("chat", "talk with a model");
+  add_model(chat_command, c.model);
+  add_generation(chat_command, c.generation);
 
   TokenizeOptions k;
   CLI::App& tokenize_command = *app.add_subcommand("tokenize", "texts to ids and back");
@@ -148,6 +158,28 @@ int run(int argc, char** argv) {
   info_command.add_option("--tokens", i.tokens, "of a micro-batch")->check(CLI::Range(1, 1 << 24));
   info_command.add_flag("--tensors", i.tensors, "name, type, shape and SHA-256 of every tensor");
 
+  ReportOptions r;
+  CLI::App& report_command = *app.add_subcommand("report", "a page about a run: report.html in its folder, --adapter");
+  add_model(report_command, r.model);
+  report_command.add_option("--data", r.data, "files of JSON lines that were not trained on")->required();
+  report_command.add_option("--examples", r.examples, "of every group at most")->check(CLI::Range(1, 1 << 20));
+  report_command.add_option("--max-length", r.max_length, "longer examples are left out")
+      ->check(CLI::Range(2, 1 << 24));
+  report_command.add_option("--max-tokens", r.max_tokens, "of an answer")->check(CLI::Range(1, 1 << 20));
+
+  ExportOptions x;
+  CLI::App& export_command = *app.add_subcommand("export", "an adapter for other programs");
+  add_model(export_command, x.model);
+  export_command.add_option("--to", x.to, "form: merged is the model with the adapter in it")
+      ->required()
+      ->check(CLI::IsMember({"peft", "gguf-adapter", "merged"}));
+  export_command.add_option("--out", x.out, "a new folder, or a new file of llama.cpp")->required();
+  export_command.add_option("--type", x.type, "of the matrices of a merged GGUF")
+      ->check(CLI::IsMember({"F32", "F16", "BF16", "Q8_0", "Q4_0"}))
+      ->capture_default_str();
+  export_command.add_flag("--approximate", x.approximate, "merge a gate's heads with their mean weights over --data");
+  export_command.add_option("--data", x.data, "files of JSON lines");
+
   for (CLI::App* command : app.get_subcommands({})) {
     command->add_option("--threads", threads, "0: all cores")->check(CLI::Range(0, 1024));
   }
@@ -168,13 +200,19 @@ int run(int argc, char** argv) {
         if (one->count() > 0) t.given.insert(one->get_name());
       }
     }
+    if (t.method == "full" && t.model.adapter.empty() && t.model.is_gguf()) {
+      throw std::invalid_argument("--method full: --model is a GGUF, on which adapters can be trained");
+    }
     return train(t);
   }
   if (evaluate_command.parsed()) evaluate(e);
   if (generate_command.parsed()) generate(g);
+  if (chat_command.parsed()) chat(c);
   if (tokenize_command.parsed()) tokenize(k);
   if (logits_command.parsed()) logits(l);
   if (info_command.parsed()) info(i);
+  if (report_command.parsed()) report(r);
+  if (export_command.parsed()) export_model(x);
   return 0;
 }
 

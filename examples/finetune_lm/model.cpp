@@ -2,10 +2,14 @@
 #include "model.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <iostream>
 #include <set>
 #include <stdexcept>
 
+#include "hydralora/interop/gguf_adapter.hpp"
+#include "hydralora/interop/gguf_model.hpp"
+#include "hydralora/interop/gguf_tokenizer.hpp"
 #if defined(HYDRALORA_ONEDNN)
 #include "hydralora/interop/onednn.hpp"
 #endif
@@ -30,7 +34,9 @@ std::vector<bool> meets(const lm::Encoding& encoding, const std::vector<std::pai
 }
 
 const lm::Tokenizer& Text::tokenizer() {
-  if (!tokenizer_) {
+  if (!tokenizer_ && options_.is_gguf()) {
+    tokenizer_.emplace(hydralora::gguf_tokenizer(hydralora::GgufFile(options_.folder)));
+  } else if (!tokenizer_) {
     const std::filesystem::path folder = options_.folder;
     if (!std::filesystem::exists(folder / "tokenizer.json") && std::filesystem::exists(folder / "tokenizer.model")) {
       throw FileError(folder / "tokenizer.model",
@@ -54,7 +60,8 @@ const lm::ChatTemplate& Text::chat_template() {
   } else if (!options_.chat_template.empty()) {
     template_.emplace(hydralora::read_text(options_.chat_template), options_.chat_template);
   } else {
-    template_ = lm::ChatTemplate::of_model(options_.folder);
+    template_ = options_.is_gguf() ? hydralora::gguf_chat_template(hydralora::GgufFile(options_.folder))
+                                   : lm::ChatTemplate::of_model(options_.folder);
     if (!template_) {
       throw FileError(options_.folder, "has no chat template: name one with --chat-template FILE, or chatml");
     }
@@ -151,8 +158,9 @@ lm::Example Text::conversation(const nlohmann::ordered_json& messages) {
 
 std::string Text::rendered(const nlohmann::ordered_json& messages) { return chat_template().render(messages, true); }
 
-std::vector<int> Text::end_tokens() {
-  if (bytes()) return {byte_end_token};
+const std::vector<int>& Text::end_tokens() {
+  if (end_tokens_) return *end_tokens_;
+  if (bytes()) return end_tokens_.emplace(1, byte_end_token);
   std::set<int> all;
   const std::filesystem::path folder = options_.folder;
   for (const int token : config_of(options_).end_tokens) all.insert(token);
@@ -174,7 +182,7 @@ std::vector<int> Text::end_tokens() {
     if (last >= 0 && tokenizer().is_special(last)) all.insert(last);
   } catch (const std::exception&) {  // no template, or none for such a conversation
   }
-  return {all.begin(), all.end()};
+  return end_tokens_.emplace(all.begin(), all.end());
 }
 
 lm::TextFunctions Text::functions() {
@@ -191,6 +199,7 @@ lm::TextFunctions Text::functions() {
 }
 
 lm::ModelConfig config_of(const ModelOptions& options) {
+  if (options.is_gguf()) return hydralora::GgufModel(options.folder).config();
   if (!options.folder.empty()) return lm::read_model_config(std::filesystem::path(options.folder) / "config.json");
   lm::ModelConfig c;
   c.model_type = "llama";
@@ -209,6 +218,7 @@ lm::ModelConfig config_of(const ModelOptions& options) {
 }
 
 lm::BaseType base_type_of(const ModelOptions& options) {
+  if (options.base.empty()) return lm::BaseType::float32;
   const auto name = std::find(std::begin(lm::base_names), std::end(lm::base_names), options.base);
   return static_cast<lm::BaseType>(name - std::begin(lm::base_names));
 }
@@ -240,10 +250,15 @@ std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options) {
     constexpr double deviation = 0.125;  // large enough for adapters to move its frozen logits
     return lm::random_decoder<float>(config_of(options), 1, deviation, base);
   }
+  if (options.is_gguf()) {
+    const hydralora::GgufModel file(options.folder);
+    for (const std::string& name : file.spare()) std::cerr << "not used: tensor " << name << '\n';
+    return options.has_own_blocks() ? file.load<float>() : file.load<float>(&base);
+  }
   lm::ModelConfig config = config_of(options);
   const lm::Checkpoint checkpoint(options.folder);
   auto model = lm::load_decoder<float>(checkpoint, std::move(config), base);
-  if (options.base != "float32" &&
+  if (base_type_of(options) != lm::BaseType::float32 &&
       checkpoint.file_of("model.embed_tokens.weight").entry("model.embed_tokens.weight").type !=
           hydralora::DType::BF16) {
     std::cerr << "--base " << options.base << ": the checkpoint is not in BF16, its weights are rounded\n";
@@ -252,9 +267,23 @@ std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options) {
   return model;
 }
 
+hydralora::PeftDirectory open_adapter(const ModelOptions& options) {
+  namespace fs = std::filesystem;
+  if (!fs::is_regular_file(options.adapter)) return hydralora::PeftDirectory(options.adapter);
+  const hydralora::GgufFile file(options.adapter);
+  std::string folder = (fs::temp_directory_path() / "finetune_lm-XXXXXX").string();
+  if (mkdtemp(folder.data()) == nullptr) throw FileError(folder, "cannot create the folder");
+  const std::shared_ptr<void> removed(nullptr, [&](void*) {
+    std::error_code ignored;
+    fs::remove_all(folder, ignored);
+  });
+  hydralora::write_peft_directory(file, config_of(options), folder);
+  return hydralora::PeftDirectory(folder);  // it stays readable when the folder is gone
+}
+
 std::unique_ptr<lm::Adapters<float>> load_adapters(lm::Decoder<float>& model, const ModelOptions& options) {
   if (options.adapter.empty()) return nullptr;
-  return std::make_unique<lm::Adapters<float>>(model, hydralora::PeftDirectory(options.adapter));
+  return std::make_unique<lm::Adapters<float>>(model, open_adapter(options));
 }
 
 }  // namespace finetune_lm

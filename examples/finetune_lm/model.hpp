@@ -23,13 +23,16 @@ using hydralora::Index;
 
 /// Where a model comes from.
 struct ModelOptions {
-  std::string folder;                 ///< empty: a tiny random model whose tokens are bytes
-  std::string adapter;                ///< a directory, or empty
+  std::string folder;                 ///< or a GGUF; empty: a tiny random model whose tokens are bytes
+  std::string adapter;                ///< a directory, a GGUF, or empty
   std::string chat_template;          ///< a file, "chatml", or empty for the model's own
-  std::string base = "float32";       ///< one of lm::base_names
+  std::string base;                   ///< one of lm::base_names; empty: float32, a GGUF's own blocks
   std::string engine = "eigen";       ///< eigen or onednn
   int bf16_terms = 2;                 ///< of the activations, where oneDNN multiplies bfloat16
   bool parse_special_tokens = false;  ///< whether special tokens in the contents of training data are no words
+
+  bool is_gguf() const { return std::filesystem::is_regular_file(folder); }
+  bool has_own_blocks() const { return is_gguf() && base.empty(); }
 };
 
 /// The text side of a model. Both parts are read when they are first needed.
@@ -45,9 +48,13 @@ class Text {
   lm::Example conversation(const nlohmann::ordered_json& messages);
   std::string rendered(const nlohmann::ordered_json& messages);  ///< with the generation prompt
   /// config.json's, generation_config.json's and the template's end tokens.
-  std::vector<int> end_tokens();
+  const std::vector<int>& end_tokens();
   lm::TextFunctions functions();
   bool bytes() const { return options_.folder.empty(); }  ///< whether tokens are bytes
+  bool decodes() const {                                  ///< whether there is a tokenizer
+    return bytes() || options_.is_gguf() ||
+           std::filesystem::exists(std::filesystem::path(options_.folder) / "tokenizer.json");
+  }
 
  private:
   lm::SpecialTokens special_tokens_in(const nlohmann::ordered_json& messages, const std::string& rendered);
@@ -55,6 +62,7 @@ class Text {
   ModelOptions options_;
   std::optional<lm::Tokenizer> tokenizer_;
   std::optional<lm::ChatTemplate> template_;
+  std::optional<std::vector<int>> end_tokens_;
 };
 
 constexpr int byte_end_token = 4;  // ASCII's end of transmission
@@ -65,6 +73,8 @@ lm::BaseType base_type_of(const ModelOptions& options);
 lm::Base<float> base_of(const ModelOptions& options);
 /// The weights; spare tensors are listed on stderr.
 std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options);
+/// The adapter of the options. A GGUF is read by way of a directory in a temporary folder.
+hydralora::PeftDirectory open_adapter(const ModelOptions& options);
 /// The adapters of options.adapter, or null without one.
 std::unique_ptr<lm::Adapters<float>> load_adapters(lm::Decoder<float>& model, const ModelOptions& options);
 

@@ -22,11 +22,13 @@ void RunFolder::check(bool resume) const {
   }
 }
 
-void RunFolder::open() {
+void RunFolder::open(const nlohmann::ordered_json& settings) {
   if (!writes_) return;
   std::error_code error;
   fs::create_directories(path_, error);
   if (error) throw hydralora::FileError(path_, "cannot create the folder: " + error.message());
+  const std::string text = settings.dump(2) + '\n';
+  hydralora::write_file_atomically(path_ / "settings.json", text.data(), text.size());
   metrics_.open(path_ / "metrics.jsonl", std::ios::app);
   if (!metrics_) throw hydralora::FileError(path_ / "metrics.jsonl", "cannot write");
 }

@@ -20,8 +20,8 @@ class RunFolder {
   bool writes() const { return writes_; }
   /// @throws std::invalid_argument  the folder has no checkpoint to go on with, or has files without `resume`.
   void check(bool resume) const;
-  /// Creates the folder, and opens metrics.jsonl to write behind what is there.
-  void open();
+  /// Creates the folder, writes settings.json, and opens metrics.jsonl to write behind what is there.
+  void open(const nlohmann::ordered_json& settings);
   void write_metrics(const nlohmann::ordered_json& line);
   /// Drops the lines of metrics behind a step, as the steps after a checkpoint are taken again, and the temporary files
   /// of a killed run.

@@ -94,6 +94,25 @@ mistake '--method lora: --adapter token has hydra' train --adapter token --metho
 mistake 'has other modules' train --adapter token --target-modules q_proj --data chat.jsonl --steps 2 --out none
 text=$(./finetune_lm generate --adapter token --prompt 7 --chat --max-tokens 8 --json)
 [[ $text == *'"prompt_ids"'* ]] || fail "generate: $text"
+text=$(printf 'hello\n/adapter\nhello\n/new\n/quit\n' | ./finetune_lm chat --adapter token --max-tokens 4)
+[[ $text == *'the adapter is off'* ]] || fail "chat: $text"
+
+# Exports, and reports of runs.
+./finetune_lm train --data chat.jsonl --steps 3 --learning-rate 0.02 --out lora >/dev/null 2>&1
+./finetune_lm export --adapter lora --to gguf-adapter --out lora.gguf >/dev/null || fail "export to a GGUF"
+./finetune_lm export --adapter lora.gguf --to peft --out peft >/dev/null || fail "export of a GGUF to PEFT"
+[ "$(weights lora)" = "$(weights peft)" ] || fail "exports: other numbers"
+[ "$(./finetune_lm evaluate --adapter lora --data chat.jsonl)" = \
+  "$(./finetune_lm evaluate --adapter lora.gguf --data chat.jsonl)" ] || fail "an adapter as GGUF: other results"
+mistake 'with a gate' export --adapter token --to gguf-adapter --out none
+mistake 'lora exists already' export --adapter lora --to peft --out lora
+mistake '--model is missing' export --adapter lora --to merged --out none
+mistake 'no metrics.jsonl' report --adapter lora.gguf --data chat.jsonl
+for run in lora token; do
+  ./finetune_lm report --adapter $run --data chat.jsonl --examples 5 --max-tokens 4 >/dev/null || fail "report of $run"
+  grep -q '<polyline' $run/report.html || fail "the report of $run has no curve"
+done
+grep -q 'Mean weight of each head, g1' token/report.html || fail "the report has no picture of the gates"
 
 # The data of package lists: no source is in two files, without tags there is one task, mistakes leave nothing.
 for i in $(seq 12); do
@@ -124,6 +143,7 @@ for wrong in "--from empty --out none" "--from nowhere --out none" "--from lists
 done
 
 echo '{"messages": [' >broken.jsonl
+printf GGUF >short.gguf
 echo '{"input_ids": [1, 999], "labels": [1, 999]}' >foreign.jsonl
 echo '{"input_ids": [1, 2, 3], "labels": [1, 999, 3]}' >labels.jsonl
 echo '{"messages": [{"role": "user", "content": [{"type": 5}]}]}' >parts.jsonl
@@ -149,6 +169,8 @@ mistake 'nowhere.jsonl' train --data nowhere.jsonl --out none
 mistake '--unknown' train --unknown
 mistake '--out is missing' train
 mistake 'nowhere' info --model nowhere
+mistake 'short.gguf: ends in its header' train --model short.gguf --data chat.jsonl --out none
+mistake 'is not a GGUF' info --model chat.jsonl
 for command in "info" "generate --prompt x --max-tokens 2" "evaluate --data chat.jsonl --max-tokens 1"; do
   code=0
   # shellcheck disable=SC2086

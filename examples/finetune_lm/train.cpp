@@ -108,7 +108,7 @@ class Run {
       throw std::invalid_argument("the ranks were given different options or data");
     }
     if (o_.resume) resume();
-    folder_.open();
+    folder_.open({{"settings", settings_}, {"data", o_.data}, {"validation", o_.validation}});
   }
 
   std::int64_t steps_of_epochs() const {

@@ -60,7 +60,7 @@ void check_given_options(const TrainOptions& o, const hydralora::PeftDirectory& 
 
 std::unique_ptr<lm::Adapters<float>> make_adapters(const TrainOptions& o, lm::Decoder<float>& model) {
   if (o.model.adapter.empty()) return std::make_unique<lm::Adapters<float>>(model, adapter_options(o));
-  const hydralora::PeftDirectory directory(o.model.adapter);
+  const hydralora::PeftDirectory directory = open_adapter(o.model);
   check_given_options(o, directory, model);
   return std::make_unique<lm::Adapters<float>>(model, directory);
 }

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "hydralora/io/gguf.hpp"
 #include "hydralora/io/peft.hpp"
 
 using namespace hydralora;
@@ -35,15 +36,24 @@ void read_tensors(const std::filesystem::path& path, FileAccess access) {
   }
 }
 
+void read_gguf(const std::filesystem::path& path) {
+  const GgufFile file(path);
+  for (const auto& [name, entry] : file.tensors()) {
+    if (file.bytes(name).size() != entry.bytes) std::abort();
+    file.for_each_row(name, [](Index, const std::vector<float>&) {});
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   const std::filesystem::path path = file_with(data + 1, size - 1);
   try {
-    const int reader = data[0] % 3;
+    const int reader = data[0] % 4;
     if (reader == 2) detail::PeftConfig{path};
-    if (reader != 2) read_tensors(path, reader == 0 ? FileAccess::buffered : FileAccess::mapped);
+    if (reader == 3) read_gguf(path);
+    if (reader < 2) read_tensors(path, reader == 0 ? FileAccess::buffered : FileAccess::mapped);
   } catch (const FileError&) {
   }
   return 0;

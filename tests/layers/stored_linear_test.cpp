@@ -98,6 +98,14 @@ TEST_CASE("NF4: the codes, their order in memory and the bytes they take") {
   CHECK(read(0, 1) == NF4Weight::codes[1]);
   const Matrix<float> large = random_matrix<float>(512, 1024, 1);
   CHECK(static_cast<double>(NF4Weight(large).bytes()) / static_cast<double>(large.size()) == 0.5625);
+  const NF4Weight plain(large), twice(large, true);
+  CHECK(static_cast<double>(twice.bytes()) / static_cast<double>(large.size()) < 0.52);
+  const std::vector<float> scales = plain.scales(), near = twice.scales();
+  REQUIRE(scales.size() == near.size());
+  const auto [least, most] = std::minmax_element(scales.begin(), scales.end());
+  for (std::size_t i = 0; i < scales.size(); ++i) CHECK(std::abs(scales[i] - near[i]) <= (*most - *least) / 250);
+  const Matrix<float> zeros = NF4Linear<float>{NF4Weight(Matrix<float>::Zero(3, 70).eval(), true)}.weight();
+  CHECK(zeros.isZero(0));
   CHECK(static_cast<double>(Int8Weight(large).bytes()) / static_cast<double>(large.size()) ==
         doctest::Approx(1).epsilon(0.01));
   CHECK(NarrowWeight<Eigen::bfloat16>(large).bytes() == 2 * large.size());

@@ -50,6 +50,26 @@ inline std::string gguf_module(const std::string& name) {
   return "";
 }
 
+struct GgufLinear {
+  std::string module;  ///< Hugging Face's name
+  Index out, in;
+};
+
+/// Mistral's models are of llama.cpp's architecture llama.
+inline std::string gguf_architecture(const lm::ModelConfig& c) {
+  return c.model_type == "mistral" ? "llama" : c.model_type;
+}
+
+/// The linears of a model by llama.cpp's names, "blk.3.ffn_up" for example.
+inline std::map<std::string, GgufLinear> gguf_linears(const lm::ModelConfig& config) {
+  std::map<std::string, GgufLinear> all;
+  lm::for_each_tensor(config, [&](const std::string& name, Index rows, Index columns) {
+    const std::string module = name.substr(0, name.rfind('.'));
+    if (columns > 0 && module != "model.embed_tokens") all[gguf_module(module)] = {module, rows, columns};
+  });
+  return all;
+}
+
 /// Of a module whose rows llama.cpp permutes, the place in the file of each of our rows: it puts the halves that a
 /// rotary embedding pairs beside each other. Otherwise empty.
 inline std::vector<Index> gguf_row_order(const lm::ModelConfig& c, const std::string& module) {
@@ -59,7 +79,7 @@ inline std::vector<Index> gguf_row_order(const lm::ModelConfig& c, const std::st
   };
   const bool is_q = ends_with("self_attn.q_proj"), is_k = ends_with("self_attn.k_proj");
   std::vector<Index> order;
-  if (c.model_type != "llama" || (!is_q && !is_k)) return order;
+  if (gguf_architecture(c) != "llama" || (!is_q && !is_k)) return order;
   for (Index row = 0; row < (is_q ? c.q_features() : c.kv_features()); ++row) {
     const Index within = row % c.head_dim, half = c.head_dim / 2;
     order.push_back(row - within + 2 * (within % half) + within / half);

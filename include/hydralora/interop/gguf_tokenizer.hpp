@@ -95,22 +95,24 @@ class GgufTokenizer {
     key("scores").require(scores.size() == tokens_.size(), "a list with a number per token");
     std::unordered_map<std::string, std::size_t> ids;
     for (std::size_t i = 0; i < tokens_.size(); ++i) ids.emplace(tokens_[i], i);
-    std::vector<std::tuple<double, std::size_t, std::size_t>> merges;  // - score, both tokens
+    // Highest scores first; of one token, the longest left part.
+    std::vector<std::tuple<double, long, std::size_t, std::size_t, std::size_t>> merges;
     for (std::size_t i = 0; i < tokens_.size(); ++i) {
       scores[i].require(scores[i].json().is_number(), "a number");
       const std::string& token = tokens_[i];
       if (types_[i] != normal || token.size() > most_token_bytes) continue;
+      long characters = 0;
       for (std::size_t cut = 1; cut < token.size(); ++cut) {
         if ((static_cast<unsigned char>(token[cut]) & 0xc0U) == 0x80U) continue;  // inside a character
+        ++characters;
         const auto left = ids.find(token.substr(0, cut)), right = ids.find(token.substr(cut));
-        if (left != ids.end() && right != ids.end()) {
-          merges.emplace_back(-scores[i].json().get<double>(), left->second, right->second);
-        }
+        if (left == ids.end() || right == ids.end()) continue;
+        merges.emplace_back(-scores[i].json().get<double>(), -characters, i, left->second, right->second);
       }
     }
     std::sort(merges.begin(), merges.end());
     nlohmann::json list = nlohmann::json::array();
-    for (const auto& [score, left, right] : merges) list.push_back({tokens_[left], tokens_[right]});
+    for (const auto& merge : merges) list.push_back({tokens_[std::get<3>(merge)], tokens_[std::get<4>(merge)]});
     const bool has_prefix = key("add_space_prefix").flag(true);
     const nlohmann::json to_mark = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\u2581"}};
     const nlohmann::json from_mark = {{"type", "Replace"}, {"pattern", {{"String", "\u2581"}}}, {"content", " "}};

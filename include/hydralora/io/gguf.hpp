@@ -234,7 +234,7 @@ class GgufFile {
     for (std::uint32_t i = 0; i < dimensions; ++i) {
       const auto extent = from.number<std::uint64_t>();
       constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<Index>::max()) / 8;
-      if (extent > 0 && numbers > most / extent) fail(": its shape is too large");
+      if (extent == 0 || numbers > most / extent) fail(extent == 0 ? " has no numbers" : ": its shape is too large");
       numbers *= extent;
       entry.shape.insert(entry.shape.begin(), static_cast<Index>(extent));
     }

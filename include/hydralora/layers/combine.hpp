@@ -77,24 +77,6 @@ std::vector<LoRA<Scalar>> plain_loras(const HydraLoRA<Scalar>& layer) {
   return loras;
 }
 
-/// The sum of a SplitLoRA's heads as one LoRA of rank heads · rank: the same bits for float, up to the rounding of the
-/// scaling for double. Its alpha is larger by heads (√heads with rank_stabilized), so that the scaling is the same.
-/// @throws std::invalid_argument  unless the layer has Routing::uniform.
-template <class Scalar>
-LoRA<Scalar> as_lora(const SplitLoRA<Scalar>& layer) {
-  const SplitLoRAConfig& c = layer.config();
-  expects(c.routing == Routing::uniform, "as_lora: only the plain sum of heads (Routing::uniform) is one LoRA");
-  const auto heads = static_cast<double>(c.heads);
-  const double alpha = c.alpha * (c.rank_stabilized ? std::sqrt(heads) : heads);
-  LoRA<Scalar> lora(LoRAConfig{c.in_features, c.out_features, c.heads * c.rank, alpha, c.rank_stabilized, c.dropout},
-                    layer.seed());
-  for (Index i = 0; i < c.heads; ++i) {
-    lora.A().middleRows(i * c.rank, c.rank) = layer.A(i);
-    lora.B().middleCols(i * c.rank, c.rank) = layer.B(i);
-  }
-  return lora;
-}
-
 /// Σ_i c_i ΔW_i as one LoRA of rank Σ r_i with scaling 1: exact up to the rounding of c_i s_i B_i.
 /// Source: PEFT's add_weighted_adapter with "cat".
 /// @throws std::invalid_argument  without LoRAs, on a null pointer, different features, or coefficients that are

@@ -2,8 +2,12 @@
 // SplitLoRA: N independent low-rank pairs, summed, routed by a gate (LoRAMoE, MoLoRA), or weighted by the caller.
 #pragma once
 
+#include <cmath>
+
+#include "hydralora/core/expects.hpp"
 #include "hydralora/kernels/head_mix.hpp"
 #include "hydralora/layers/heads.hpp"
+#include "hydralora/layers/lora.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -50,6 +54,24 @@ class SplitLoRA : public Adapter<Scalar, SplitLoRAMiddle> {
 /// A former name.
 [[deprecated("use SplitLoRAMiddle::shape()")]] inline AdapterShape shape_of(const SplitLoRAConfig& c) {
   return SplitLoRAMiddle::shape(c);
+}
+
+/// The sum of a SplitLoRA's heads as one LoRA of rank heads · rank: the same bits for float, up to the rounding of the
+/// scaling for double. Its alpha is larger by heads (√heads with rank_stabilized), so that the scaling is the same.
+/// @throws std::invalid_argument  unless the layer has Routing::uniform.
+template <class Scalar>
+LoRA<Scalar> as_lora(const SplitLoRA<Scalar>& layer) {
+  const SplitLoRAConfig& c = layer.config();
+  expects(c.routing == Routing::uniform, "as_lora: only the plain sum of heads (Routing::uniform) is one LoRA");
+  const auto heads = static_cast<double>(c.heads);
+  const double alpha = c.alpha * (c.rank_stabilized ? std::sqrt(heads) : heads);
+  LoRA<Scalar> lora(LoRAConfig{c.in_features, c.out_features, c.heads * c.rank, alpha, c.rank_stabilized, c.dropout},
+                    layer.seed());
+  for (Index i = 0; i < c.heads; ++i) {
+    lora.A().middleRows(i * c.rank, c.rank) = layer.A(i);
+    lora.B().middleCols(i * c.rank, c.rank) = layer.B(i);
+  }
+  return lora;
 }
 
 }  // namespace HYDRALORA_BUILD

@@ -4,20 +4,19 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
 #include "hydralora/layers/frozen_linear.hpp"
+#include "hydralora/layers/nf4_weight.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
@@ -106,91 +105,7 @@ class Int8Weight {
   Eigen::VectorXf steps_;
 };
 
-/// W in 4 bits: blocks of 64 numbers in row-major order, divided by the block's largest absolute value and rounded to
-/// the nearest of 16 codes, quantiles of a normal distribution. The error is at most 0.152 of the block's largest
-/// value. 4.5 bits per number with the scales, which are floats: no double quantisation.
-/// Source: NF4, Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E. Errors as in Int8Weight.
-class NF4Weight {
- public:
-  static constexpr Index block = 64;  ///< numbers that share a scale
-  /// The values of the 16 codes, to be multiplied by the block's scale.
-  static constexpr std::array<float, 16> codes = {
-      -1.0F,        -0.69619280F, -0.52507305F, -0.39491749F, -0.28444138F, -0.18477343F, -0.09105004F, 0.0F,
-      0.079580300F, 0.16093020F,  0.24611230F,  0.33791524F,  0.44070983F,  0.56261700F,  0.72295684F,  1.0F};
-
-  template <class Derived>
-  explicit NF4Weight(const Eigen::MatrixBase<Derived>& weight)
-      : rows_(weight.rows()),
-        cols_(weight.cols()),
-        packed_(static_cast<std::size_t>((weight.size() + 1) / 2)),
-        scales_(static_cast<std::size_t>((weight.size() + block - 1) / block)) {
-    const auto number = [&](Index n) { return static_cast<float>(weight(n / cols_, n % cols_)); };
-    for (Index first = 0; first < weight.size(); first += block) {
-      const Index end = std::min(first + block, weight.size());
-      float largest = 0;
-      for (Index n = first; n < end; ++n) {
-        expects(std::isfinite(number(n)), "NF4Weight: number (", n / cols_, ", ", n % cols_,
-                ") is not finite as a float");
-        largest = std::max(largest, std::abs(number(n)));
-      }
-      scales_[static_cast<std::size_t>(first / block)] = largest;
-      for (Index n = first; n < end; ++n) {
-        const unsigned code = nearest(largest > 0 ? number(n) / largest : 0);
-        packed_[static_cast<std::size_t>(n / 2)] |= static_cast<std::uint8_t>(n % 2 == 0 ? code << 4U : code);
-      }
-    }
-  }
-  Index rows() const { return rows_; }
-  Index cols() const { return cols_; }
-  Index bytes() const {
-    return static_cast<Index>(packed_.size()) + static_cast<Index>(scales_.size() * sizeof(float));
-  }
-  const std::vector<float>& scales() const { return scales_; }  ///< one per block
-  template <class Scalar>
-  void read_rows(Index row, Index col, Tokens<Scalar> tile) const {
-    for (Index i = 0; i < tile.tokens(); ++i) {
-      const Index first = (row + i) * cols_ + col, last = first + tile.features();
-      Scalar* const to = tile.token(i);
-      for (Index n = first; n < last;) {  // up to the end of a block
-        const float scale = scales_[static_cast<std::size_t>(n / block)];
-        const Index end = std::min(last, (n / block + 1) * block);
-        if (n % 2 != 0) to[n - first] = static_cast<Scalar>(pair_at(n)[1] * scale), ++n;
-        for (; n + 1 < end; n += 2) {
-          const std::array<float, 2>& both = pair_at(n);
-          to[n - first] = static_cast<Scalar>(both[0] * scale);
-          to[n - first + 1] = static_cast<Scalar>(both[1] * scale);
-        }
-        if (n < end) to[n - first] = static_cast<Scalar>(pair_at(n)[0] * scale), ++n;
-      }
-    }
-  }
-  friend bool operator==(const NF4Weight& a, const NF4Weight& b) {
-    return a.rows_ == b.rows_ && a.cols_ == b.cols_ && a.packed_ == b.packed_ && a.scales_ == b.scales_;
-  }
-
- private:
-  static unsigned nearest(float value) {
-    unsigned best = 0;
-    for (unsigned i = 1; i < codes.size(); ++i) {
-      if (std::abs(codes[i] - value) < std::abs(codes[best] - value)) best = i;
-    }
-    return best;
-  }
-  /// The values of both codes in the byte that holds number n: one look-up for two numbers.
-  const std::array<float, 2>& pair_at(Index n) const {
-    static const auto pairs = [] {
-      std::array<std::array<float, 2>, 256> all{};
-      for (std::size_t byte = 0; byte < all.size(); ++byte) all[byte] = {codes[byte >> 4U], codes[byte & 15U]};
-      return all;
-    }();
-    return pairs[packed_[static_cast<std::size_t>(n / 2)]];
-  }
-  Index rows_, cols_;
-  std::vector<std::uint8_t> packed_;  // two codes per byte, the first in the upper half
-  std::vector<float> scales_;
-};
-
-/// A frozen weight W (out_features × in_features) in one of the storages above, multiplied as float or double.
+/// A frozen weight W (out_features × in_features) in one of the storages above, or NF4Weight, multiplied as float or double.
 /// Numerics  the same bits for any number of threads, as DenseLinear; a token's bits may depend on its place.
 /// Cost      2 · tokens · in · out flop and decoding W, which dominates for few tokens. Scratch: a strip per thread, of `in`
 ///           or 512 columns.

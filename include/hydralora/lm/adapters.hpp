@@ -103,7 +103,8 @@ class AdapterOf final : public LinearAdapter<typename Layer::Scalar> {
   void save([[maybe_unused]] PeftWriter& to, [[maybe_unused]] const std::string& module) const override {
     if constexpr (std::is_floating_point_v<Scalar>) {
       if constexpr (std::is_same_v<typename Layer::Middle, SplitLoRAMiddle>) {
-        if (layer_.config().routing == Routing::uniform) return to.add(module, as_one());
+        // The plain sum of heads is one LoRA, which every reader knows.
+        if (layer_.config().routing == Routing::uniform) return to.add(module, as_lora(layer_));
       }
       to.add(module, layer_);
     }
@@ -115,19 +116,6 @@ class AdapterOf final : public LinearAdapter<typename Layer::Scalar> {
   }
 
  private:
-  /// The plain sum of n pairs of rank r is one LoRA of rank n · r, which every reader knows.
-  LoRA<Scalar> as_one() const {
-    const Config& c = layer_.config();
-    const Index rank = c.heads * c.rank;
-    LoRA<Scalar> one(
-        LoRAConfig{c.in_features, c.out_features, rank, scaling_of(c) * static_cast<double>(rank), false, c.dropout});
-    for (Index i = 0; i < c.heads; ++i) {
-      one.A().middleRows(i * c.rank, c.rank) = layer_.A(i);
-      one.B().middleCols(i * c.rank, c.rank) = layer_.B(i);
-    }
-    return one;
-  }
-
   Layer layer_;
   typename Layer::Gradients gradients_;
 };

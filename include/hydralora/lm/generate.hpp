@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <numeric>
 #include <vector>
 
@@ -19,8 +20,9 @@ struct GenerationOptions {
   double temperature = 0;  ///< 0: the most probable token
   double top_p = 1;        ///< only the most probable tokens whose probabilities sum to this
   std::uint64_t seed = 0;
-  std::vector<int> end_tokens;  ///< end the text; the end token is not part of it
-  int group = 0;                ///< for GateKind::given
+  std::vector<int> end_tokens;       ///< end the text; the end token is not part of it
+  int group = 0;                     ///< for GateKind::given
+  std::function<void(int)> receive;  ///< gets every token once it is made
 };
 
 /// Generates from a prompt. Keys and values of earlier tokens are stored, except where an adapter's gate pools tokens:
@@ -47,6 +49,7 @@ class Generator {
       if (std::find(ends.begin(), ends.end(), token) != ends.end()) break;
       all.push_back(token);
       made.push_back(token);
+      if (options.receive) options.receive(token);
     }
     return made;
   }

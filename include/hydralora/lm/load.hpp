@@ -93,7 +93,7 @@ struct Base {
 enum class BaseType { float32, bfloat16, int8, nf4 };
 inline constexpr const char* base_names[] = {"float32", "bfloat16", "int8", "nf4"};
 
-/// float32 lies where it is; the others are a StoredLinear. With int8 and nf4, embedding and lm_head are bfloat16.
+/// float32 lies where it is; the others are a StoredLinear, nf4 with double quantisation. With int8 and nf4, embedding and lm_head are bfloat16.
 template <class Scalar>
 Base<Scalar> base_of(BaseType type) {
   if (type == BaseType::float32) return {};
@@ -102,7 +102,8 @@ Base<Scalar> base_of(BaseType type) {
             const auto weight = w.matrix().transpose();
             const bool of_block = name.rfind("model.layers.", 0) == 0;
             if (of_block && type == BaseType::int8) return make_weight<Scalar>(Int8Linear<Scalar>(Int8Weight(weight)));
-            if (of_block && type == BaseType::nf4) return make_weight<Scalar>(NF4Linear<Scalar>(NF4Weight(weight)));
+            if (of_block && type == BaseType::nf4)
+              return make_weight<Scalar>(NF4Linear<Scalar>(NF4Weight(weight, true)));
             return make_weight<Scalar>(BFloat16Linear<Scalar>(NarrowWeight<Eigen::bfloat16>(weight)));
           },
           true};
@@ -203,13 +204,9 @@ std::unique_ptr<Decoder<Scalar>> load_decoder(const Checkpoint& checkpoint, Mode
                       [&](const std::string& name, auto& numbers, bool) { checkpoint.read(name, numbers); });
 }
 
-/// Writes model.safetensors in float32 and copies the other small files of the model's folder: config, tokenizer, chat
-/// template. The weights come last.
-/// @param source  the folder that the model came from; where it is empty only the weights are written.
-/// @throws FileError  a file cannot be written or copied. Memory: two more copies of the weights.
-template <class Scalar>
-void save_model(const Decoder<Scalar>& model, const std::filesystem::path& folder,
-                const std::filesystem::path& source) {
+/// Copies the small files of a model's folder: config, tokenizer, chat template. It creates the folder.
+/// @param source  where the model came from; where it is empty nothing is copied. @throws FileError
+inline void copy_model_files(const std::filesystem::path& source, const std::filesystem::path& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) throw FileError(folder, "cannot create the folder: " + error.message());
@@ -219,6 +216,13 @@ void save_model(const Decoder<Scalar>& model, const std::filesystem::path& folde
     std::filesystem::copy_file(source / name, folder / name, std::filesystem::copy_options::overwrite_existing, error);
     if (error) throw FileError(folder / name, "cannot write: " + error.message());
   }
+}
+
+/// Writes model.safetensors in float32, after copy_model_files(). Memory: two more copies of the weights.
+template <class Scalar>
+void save_model(const Decoder<Scalar>& model, const std::filesystem::path& folder,
+                const std::filesystem::path& source) {
+  copy_model_files(source, folder);
   SafetensorsWriter file;
   file.metadata["format"] = "pt";
   for_each_tensor_in(

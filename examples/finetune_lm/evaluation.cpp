@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+#include "evaluation.hpp"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "hydralora/lm/generate.hpp"
+
+namespace finetune_lm {
+namespace {
+
+/// Tokens [begin, end) of an example's first answer; begin is 1 or less where there is no prompt.
+struct Answer {
+  std::size_t begin = 1, end = 1;
+
+  explicit Answer(const lm::Example& e) {
+    const auto scored = [&](std::size_t t) { return e.labels[t] != lm::not_scored; };
+    while (begin < e.ids.size() && !scored(begin)) ++begin;
+    end = begin;
+    while (end < e.ids.size() && scored(end)) ++end;
+  }
+};
+std::vector<int> part(const std::vector<int>& ids, std::size_t begin, std::size_t end) {
+  return {ids.begin() + static_cast<std::ptrdiff_t>(begin), ids.begin() + static_cast<std::ptrdiff_t>(end)};
+}
+
+}  // namespace
+
+std::string stripped(const std::string& text) {
+  const char* blanks = " \t\r\n";
+  const std::size_t begin = text.find_first_not_of(blanks);
+  return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(blanks) + 1 - begin);
+}
+
+std::pair<std::string, std::string> texts_of(Text& text, const lm::Example& e) {
+  const Answer answer(e);
+  return {text.decode(part(e.ids, 0, answer.begin), true), text.decode(part(e.ids, answer.begin, answer.end), true)};
+}
+
+std::string answer_of(lm::Decoder<float>& model, Text& text, const lm::Example& e, Index max_tokens) {
+  const Answer answer(e);
+  lm::GenerationOptions g;
+  g.max_tokens = std::max<Index>(max_tokens, static_cast<Index>(answer.end - answer.begin) + 1);
+  g.end_tokens = text.end_tokens();
+  g.group = e.group;
+  return text.decode(lm::Generator<float>(model).generate(part(e.ids, 0, answer.begin), g), true);
+}
+
+std::map<std::string, GroupResult> evaluate_examples(lm::Decoder<float>& model, Text& text, const lm::ExampleFile& file,
+                                                     Index max_tokens) {
+  std::map<std::string, GroupResult> groups;
+  for (const lm::Example& e : file.examples) {
+    lm::Batch batch;
+    batch.add(e.ids, e.labels, e.group);
+    GroupResult one;
+    one.loss = model.loss(batch);
+    one.scored = static_cast<double>(batch.scored().size());
+    if (text.decodes()) {
+      std::vector<int> all_scored;
+      for (std::size_t t = 1; t < e.ids.size(); ++t) {
+        if (e.labels[t] != lm::not_scored) all_scored.push_back(e.ids[t]);
+      }
+      one.bytes = static_cast<double>(text.decode(all_scored, true).size());
+    }
+    if (text.decodes() && Answer(e).begin > 1) {
+      one.answers = 1;
+      one.right = stripped(answer_of(model, text, e, max_tokens)) == stripped(texts_of(text, e).second) ? 1 : 0;
+    }
+    for (const std::string& name : {std::string("all"), file.groups[static_cast<std::size_t>(e.group)]}) {
+      GroupResult& to = groups[name];
+      to.loss += one.loss, to.scored += one.scored, to.bytes += one.bytes;
+      to.right += one.right, to.answers += one.answers;
+      to.losses.push_back(one.loss / one.scored);
+    }
+  }
+  return groups;
+}
+
+}  // namespace finetune_lm

