@@ -162,8 +162,7 @@ TEST_CASE("GGUF models and adapters that do not fit are refused by name") {
     return message_of<FileError>([&] { GgufModel(temporary("t")).load<float>(); });
   };
   CHECK(message("blk.0.ffn_up.weight", "blk.9.ffn_up.weight") == containing("has no tensor 'blk.0.ffn_up.weight'"));
-  CHECK(message("llama.block_count", "llama.block_xxxxx") == containing("\"llama.block_count\" is missing") ||
-        message("llama.block_count", "llama.block_xxxxx") == containing("llama.block_count"));
+  CHECK(message("llama.block_count", "llama.block_xxxxx") == containing("'llama.block_count' is missing"));
   const lm::ModelConfig config = GgufModel(folder / "base.gguf").config();
   const auto adapter_message = [&](const std::string& from, const std::string& to) {
     write_file(temporary("t"), replaced(adapter, from, to));

@@ -120,7 +120,7 @@ class GgufTokenizer {
     nlohmann::json decoders = {from_mark, {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
     if (has_prefix) {
       normalizers.insert(normalizers.begin(), nlohmann::json{{"type", "Prepend"}, {"prepend", "\u2581"}});
-      decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+      decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1U}, {"stop", 0U}});
     }
     json_["normalizer"] = {{"type", "Sequence"}, {"normalizers", normalizers}};
     json_["decoder"] = {{"type", "Sequence"}, {"decoders", decoders}};
@@ -150,14 +150,14 @@ class GgufTokenizer {
   }
 
   void write_post_processor(bool adds_bos, bool adds_eos) {
-    nlohmann::json single = {{{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}, tokens = nlohmann::json::object();
+    nlohmann::json single = {{{"Sequence", {{"id", "A"}, {"type_id", 0U}}}}}, tokens = nlohmann::json::object();
     const auto add = [&](const char* name, bool at_the_start) {
       const lm::detail::Section id = key(name);
       if (id.is_nothing()) return;
       const std::string& token = token_at(id);
       tokens[token] = {{"id", token}, {"ids", {id.json()}}, {"tokens", {token}}};
       single.insert(at_the_start ? single.begin() : single.end(),
-                    nlohmann::json{{"SpecialToken", {{"id", token}, {"type_id", 0}}}});
+                    nlohmann::json{{"SpecialToken", {{"id", token}, {"type_id", 0U}}}});
     };
     if (adds_bos) add("bos_token_id", true);
     if (adds_eos) add("eos_token_id", false);

@@ -105,16 +105,16 @@ inline Step<Pieces> make_pre_tokenizer(const Section& section) {
       {{"ByteLevel", byte_level}, {"Metaspace", metaspace}, {"Split", split_step}, {"Digits", digits}});
 }
 
-using Tokens = std::vector<std::string>;
+using TokenTexts = std::vector<std::string>;
 
-inline std::string join(const Tokens& tokens, const char* between = "") {
+inline std::string join(const TokenTexts& tokens, const char* between = "") {
   std::string text;
   for (std::size_t i = 0; i < tokens.size(); ++i) text += (i > 0 ? between : "") + tokens[i];
   return text;
 }
 
 /// The bytes behind the characters. A token with a character that stands for no byte is taken as it is.
-inline void decode_byte_level(Tokens& tokens) {
+inline void decode_byte_level(TokenTexts& tokens) {
   const auto& characters = byte_characters();
   std::string text;
   for (const std::string& token : tokens) {
@@ -135,8 +135,8 @@ inline void decode_byte_level(Tokens& tokens) {
 }
 
 /// Joins runs of tokens like <0x0A>. If a run is no UTF-8, all of it becomes U+FFFD, one for each byte.
-inline void decode_byte_fallback(Tokens& tokens) {
-  Tokens result;
+inline void decode_byte_fallback(TokenTexts& tokens) {
+  TokenTexts result;
   std::string run;
   const auto end_run = [&] {
     const bool valid = align(run).text == run;
@@ -160,8 +160,9 @@ inline void decode_byte_fallback(Tokens& tokens) {
 }
 
 /// Replaces the matches in every token; the first token has a content of its own.
-inline Step<Tokens> replace_in_tokens(const Regex& pattern, const std::string& content, const std::string& in_first) {
-  return [pattern, content, in_first](Tokens& tokens) {
+inline Step<TokenTexts> replace_in_tokens(const Regex& pattern, const std::string& content,
+                                          const std::string& in_first) {
+  return [pattern, content, in_first](TokenTexts& tokens) {
     std::size_t bytes = 0;
     for (std::size_t i = 0; i < tokens.size(); ++i) {
       std::string result;
@@ -177,10 +178,10 @@ inline Step<Tokens> replace_in_tokens(const Regex& pattern, const std::string& c
 }
 
 /// Takes up to `start` and `stop` characters from the ends of each token.
-inline Step<Tokens> decode_strip(const Section& place) {
+inline Step<TokenTexts> decode_strip(const Section& place) {
   const std::string content = place["content"].text();
   place["content"].require(to_characters(content).size() == 1, "one character");
-  return [content, start = place["start"].integer(), stop = place["stop"].integer()](Tokens& tokens) {
+  return [content, start = place["start"].integer(), stop = place["stop"].integer()](TokenTexts& tokens) {
     const std::size_t bytes = content.size();
     for (std::string& token : tokens) {
       std::size_t from = 0, to = token.size();
@@ -192,25 +193,26 @@ inline Step<Tokens> decode_strip(const Section& place) {
   };
 }
 
-inline Step<Tokens> decode_metaspace(const Section& place) {
+inline Step<TokenTexts> decode_metaspace(const Section& place) {
   const MetaspaceSettings settings(place);
   return replace_in_tokens(Regex(place, settings.replacement, Syntax::literal), " ", settings.never ? " " : "");
 }
 
 /// Without a decoder, tokens are joined with spaces.
-inline Step<Tokens> make_decoder(const Section& section) {
-  if (section.is_nothing()) return [](Tokens& tokens) { tokens = {join(tokens, " ")}; };
-  return make_step<Tokens>(section, "decoders",
-                           {{"ByteLevel", [](const Section&) -> Step<Tokens> { return decode_byte_level; }},
-                            {"ByteFallback", [](const Section&) -> Step<Tokens> { return decode_byte_fallback; }},
-                            {"Fuse", [](const Section&) -> Step<Tokens> { return [](Tokens& t) { t = {join(t)}; }; }},
-                            {"Replace",
-                             [](const Section& s) {
-                               const std::string& content = s["content"].text(1024);
-                               return replace_in_tokens(Regex(s["pattern"]), content, content);
-                             }},
-                            {"Strip", decode_strip},
-                            {"Metaspace", decode_metaspace}});
+inline Step<TokenTexts> make_decoder(const Section& section) {
+  if (section.is_nothing()) return [](TokenTexts& tokens) { tokens = {join(tokens, " ")}; };
+  return make_step<TokenTexts>(
+      section, "decoders",
+      {{"ByteLevel", [](const Section&) -> Step<TokenTexts> { return decode_byte_level; }},
+       {"ByteFallback", [](const Section&) -> Step<TokenTexts> { return decode_byte_fallback; }},
+       {"Fuse", [](const Section&) -> Step<TokenTexts> { return [](TokenTexts& t) { t = {join(t)}; }; }},
+       {"Replace",
+        [](const Section& s) {
+          const std::string& content = s["content"].text(1024);
+          return replace_in_tokens(Regex(s["pattern"]), content, content);
+        }},
+       {"Strip", decode_strip},
+       {"Metaspace", decode_metaspace}});
 }
 
 /// A text and its tokens, while the post-processors work on them.

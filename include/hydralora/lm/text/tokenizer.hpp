@@ -202,7 +202,7 @@ class Tokenizer {
   /// @throws std::invalid_argument  on an id that is not in the vocabulary.
   /// @throws std::length_error  if the decoders make the text longer than 1 GiB.
   std::string decode(const std::vector<int>& ids, bool skip_special_tokens = false) const {
-    detail::Tokens tokens;
+    detail::TokenTexts tokens;
     for (const int id : ids) {
       const auto token = tokens_.find(id);
       if (token == tokens_.end()) {
@@ -250,7 +250,7 @@ class Tokenizer {
   detail::BytePairEncoding model_;
   detail::AddedTokens added_;
   detail::Step<detail::EncodedText> post_processor_;
-  detail::Step<detail::Tokens> decoder_;
+  detail::Step<detail::TokenTexts> decoder_;
   std::unordered_map<int, std::string> tokens_;  // as decoders see them
   int size_ = 0;
 };
