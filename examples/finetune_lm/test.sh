@@ -105,7 +105,7 @@ text=$(printf 'hello\n/adapter\nhello\n/new\n/quit\n' | ./finetune_lm chat --ada
 [ "$(./finetune_lm evaluate --adapter lora --data chat.jsonl)" = \
   "$(./finetune_lm evaluate --adapter lora.gguf --data chat.jsonl)" ] || fail "an adapter as GGUF: other results"
 mistake 'with a gate' export --adapter token --to gguf-adapter --out none
-mistake 'lora exists already' export --adapter lora --to peft --out lora
+mistake 'lora: exists already' export --adapter lora --to peft --out lora
 mistake '--model is missing' export --adapter lora --to merged --out none
 mistake 'no metrics.jsonl' report --adapter lora.gguf --data chat.jsonl
 for run in lora token; do
