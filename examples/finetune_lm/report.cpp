@@ -216,8 +216,7 @@ void report(ReportOptions o) {
   HtmlPage page("Run " + run.filename().string());
   const GroupResult &all_before = before.at("all"), &all_after = after.at("all");
   const auto [difference, half] = paired_difference(all_before.losses, all_after.losses);
-  std::string summary = "On " + std::to_string(file.examples.size()) +
-                        " examples that the data names, the loss per token is " +
+  std::string summary = "On " + std::to_string(file.examples.size()) + " examples, the loss per token is " +
                         HtmlPage::number(all_after.loss / all_after.scored) + " with the adapter and " +
                         HtmlPage::number(all_before.loss / all_before.scored) + " without. ";
   summary += std::abs(difference) <= half ? "The mean difference per example is within its 95 % interval of zero. "

@@ -5,7 +5,7 @@
 #
 # smollm2.sh <finetune_lm> <folder for all files> [steps]
 set -euo pipefail
-program=$(realpath "$1") steps=${3:-60}
+program=$(realpath "$1") steps=${3:-50}
 here=$(dirname "$(realpath "$0")")
 mkdir -p "$2" && cd "$2"
 model=SmolLM2-135M-Instruct.Q4_1.gguf
@@ -18,12 +18,12 @@ echo "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  $model" 
 python3 "$here/package_data.py" --out packages --limit 2000
 
 echo "Before:"
-"$program" evaluate --model $model --data packages/test.jsonl
+"$program" evaluate --model $model --max-tokens 8 --data packages/test.jsonl
 rm -rf run adapter.gguf
 "$program" train --model $model --data packages/train.jsonl --method lora --rank 8 --alpha 16 --learning-rate 2e-3 \
   --warmup-steps 10 --weight-decay 0 --micro-batch 16 --steps "$steps" --out run
 echo "After:"
-"$program" evaluate --model $model --adapter run --data packages/test.jsonl
+"$program" evaluate --model $model --adapter run --max-tokens 8 --data packages/test.jsonl
 "$program" export --model $model --adapter run --to gguf-adapter --out adapter.gguf
 
 python3 - <<'END' >question.json

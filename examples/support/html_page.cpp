@@ -51,10 +51,11 @@ constexpr const char* style = R"(<style>
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 60rem;
   margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-.wide { overflow-x: auto; } figure { margin: 1rem 0; } figcaption, caption { color: var(--faint); text-align: left; }
+.wide { overflow-x: auto; } figure { margin: 1rem 0; } figcaption, .caption { color: var(--faint); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 th:first-child, td:first-child, .facts td, .facts th { text-align: left; }
+.wide td, .wide th { white-space: nowrap; } .plot { min-width: 32rem; }
 .facts td { overflow-wrap: anywhere; } .facts th { font-weight: normal; color: var(--faint); white-space: nowrap; }
 svg { width: 100%; height: auto; } svg text { fill: var(--text); font-size: 12px; }
 .texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: .5rem 1.5rem; margin: 1rem 0; }
@@ -77,7 +78,7 @@ void HtmlPage::paragraph(const std::string& text) { body_ += element("p", text);
 
 void HtmlPage::table(const std::string& caption, const std::vector<std::string>& header,
                      const std::vector<std::vector<std::string>>& rows) {
-  body_ += "<div class=\"wide\"><table>\n" + element("caption", caption) + "<tr>";
+  body_ += "<p class=\"caption\">" + escaped(caption) + "</p>\n<div class=\"wide\"><table>\n<tr>";
   for (const std::string& cell : header) body_ += element("th", cell);
   body_ += "</tr>\n";
   for (const auto& row : rows) {
@@ -111,7 +112,8 @@ void HtmlPage::curves(const std::string& caption, const std::string& x_name, con
   const auto place_y = [&](double y) {
     return height - bottom - (y - low_y) / (high_y - low_y) * (height - top - bottom);
   };
-  std::string svg = "<svg viewBox=\"0 0 640 300\" role=\"img\" aria-label=\"" + escaped(caption) + "\">\n";
+  std::string svg = "<div class=\"wide\"><svg class=\"plot\" viewBox=\"0 0 640 300\" role=\"img\" aria-label=\"" +
+                    escaped(caption) + "\">\n";
   const double step_y = step_of(high_y - low_y), step_x = step_of(high_x - low_x);
   for (double y = std::ceil(low_y / step_y) * step_y; y <= high_y; y += step_y) {
     const std::string at = coordinate(place_y(y));
@@ -133,7 +135,7 @@ void HtmlPage::curves(const std::string& caption, const std::string& x_name, con
     svg += "<text x=\"620\" y=\"" + std::to_string(28 + 16 * i) + "\" text-anchor=\"end\" style=\"fill:" + colour +
            "\">" + escaped(curves[i].name) + "</text>\n";
   }
-  body_ += "<figure>" + svg + "</svg>" + element("figcaption", caption) + "</figure>\n";
+  body_ += "<figure>" + svg + "</svg></div>" + element("figcaption", caption) + "</figure>\n";
 }
 
 void HtmlPage::heat_map(const std::string& caption, const std::vector<std::string>& rows,
@@ -153,9 +155,12 @@ void HtmlPage::heat_map(const std::string& caption, const std::vector<std::strin
     for (std::size_t j = 0; j < columns.size(); ++j) {
       const double value = std::clamp(values[i * columns.size() + j], 0.0, 1.0);
       const std::string x = std::to_string(left + cell * static_cast<int>(j));
+      constexpr double deepest = 0.75;  // text stays readable
       svg += "<rect x=\"" + x + "\" y=\"" + std::to_string(y) +
-             "\" width=\"45\" height=\"17\" fill=\"rgb(var(--heat) / " + number(value, 3) + ")\"><title>" +
-             number(value, 3) + "</title></rect>\n";
+             "\" width=\"45\" height=\"17\" fill=\"rgb(var(--heat) / " + number(deepest * value, 3) +
+             ")\"/><text x=\"" + std::to_string(left + cell * static_cast<int>(j) + cell / 2) + "\" y=\"" +
+             std::to_string(y + 13) + "\" text-anchor=\"middle\">" + number(std::round(100 * value) / 100) +
+             "</text>\n";
     }
   }
   body_ += "<figure class=\"wide\">" + svg + "</svg>" + element("figcaption", caption) + "</figure>\n";

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "hydralora/core/expects.hpp"
+#include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/io/dtype.hpp"
 
@@ -62,40 +63,77 @@ inline const char* gguf_type_names() { return "F32, F16, BF16, Q8_0, Q4_0, Q4_1,
 
 namespace detail {
 
-inline float half_at(const unsigned char* bytes) { return decode<float>(DType::F16, bytes); }
+/// A half as a float, without branches, so that compilers vectorise it.
+inline float half_at(const unsigned char* bytes) {
+  const std::uint32_t from = bytes[0] | static_cast<std::uint32_t>(bytes[1]) << 8U;
+  const std::uint32_t exponent = from & 0x7c00U, sign = (from & 0x8000U) << 16U, rebias = 112U << 23U;
+  const std::uint32_t infinite = 0U - static_cast<std::uint32_t>(exponent == 0x7c00U);  // masks
+  const std::uint32_t normal = 0U - static_cast<std::uint32_t>(exponent != 0);
+  const std::uint32_t number = ((from & 0x7fffU) << 13U) + rebias + (rebias & infinite);
+  const auto denormal = bits_as<std::uint32_t>(static_cast<float>(from & 0x3ffU) * 0x1p-24F);
+  return bits_as<float>(sign | (number & normal) | (denormal & ~normal));
+}
 
-inline constexpr int gguf_piece = 32;  // numbers that are decoded together: at least two types need so many
+inline constexpr int gguf_piece = 32;  // numbers that are decoded together: a block's, or those that share a scale
 
-/// 32 numbers: piece `piece` of a block. All products below are exact in float, so that fusing them with an addition
-/// changes no bit.
+// What follows is written once, for SIMD batches and for single numbers.
+#if HYDRALORA_HAS_XSIMD
+using GgufFloats = xsimd::batch<float, simd::DefaultArch>;
+using GgufCodes = xsimd::batch<std::int32_t, simd::DefaultArch>;
+inline constexpr int gguf_lanes = static_cast<int>(GgufFloats::size);
+inline GgufCodes load_codes(const std::int32_t* from) { return GgufCodes::load_unaligned(from); }
+inline GgufFloats to_floats(GgufCodes codes) { return xsimd::to_float(codes); }
+inline void store_floats(GgufFloats numbers, float* to) { numbers.store_unaligned(to); }
+#else
+using GgufFloats = float;
+using GgufCodes = std::int32_t;
+inline constexpr int gguf_lanes = 1;
+inline GgufCodes load_codes(const std::int32_t* from) { return *from; }
+inline GgufFloats to_floats(GgufCodes codes) { return static_cast<float>(codes); }
+inline void store_floats(GgufFloats numbers, float* to) { *to = numbers; }
+#endif
+
+/// f(0), f(1) … as codes.
+template <class Function>
+GgufCodes make_codes(Function&& f) {
+  std::int32_t codes[gguf_lanes];
+  for (int i = 0; i < gguf_lanes; ++i) codes[i] = static_cast<std::int32_t>(f(i));
+  return load_codes(codes);
+}
+
+/// 32 numbers: piece `piece` of a block. The products are exact in float, so that fusing them with the addition changes
+/// no bit.
 template <GgufType type>
 void decode_piece(const unsigned char* block, [[maybe_unused]] int piece, float* to) {
   constexpr int half = gguf_piece / 2;
+  static_assert(half % gguf_lanes == 0);
+  const auto bytes = [](const unsigned char* from) { return make_codes([&](int i) { return from[i]; }); };
+  const auto nibble = [&](const unsigned char* from, int at) {
+    const GgufCodes both = bytes(from + at % half);
+    return at < half ? both & GgufCodes(15) : both >> 4;
+  };
   if constexpr (type == GgufType::Q8_0) {
-    const float d = half_at(block);
-    for (int i = 0; i < gguf_piece; ++i) to[i] = d * static_cast<float>(static_cast<std::int8_t>(block[2 + i]));
-  } else if constexpr (type == GgufType::Q4_0 || type == GgufType::Q4_1) {
-    constexpr bool has_minimum = type == GgufType::Q4_1;
-    const float d = half_at(block), low = has_minimum ? half_at(block + 2) : 0;
-    const auto number = [&](int code) {
-      return has_minimum ? d * static_cast<float>(code) + low : d * static_cast<float>(code - 8);
-    };
-    const unsigned char* const codes = block + (has_minimum ? 4 : 2);
-    for (int i = 0; i < half; ++i) {
-      to[i] = number(codes[i] & 15);
-      to[i + half] = number(codes[i] >> 4);
+    const GgufFloats d(half_at(block));
+    for (int i = 0; i < gguf_piece; i += gguf_lanes) {
+      const auto codes = make_codes([&](int j) { return static_cast<std::int8_t>(block[2 + i + j]); });
+      store_floats(d * to_floats(codes), to + i);
     }
+  } else if constexpr (type == GgufType::Q4_0) {
+    const GgufFloats d(half_at(block));
+    for (int i = 0; i < gguf_piece; i += gguf_lanes) {
+      store_floats(d * to_floats(nibble(block + 2, i) - GgufCodes(8)), to + i);
+    }
+  } else if constexpr (type == GgufType::Q4_1) {
+    const GgufFloats d(half_at(block)), low(half_at(block + 2));
+    for (int i = 0; i < gguf_piece; i += gguf_lanes) store_floats(d * to_floats(nibble(block + 4, i)) + low, to + i);
   } else if constexpr (type == GgufType::Q5_0 || type == GgufType::Q5_1) {
     constexpr bool has_minimum = type == GgufType::Q5_1;
-    const float d = half_at(block), low = has_minimum ? half_at(block + 2) : 0;
-    const auto number = [&](int code) {
-      return has_minimum ? d * static_cast<float>(code) + low : d * static_cast<float>(code - 16);
-    };
+    const GgufFloats d(half_at(block)), low(has_minimum ? half_at(block + 2) : 0.0F);
     const auto high = from_little_endian<std::uint32_t>(block + (has_minimum ? 4 : 2));
-    const unsigned char* const codes = block + (has_minimum ? 8 : 6);
-    for (int i = 0; i < half; ++i) {
-      to[i] = number((codes[i] & 15) | static_cast<int>(high >> i & 1) << 4);
-      to[i + half] = number((codes[i] >> 4) | static_cast<int>(high >> (i + half) & 1) << 4);
+    for (int i = 0; i < gguf_piece; i += gguf_lanes) {
+      const GgufCodes fifth = make_codes([&](int j) { return (high >> (i + j) & 1U) << 4U; });
+      const GgufCodes codes = nibble(block + (has_minimum ? 8 : 6), i) | fifth;
+      store_floats(has_minimum ? d * to_floats(codes) + low : d * to_floats(codes - GgufCodes(16)), to + i);
     }
   } else if constexpr (type == GgufType::Q4_K || type == GgufType::Q5_K) {
     // 8 scales and 8 minima of 6 bits in 12 bytes: the first four of each whole, of the others the upper two bits
@@ -104,28 +142,26 @@ void decode_piece(const unsigned char* block, [[maybe_unused]] int piece, float*
     const bool is_whole = piece < 4;
     const int scale = is_whole ? scales[piece] & 63 : (scales[piece + 4] & 15) | (scales[piece - 4] >> 6) << 4;
     const int minimum = is_whole ? scales[piece + 4] & 63 : scales[piece + 4] >> 4 | (scales[piece] >> 6) << 4;
-    const float d = half_at(block) * static_cast<float>(scale), low = half_at(block + 2) * static_cast<float>(minimum);
-    const unsigned char* const high = block + 16;  // of Q5_K
-    const unsigned char* const codes = block + (type == GgufType::Q4_K ? 16 : 48) + piece / 2 * gguf_piece;
-    const int shift = piece % 2 * 4;
-    for (int i = 0; i < gguf_piece; ++i) {
-      int code = codes[i] >> shift & 15;
-      if constexpr (type == GgufType::Q5_K) code |= (high[i] >> piece & 1) << 4;
-      to[i] = d * static_cast<float>(code) - low;
+    const GgufFloats d(half_at(block) * static_cast<float>(scale));
+    const GgufFloats low(half_at(block + 2) * static_cast<float>(minimum));
+    const unsigned char* const lower = block + (type == GgufType::Q4_K ? 16 : 48) + piece / 2 * gguf_piece;
+    for (int i = 0; i < gguf_piece; i += gguf_lanes) {
+      GgufCodes codes = (bytes(lower + i) >> (piece % 2 * 4)) & GgufCodes(15);
+      if constexpr (type == GgufType::Q5_K) codes = codes | (((bytes(block + 16 + i) >> piece) & GgufCodes(1)) << 4);
+      store_floats(d * to_floats(codes) - low, to + i);
     }
   } else {
     static_assert(type == GgufType::Q6_K);
     const int part = piece / 4, quarter = piece % 4;  // of 128 numbers, of 32
-    const unsigned char* const low = block + part * 64 + quarter % 2 * gguf_piece;
-    const unsigned char* const high = block + 128 + part * gguf_piece;
+    const unsigned char* const lower = block + part * 64 + quarter % 2 * gguf_piece;
+    const unsigned char* const upper = block + 128 + part * gguf_piece;
     const unsigned char* const scales = block + 192 + part * 8 + quarter * 2;
     const float d = half_at(block + 208);
-    const int shift = quarter / 2 * 4;
-    for (int h = 0; h < 2; ++h) {
-      const float step = d * static_cast<float>(static_cast<std::int8_t>(scales[h]));
-      for (int i = h * half; i < (h + 1) * half; ++i) {
-        to[i] = step * static_cast<float>(((low[i] >> shift & 15) | (high[i] >> 2 * quarter & 3) << 4) - 32);
-      }
+    for (int i = 0; i < gguf_piece; i += gguf_lanes) {
+      const GgufFloats step(d * static_cast<float>(static_cast<std::int8_t>(scales[i / half])));
+      const GgufCodes low = (bytes(lower + i) >> (quarter / 2 * 4)) & GgufCodes(15);
+      const GgufCodes high = (bytes(upper + i) >> (2 * quarter)) & GgufCodes(3);
+      store_floats(step * to_floats((low | (high << 4)) - GgufCodes(32)), to + i);
     }
   }
 }
@@ -150,17 +186,20 @@ void decode_pieces(const unsigned char* row, Index first, Index count, float* to
 
 /// Numbers first … first + count − 1 of a row as floats. @param to  OVERWRITTEN.
 inline void decode_blocks(GgufType type, const unsigned char* row, Index first, Index count, float* to) {
-  const auto plain = [&](DType number) {
-    const Index bytes = info_of(number).bytes;
-    for (Index i = 0; i < count; ++i) to[i] = decode<float>(number, row + (first + i) * bytes);
-  };
+  const unsigned char* const from = row + first * info_of(type).bytes;  // of a type without blocks
   switch (type) {
     case GgufType::F32:
-      return plain(DType::F32);
+      for (Index i = 0; i < count; ++i) to[i] = bits_as<float>(from_little_endian<std::uint32_t>(from + 4 * i));
+      return;
     case GgufType::F16:
-      return plain(DType::F16);
+      for (Index i = 0; i < count; ++i) to[i] = half_at(from + 2 * i);
+      return;
     case GgufType::BF16:
-      return plain(DType::BF16);
+      for (Index i = 0; i < count; ++i) {
+        const std::uint32_t upper = from[2 * i] | static_cast<std::uint32_t>(from[2 * i + 1]) << 8U;
+        to[i] = bits_as<float>(upper << 16U);
+      }
+      return;
     case GgufType::Q4_0:
       return decode_pieces<GgufType::Q4_0>(row, first, count, to);
     case GgufType::Q4_1:
