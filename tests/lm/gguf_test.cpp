@@ -14,13 +14,13 @@ using namespace support;
 
 namespace {
 
-const std::filesystem::path folder = std::filesystem::path(HYDRALORA_LM_CASES) / "E1_llama_mixed";
+const std::filesystem::path mixed_model = std::filesystem::path(HYDRALORA_LM_CASES) / "E1_llama_mixed";
 
-nlohmann::json json_of(const char* name) { return nlohmann::json::parse(file_content(folder / name)); }
+nlohmann::json mixed_json(const char* name) { return nlohmann::json::parse(file_content(mixed_model / name)); }
 
 lm::Matrix<float> logits_of(lm::Decoder<float>& model) {
   lm::Batch batch;
-  const nlohmann::json input = json_of("batch.json");
+  const nlohmann::json input = mixed_json("batch.json");
   for (const auto& document : input["documents"]) batch.add(document["ids"].get<std::vector<int>>(), {});
   batch.labels.assign(batch.ids.size(), lm::not_scored);
   lm::Matrix<float> all(model.config.vocabulary, batch.tokens());
@@ -29,7 +29,7 @@ lm::Matrix<float> logits_of(lm::Decoder<float>& model) {
 }
 float distance(const lm::Matrix<float>& logits, const char* expected) {
   lm::Matrix<float> wanted(logits.cols(), logits.rows());
-  SafetensorsFile(folder / "expected.safetensors").read(expected, wanted);
+  SafetensorsFile(mixed_model / "expected.safetensors").read(expected, wanted);
   return (logits - wanted.transpose()).cwiseAbs().maxCoeff();
 }
 
@@ -44,7 +44,7 @@ std::string replaced(std::string content, const std::string& from, const std::st
 }  // namespace
 
 TEST_CASE("a GGUF computes what its dequantised weights do, in its blocks and on another base") {
-  const GgufModel file(folder / "base.gguf");
+  const GgufModel file(mixed_model / "base.gguf");
   CHECK(file.spare().empty());
   const auto model = file.load<float>();
   CHECK(distance(logits_of(*model), "logits_base") < 1e-4F);
@@ -53,21 +53,21 @@ TEST_CASE("a GGUF computes what its dequantised weights do, in its blocks and on
 }
 
 TEST_CASE("adapters of llama.cpp and PEFT become each other") {
-  const GgufModel file(folder / "base.gguf");
+  const GgufModel file(mixed_model / "base.gguf");
   const auto model = file.load<float>();
   {
-    const lm::Adapters<float> adapters(*model, PeftDirectory(folder / "adapter"));
+    const lm::Adapters<float> adapters(*model, PeftDirectory(mixed_model / "adapter"));
     CHECK(distance(logits_of(*model), "logits_adapter") < 1e-4F);
   }
   const TemporaryFolder temporary;
-  write_peft_directory(GgufFile(folder / "adapter.gguf"), file.config(), temporary("peft"));
+  write_peft_directory(GgufFile(mixed_model / "adapter.gguf"), file.config(), temporary("peft"));
   {
     const lm::Adapters<float> adapters(*model, PeftDirectory(temporary("peft")));
     CHECK(distance(logits_of(*model), "logits_adapter") < 1e-4F);
   }
   // There and back: the same numbers.
   write_gguf_adapter(PeftDirectory(temporary("peft")), file.config(), temporary("back.gguf"));
-  const GgufFile ours(temporary("back.gguf")), theirs(folder / "adapter.gguf");
+  const GgufFile ours(temporary("back.gguf")), theirs(mixed_model / "adapter.gguf");
   CHECK(ours.tensors().size() == theirs.tensors().size());
   for (const auto& [name, entry] : theirs.tensors()) CHECK(ours.bytes(name) == theirs.bytes(name));
   for (const char* key : {"general.architecture", "general.type", "adapter.type", "adapter.lora.alpha"}) {
@@ -76,7 +76,7 @@ TEST_CASE("adapters of llama.cpp and PEFT become each other") {
 }
 
 TEST_CASE("ranks, alphas and rsLoRA of several modules are folded into lora_b; a split adapter is one LoRA") {
-  const GgufModel file(folder / "base.gguf");
+  const GgufModel file(mixed_model / "base.gguf");
   const auto model = file.load<float>();
   const TemporaryFolder temporary;
   const auto randomized = [](auto layer) {
@@ -114,9 +114,9 @@ TEST_CASE("ranks, alphas and rsLoRA of several modules are folded into lora_b; a
 }
 
 TEST_CASE("the tokenizer and the chat template of a GGUF") {
-  const GgufFile file(folder / "base.gguf");
+  const GgufFile file(mixed_model / "base.gguf");
   const lm::Tokenizer tokenizer = gguf_tokenizer(file);
-  const nlohmann::json expected = json_of("expected.json");
+  const nlohmann::json expected = mixed_json("expected.json");
   CHECK(!expected["tokens"].empty());
   for (const auto& one : expected["tokens"]) {
     CHECK(nlohmann::json(tokenizer.encode(one["text"].get<std::string>()).ids) == one["ids"]);
@@ -156,14 +156,14 @@ TEST_CASE("a SentencePiece tokenizer in a GGUF merges by its scores and falls ba
 
 TEST_CASE("GGUF models and adapters that do not fit are refused by name") {
   const TemporaryFolder temporary;
-  const std::string model = file_content(folder / "base.gguf"), adapter = file_content(folder / "adapter.gguf");
+  const std::string model = file_content(mixed_model / "base.gguf"), adapter = file_content(mixed_model / "adapter.gguf");
   const auto message = [&](const std::string& from, const std::string& to) {
     write_file(temporary("t"), replaced(model, from, to));
     return message_of<FileError>([&] { GgufModel(temporary("t")).load<float>(); });
   };
   CHECK(message("blk.0.ffn_up.weight", "blk.9.ffn_up.weight") == containing("has no tensor 'blk.0.ffn_up.weight'"));
   CHECK(message("llama.block_count", "llama.block_xxxxx") == containing("'llama.block_count' is missing"));
-  const lm::ModelConfig config = GgufModel(folder / "base.gguf").config();
+  const lm::ModelConfig config = GgufModel(mixed_model / "base.gguf").config();
   const auto adapter_message = [&](const std::string& from, const std::string& to) {
     write_file(temporary("t"), replaced(adapter, from, to));
     return message_of<FileError>([&] { write_peft_directory(GgufFile(temporary("t")), config, temporary("no")); });
@@ -171,6 +171,6 @@ TEST_CASE("GGUF models and adapters that do not fit are refused by name") {
   CHECK(adapter_message("blk.1.ffn_up.weight.lora_a", "blk.7.ffn_up.weight.lora_a") == containing("has no tensor"));
   CHECK(adapter_message("adapter.lora.alpha", "adapter.lora.beta_") == containing("adapter.lora.alpha"));
   CHECK(!std::filesystem::exists(temporary("no")));
-  CHECK(message_of<FileError>([&] { write_peft_directory(GgufFile(folder / "base.gguf"), config, temporary("no")); }) ==
+  CHECK(message_of<FileError>([&] { write_peft_directory(GgufFile(mixed_model / "base.gguf"), config, temporary("no")); }) ==
         containing("general.type"));
 }
