@@ -132,6 +132,7 @@ class Routing {
     });
   }
 
+  bool records() const { return heads_ > 0; }
   const int* group = nullptr;  ///< whose tokens come next; null: nobody's
 
   void draw(HtmlPage& page, const std::vector<std::string>& groups) const {
@@ -207,6 +208,7 @@ void report(ReportOptions o) {
   const hydralora::PeftDirectory adapter = open_adapter(o.model);
   Routing routing(*model, adapter);
   for (const lm::Example& e : file.examples) {
+    if (!routing.records()) break;
     lm::Batch batch;
     batch.add(e.ids, e.labels, e.group);
     routing.group = &e.group;

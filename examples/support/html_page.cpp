@@ -47,7 +47,8 @@ constexpr const char* style = R"(<style>
   --c0: #0b62b4; --c1: #c2410c; --c2: #15803d; --c3: #7e22ce; --c4: #a16207; --c5: #be185d; }
 @media (prefers-color-scheme: dark) { :root { --text: #e8e8e8; --back: #161616; --faint: #9a9a9a; --line: #3a3a3a;
   --heat: 110 175 250; --c0: #6cb0f5; --c1: #fb923c; --c2: #4ade80; --c3: #c084fc; --c4: #facc15; --c5: #f472b6; } }
-@media print { :root { --text: #000; --back: #fff; --line: #bbb; --heat: 20 90 170; } figure, table { break-inside: avoid; } }
+@media print { :root { --text: #000; --back: #fff; --line: #bbb; --heat: 20 90 170; }
+  figure, table { break-inside: avoid; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 60rem;
   margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
@@ -58,8 +59,10 @@ th:first-child, td:first-child, .facts td, .facts th { text-align: left; }
 .wide td, .wide th { white-space: nowrap; } .plot { min-width: 32rem; }
 .facts td { overflow-wrap: anywhere; } .facts th { font-weight: normal; color: var(--faint); white-space: nowrap; }
 svg { width: 100%; height: auto; } svg text { fill: var(--text); font-size: 12px; }
-.texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: .5rem 1.5rem; margin: 1rem 0; }
-.texts b { color: var(--faint); font-weight: normal; } .texts p { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+.texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: .5rem 1.5rem;
+  margin: 1rem 0; }
+.texts b { color: var(--faint); font-weight: normal; }
+.texts p { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 </style>
 )";
 

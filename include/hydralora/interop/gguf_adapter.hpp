@@ -2,14 +2,12 @@
 // LoRA adapters of llama.cpp (general.type = adapter) and adapter directories of PEFT, one made from the other.
 //
 // A file has blk.3.ffn_up.weight.lora_a [r, in] and .lora_b [out, r] for each linear, and one alpha for all: the
-// scaling is alpha / r. Rank and alpha patterns and rsLoRA are folded into lora_b. In the architecture llama the rows of
-// lora_b of q and k are permuted as the model's are.
+// scaling is alpha / r. Rank and alpha patterns and rsLoRA are folded into lora_b. In the architecture llama the rows
+// of lora_b of q and k are permuted as the model's are.
 #pragma once
 
-#include <cmath>
 #include <filesystem>
 #include <map>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>

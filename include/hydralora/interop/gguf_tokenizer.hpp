@@ -24,7 +24,7 @@ namespace detail {
 /// Makes tokenizer.json of a GGUF's metadata.
 class GgufTokenizer {
  public:
-  explicit GgufTokenizer(const GgufFile& file) : file_(file), top_(file.path(), "", file.metadata()) {
+  explicit GgufTokenizer(const GgufFile& file) : top_(file.path(), "", file.metadata()) {
     const bool is_sentence_piece = key("model").choice({"gpt2", "llama"}) == 1;
     const auto tokens = key("tokens").list();
     const auto types = key("token_type").is_nothing() ? std::vector<lm::detail::Section>() : key("token_type").list();
@@ -89,7 +89,7 @@ class GgufTokenizer {
     json_["model"] = {{"type", "BPE"}, {"ignore_merges", is_llama3}, {"merges", key("merges").json()}};
   }
 
-  /// SentencePiece merges the pair whose token has the highest score. As a list of merges: transformers' LlamaConverter.
+  /// SentencePiece merges the pair whose token has the highest score. As a list of merges: as transformers makes it.
   void write_sentence_piece() {
     const std::vector<lm::detail::Section> scores = key("scores").list();
     key("scores").require(scores.size() == tokens_.size(), "a list with a number per token");
@@ -167,7 +167,6 @@ class GgufTokenizer {
 
   static constexpr std::size_t most_token_bytes = 256;  // longer ones are not made of merges
 
-  const GgufFile& file_;
   lm::detail::Section top_;
   std::vector<std::string> tokens_;
   std::vector<int> types_;

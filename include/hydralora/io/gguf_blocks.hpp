@@ -254,9 +254,11 @@ inline void encode_blocks(GgufType type, const float* row, Index count, unsigned
 class GgufWeight {
  public:
   /// @param bytes  whole rows, as in the file.
-  /// @throws std::invalid_argument  on another number of bytes.
+  /// @throws std::invalid_argument  on rows of no whole blocks, or another number of bytes.
   GgufWeight(GgufType type, Index rows, Index cols, std::vector<unsigned char> bytes)
       : type_(type), rows_(rows), cols_(cols), bytes_(std::move(bytes)) {
+    expects(cols % info_of(type).block == 0, "GgufWeight: rows of ", cols, " numbers are no whole blocks of ",
+            info_of(type).name);
     const Index needed = rows * info_of(type).row_bytes(cols);
     expects(static_cast<Index>(bytes_.size()) == needed, "GgufWeight: ", bytes_.size(), " bytes, expected ", needed);
   }

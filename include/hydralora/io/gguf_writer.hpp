@@ -41,11 +41,14 @@ class GgufWriter {
       for (Index j = 0; j < columns; ++j) {
         row[static_cast<std::size_t>(j)] = static_cast<float>(as_vector ? matrix(j, 0) : matrix(i, j));
       }
+      const auto is_finite = [](const std::vector<float>& numbers) {
+        return std::all_of(numbers.begin(), numbers.end(), [](float x) { return std::isfinite(x); });
+      };
       unsigned char* const to = bytes.data() + i * info.row_bytes(columns);
-      detail::encode_blocks(type, row.data(), columns, to);
+      if (is_finite(row)) detail::encode_blocks(type, row.data(), columns, to);
       detail::decode_blocks(type, to, 0, columns, back.data());
-      expects(std::all_of(back.begin(), back.end(), [](float x) { return std::isfinite(x); }),
-              "GgufWriter: ", in_quotes(name), " has a number that is not finite, or too large for ", info.name);
+      expects(is_finite(row) && is_finite(back), "GgufWriter: ", in_quotes(name),
+              " has a number that is not finite, or too large for ", info.name);
     }
     add_bytes(name, type, as_vector ? std::vector<Index>{columns} : std::vector<Index>{rows, columns},
               std::move(bytes));
