@@ -30,16 +30,24 @@ void for_each_in(const std::string& path, Function&& f) {
   }
 }
 
+/// Of a group's name, or of its number as text.
+int group_number(const std::string& group, const lm::Adapters<float>* adapters) {
+  if (group.empty()) return 0;
+  const std::vector<std::string> names = adapters != nullptr ? adapters->groups : std::vector<std::string>();
+  const auto named = std::find(names.begin(), names.end(), group);
+  if (named != names.end()) return static_cast<int>(named - names.begin());
+  if (group.size() < 9 && group.find_first_not_of("0123456789") == std::string::npos) return std::stoi(group);
+  throw std::invalid_argument("--group " + group + " is not a group of the adapter, nor a number");
+}
+
 }  // namespace
 
 void evaluate(EvaluateOptions o) {
   Text text(o.model);
   const auto model = load_model(o.model);
   const auto adapters = load_adapters(*model, o.model);
-  lm::ExampleFile file;
-  for (const std::string& path : o.data)
-    file.read(path, text.functions(), std::min(o.max_length, model->config.positions), false);
-  if (file.examples.empty()) throw std::invalid_argument("evaluate: the data has no example with a trained token");
+  const lm::ExampleFile file = read_examples(o.data, text, std::min(o.max_length, model->config.positions),
+                                             adapters ? adapters->groups : std::vector<std::string>());
   const std::map<std::string, GroupResult> groups = evaluate_examples(*model, text, file, o.max_tokens);
   ordered_json result;
   for (const auto& [name, s] : groups) {
@@ -47,10 +55,11 @@ void evaluate(EvaluateOptions o) {
     ordered_json one = {{"loss", s.loss / s.scored}, {"tokens", s.scored}};
     if (s.bytes > 0) one["bits_per_byte"] = s.loss / std::log(2.0) / s.bytes;
     if (s.answers > 0) one["accuracy"] = s.right / s.answers, one["answers"] = s.answers;
+    if (o.per_example) one["losses"] = s.losses, one["rights"] = s.rights;
     result[name] = one;
   }
-  if (o.json) {
-    std::cout << result.dump(2) << '\n';
+  if (o.json || o.per_example) {
+    std::cout << result.dump(o.per_example ? -1 : 2) << '\n';
     return;
   }
   std::cout << std::left << std::setw(24) << "group"
@@ -85,6 +94,7 @@ void generate(GenerateOptions o) {
   const auto model = load_model(o.model);
   const auto adapters = load_adapters(*model, o.model);
   if (!o.ignore_eos) o.generation.end_tokens = text.end_tokens();
+  o.generation.group = group_number(o.group, adapters.get());
   const std::vector<int> made = lm::Generator<float>(*model).generate(ids, o.generation);
   const std::string said = text.decode(made, true);
   if (o.json) {
@@ -102,6 +112,7 @@ void chat(ChatOptions o) {
   const auto model = load_model(o.model);
   auto adapters = load_adapters(*model, o.model);
   o.generation.end_tokens = text.end_tokens();
+  o.generation.group = group_number(o.group, adapters.get());
   std::cout << "/new forgets the conversation" << (adapters ? ", /adapter switches the adapter on and off" : "")
             << ", /quit ends\n";
   ordered_json messages = ordered_json::array();

@@ -13,13 +13,13 @@ struct EvaluateOptions {
   ModelOptions model;
   std::vector<std::string> data;
   Index max_length = 1024, max_tokens = 32;
-  bool json = false;
+  bool json = false, per_example = false;
 };
 void evaluate(EvaluateOptions options);
 
 struct GenerateOptions {
   ModelOptions model;
-  std::string prompt, messages;
+  std::string prompt, messages, group;
   bool chat = false, ignore_eos = false, json = false;
   lm::GenerationOptions generation;
 };
@@ -27,6 +27,7 @@ void generate(GenerateOptions options);
 
 struct ChatOptions {
   ModelOptions model;
+  std::string group;
   lm::GenerationOptions generation;
 };
 /// Answers lines of the standard input.
@@ -62,7 +63,7 @@ void report(ReportOptions options);
 
 struct ExportOptions {
   ModelOptions model;
-  std::string to, out, type = "F16";
+  std::string to, out, type;
   bool approximate = false;
   std::vector<std::string> data;
 };

@@ -32,6 +32,24 @@ std::string stripped(const std::string& text) {
   return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(blanks) + 1 - begin);
 }
 
+lm::ExampleFile read_examples(const std::vector<std::string>& files, Text& text, Index max_length,
+                              const std::vector<std::string>& groups) {
+  lm::ExampleFile all;
+  all.groups = groups;
+  for (const std::string& path : files) all.read(path, text.functions(), max_length, false);
+  if (all.examples.empty()) throw std::invalid_argument("--data has no example with a trained token");
+  check_groups(all, groups);
+  return all;
+}
+
+void check_groups(const lm::ExampleFile& file, const std::vector<std::string>& groups) {
+  if (groups.empty() || file.groups.size() == groups.size()) return;
+  std::string names;
+  for (const std::string& name : groups) names += (names.empty() ? "" : ", ") + ('"' + name + '"');
+  throw std::invalid_argument("the data has the group \"" + file.groups[groups.size()] +
+                              "\", and the adapter has heads for " + names);
+}
+
 std::pair<std::string, std::string> texts_of(Text& text, const lm::Example& e) {
   const Answer answer(e);
   return {text.decode(part(e.ids, 0, answer.begin), true), text.decode(part(e.ids, answer.begin, answer.end), true)};
@@ -71,6 +89,7 @@ std::map<std::string, GroupResult> evaluate_examples(lm::Decoder<float>& model, 
       to.loss += one.loss, to.scored += one.scored, to.bytes += one.bytes;
       to.right += one.right, to.answers += one.answers;
       to.losses.push_back(one.loss / one.scored);
+      if (one.answers > 0) to.rights.push_back(static_cast<int>(one.right));
     }
   }
   return groups;

@@ -16,7 +16,16 @@ struct GroupResult {
   double scored = 0, bytes = 0;  ///< tokens, and bytes of their text where there is a tokenizer
   double right = 0, answers = 0;
   std::vector<double> losses;  ///< mean over the tokens of each example
+  std::vector<int> rights;     ///< of each example that has a prompt: whether greedy decoding gives its answer
 };
+
+/// The examples of files. @param groups  names of the adapter's groups for GateKind::given, or none.
+/// @throws std::invalid_argument  there is no example, or one of another group
+lm::ExampleFile read_examples(const std::vector<std::string>& files, Text& text, Index max_length,
+                              const std::vector<std::string>& groups);
+
+/// @throws std::invalid_argument  the file begins with these groups and has more. No groups: nothing is checked.
+void check_groups(const lm::ExampleFile& file, const std::vector<std::string>& groups);
 
 /// What greedy decoding says in the place of an example's first answer.
 std::string answer_of(lm::Decoder<float>& model, Text& text, const lm::Example& example, Index max_tokens);

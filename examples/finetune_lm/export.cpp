@@ -8,7 +8,9 @@
 #include <stdexcept>
 
 #include "commands.hpp"
+#include "evaluation.hpp"
 #include "hydralora/interop/gguf_adapter.hpp"
+#include "hydralora/interop/gguf_checkpoint.hpp"
 #include "hydralora/layers/merge.hpp"
 #include "recorder.hpp"
 
@@ -22,10 +24,6 @@ using hydralora::FileError;
 using hydralora::PeftDirectory;
 
 using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-bool is_routed(const AdapterModule& m) {
-  return m.kind == AdapterKind::hydra_lora || (m.kind == AdapterKind::split_lora && m.routed);
-}
 
 /// Adds an adapter to weights.
 class Merger {
@@ -89,12 +87,11 @@ class Merger {
     Text text(o.model);
     const auto model = load_model(o.model);
     const auto adapters = load_adapters(*model, o.model);
-    lm::ExampleFile file;
-    for (const std::string& path : o.data) file.read(path, text.functions(), model->config.positions, false);
+    const lm::ExampleFile file = read_examples(o.data, text, model->config.positions, {});
     model->for_each_linear([&](lm::Linear<float>& linear) {
       if (!linear.adapter) return;
       std::vector<float>& inputs = inputs_[linear.name];
-      record_inputs(linear, [&inputs](ConstTokens<float> x) {
+      record_inputs(linear, [&inputs](ConstTokens<float> x, const hydralora::AdapterCache<float>&) {
         for (Index t = 0; t < x.tokens(); ++t) inputs.insert(inputs.end(), x.token(t), x.token(t) + x.features());
       });
     });
@@ -106,7 +103,6 @@ class Merger {
       model->loss(batch);
       tokens_ += static_cast<Index>(e.ids.size());
     }
-    if (tokens_ == 0) throw std::invalid_argument("export: the data has no example");
   }
 
   PeftDirectory adapter_;
@@ -139,9 +135,29 @@ void merge_checkpoint(const ExportOptions& o, Merger& merger) {
   file.save(std::filesystem::path(o.out) / "model.safetensors");
 }
 
+/// A Hugging Face checkpoint in F16 of a GGUF.
+void merge_gguf_to_checkpoint(const ExportOptions& o, Merger& merger) {
+  const hydralora::GgufModel model(o.model.folder);
+  hydralora::SafetensorsWriter file;
+  file.metadata["format"] = "pt";
+  lm::for_each_tensor(model.config(), [&](const std::string& name, Index, Index columns) {
+    const hydralora::GgufWeight blocks = model.blocks(name);
+    Eigen::MatrixXf columns_of_rows(blocks.cols(), blocks.rows());
+    blocks.read_rows(0, 0, hydralora::Tokens<float>(columns_of_rows));
+    RowMajor weight = columns_of_rows.transpose().cast<double>();
+    const std::string module = name.substr(0, name.rfind('.'));
+    if (columns > 0 && merger.has(module)) merger.merge(module, weight);
+    file.add(name, weight, hydralora::DType::F16, columns == 0);
+  });
+  merger.check();
+  write_model_files(model, o.out);
+  file.save(std::filesystem::path(o.out) / "model.safetensors");
+}
+
 void merge_gguf(const ExportOptions& o, Merger& merger) {
   using hydralora::GgufType;
   const hydralora::GgufModel model(o.model.folder);
+  const std::string type_name = o.type.empty() ? "F16" : o.type;
   const hydralora::GgufFile& from = model.file();
   const std::pair<GgufType, unsigned> types[] = {// with general.file_type
                                                  {GgufType::F32, 0},
@@ -150,7 +166,7 @@ void merge_gguf(const ExportOptions& o, Merger& merger) {
                                                  {GgufType::Q8_0, 7},
                                                  {GgufType::BF16, 32}};
   const auto& [type, file_type] = *std::find_if(std::begin(types), std::end(types),
-                                                [&](const auto& one) { return info_of(one.first).name == o.type; });
+                                                [&](const auto& one) { return info_of(one.first).name == type_name; });
   const auto linears = hydralora::detail::gguf_linears(model.config());
   hydralora::GgufWriter file;
   file.metadata = from.metadata();
@@ -190,7 +206,13 @@ void export_model(ExportOptions o) {
   if (std::filesystem::exists(o.out)) throw FileError(o.out, "exists already");
   if (o.to == "merged") {
     Merger merger(o);
-    o.model.is_gguf() ? merge_gguf(o, merger) : merge_checkpoint(o, merger);
+    if (!o.model.is_gguf()) {
+      merge_checkpoint(o, merger);
+    } else if (o.type.empty() && std::filesystem::path(o.out).extension() != ".gguf") {
+      merge_gguf_to_checkpoint(o, merger);
+    } else {
+      merge_gguf(o, merger);
+    }
     merger.print();
   } else if (o.to == "gguf-adapter") {
     write_gguf_adapter(open_adapter(o.model), config_of(o.model), o.out);

@@ -29,19 +29,20 @@ inline double weight_bytes(const lm::ModelConfig& c, lm::BaseType base) {
   return sum;
 }
 
-/// @param method  lora, split, hydra (on all linears) or full.
+/// @param method  lora, split, split-gated, hydra (on all linears) or full.
 /// @param tokens  of a micro-batch.
 /// @param held    bytes of all weights.
 inline Forecast forecast(const lm::ModelConfig& c, const std::string& method, Index rank, Index heads, Index tokens,
                          bool checkpointing, double held) {
   const auto d = [](Index n) { return static_cast<double>(n); };
-  const bool full = method == "full", routed = method == "hydra", many = method == "split" || routed;
+  const bool full = method == "full", routed = method == "hydra" || method == "split-gated",
+             many = method == "split" || routed;
   double in_sum = 0, products = 0, adapters = 0, saved_by_adapters = 0;
   lm::for_each_tensor(c, [&](const std::string& name, Index out, Index in) {
     if (in == 0 || name.rfind("model.layers.", 0) != 0) return;
     products += d(out) * d(in);
     in_sum += d(in);
-    const Index downs = many && !routed ? heads : 1, ups = many ? heads : 1;
+    const Index downs = many && method != "hydra" ? heads : 1, ups = many ? heads : 1;
     adapters += d(rank) * (d(downs) * d(in) + d(ups) * d(out)) + (routed ? d(heads) * d(in) : 0);
     saved_by_adapters += d(downs) * d(rank) + (routed ? d(heads) : 0);
   });

@@ -70,15 +70,15 @@ void info(InfoOptions o) {
   std::cout << "rank " << o.rank << ", " << o.heads << " heads, " << o.tokens << " tokens a step, base " << base << " ("
             << std::setprecision(2) << held / static_cast<double>(lm::weight_count(c))
             << " bytes a weight); with gradient checkpointing in brackets:\n"
-            << "  method  million trained     memory GB     seconds a step\n";
-  for (const char* name : {"lora", "split", "hydra", "full"}) {
+            << "  method       million trained     memory GB     seconds a step\n";
+  for (const char* name : {"lora", "split", "split-gated", "hydra", "full"}) {
     const bool full = std::string(name) == "full";
     const auto of = [&](bool checkpointing) {
       return forecast(c, name, o.rank, o.heads, o.tokens, checkpointing,
                       full ? weight_bytes(c, lm::BaseType::float32) : held);
     };
     const Forecast plain = of(false), less = of(true);
-    std::cout << "  " << std::left << std::setw(6) << name << std::right << std::setw(17) << million(plain.trained)
+    std::cout << "  " << std::left << std::setw(11) << name << std::right << std::setw(17) << million(plain.trained)
               << std::setw(8) << plain.bytes / 1e9 << " (" << less.bytes / 1e9 << ")" << std::setw(10)
               << plain.flop / speed << " (" << less.flop / speed << ")\n";
   }

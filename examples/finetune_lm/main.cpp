@@ -45,12 +45,12 @@ void add_model(CLI::App& command, ModelOptions& model, bool weights = true) {
       ->capture_default_str();
 }
 
-void add_generation(CLI::App& command, lm::GenerationOptions& o) {
+void add_generation(CLI::App& command, lm::GenerationOptions& o, std::string& group) {
   command.add_option("--max-tokens", o.max_tokens, "at most")->check(CLI::Range(1, 1 << 24));
   command.add_option("--temperature", o.temperature, "0: greedy")->check(CLI::NonNegativeNumber);
   command.add_option("--top-p", o.top_p, "nucleus")->check(CLI::Range(0.0, 1.0));
   command.add_option("--seed", o.seed, "of sampling")->check(CLI::NonNegativeNumber);
-  command.add_option("--group", o.group, "for --gate given");
+  command.add_option("--group", group, "name or number, for --gate given");
 }
 
 int run(int argc, char** argv) {
@@ -68,7 +68,7 @@ int run(int argc, char** argv) {
   option("--validation,--validation_file", t.validation, "files of JSON lines");
   option("--out,--output_dir", t.out, "folder of the run, which becomes the adapter's");
   auto* method = option("--method", t.method, "what is trained");
-  method->check(CLI::IsMember({"lora", "split", "hydra", "full"}));
+  method->check(CLI::IsMember({"lora", "split", "split-gated", "hydra", "full"}));
   auto* rank = option("--rank,--lora_r", t.rank, "of A and B")->check(CLI::Range(1, 4096));
   auto* alpha = option("--alpha,--lora_alpha", t.alpha, "scaling = alpha / rank");
   auto* heads = option("--heads,--lora_nums", t.heads, "of split and hydra")->check(CLI::Range(1, 256));
@@ -119,6 +119,8 @@ int run(int argc, char** argv) {
   evaluate_command.add_option("--max-tokens", e.max_tokens, "of an answer")->check(CLI::Range(1, 1 << 20));
   evaluate_command.add_flag("--parse-special-tokens", e.model.parse_special_tokens, "as of train");
   evaluate_command.add_flag("--json", e.json, "print JSON");
+  evaluate_command.add_flag("--per-example", e.per_example,
+                            "print JSON with every example's loss per token and whether its answer is right");
 
   GenerateOptions g;
   CLI::App& generate_command = *app.add_subcommand("generate", "complete a text or answer a conversation");
@@ -126,14 +128,14 @@ int run(int argc, char** argv) {
   generate_command.add_option("--prompt", g.prompt, "the text");
   generate_command.add_option("--messages", g.messages, "a file with a conversation");
   generate_command.add_flag("--chat", g.chat, "the prompt is a user's message");
-  add_generation(generate_command, g.generation);
+  add_generation(generate_command, g.generation, g.group);
   generate_command.add_flag("--ignore-eos", g.ignore_eos, "go on behind end tokens");
   generate_command.add_flag("--json", g.json, "print JSON");
 
   ChatOptions c;
   CLI::App& chat_command = *app.add_subcommand("chat", "talk with a model");
   add_model(chat_command, c.model);
-  add_generation(chat_command, c.generation);
+  add_generation(chat_command, c.generation, c.group);
 
   TokenizeOptions k;
   CLI::App& tokenize_command = *app.add_subcommand("tokenize", "texts to ids and back");
@@ -174,9 +176,8 @@ int run(int argc, char** argv) {
       ->required()
       ->check(CLI::IsMember({"peft", "gguf-adapter", "merged"}));
   export_command.add_option("--out", x.out, "a new folder, or a new file of llama.cpp")->required();
-  export_command.add_option("--type", x.type, "of the matrices of a merged GGUF")
-      ->check(CLI::IsMember({"F32", "F16", "BF16", "Q8_0", "Q4_0"}))
-      ->capture_default_str();
+  export_command.add_option("--type", x.type, "of the matrices of a merged GGUF (default: F16)")
+      ->check(CLI::IsMember({"F32", "F16", "BF16", "Q8_0", "Q4_0"}));
   export_command.add_flag("--approximate", x.approximate, "merge a gate's heads with their mean weights over --data");
   export_command.add_option("--data", x.data, "files of JSON lines");
 
@@ -200,9 +201,7 @@ int run(int argc, char** argv) {
         if (one->count() > 0) t.given.insert(one->get_name());
       }
     }
-    if (t.method == "full" && t.model.adapter.empty() && t.model.is_gguf()) {
-      throw std::invalid_argument("--method full: --model is a GGUF, on which adapters can be trained");
-    }
+    if (t.method == "full" && t.model.adapter.empty() && t.model.base.empty()) t.model.base = "float32";
     return train(t);
   }
   if (evaluate_command.parsed()) evaluate(e);

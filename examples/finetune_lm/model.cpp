@@ -9,7 +9,7 @@
 
 #include "hydralora/interop/gguf_adapter.hpp"
 #include "hydralora/interop/gguf_model.hpp"
-#include "hydralora/interop/gguf_tokenizer.hpp"
+#include "hydralora/interop/gguf_checkpoint.hpp"
 #if defined(HYDRALORA_ONEDNN)
 #include "hydralora/interop/onednn.hpp"
 #endif
@@ -215,6 +215,11 @@ lm::ModelConfig config_of(const ModelOptions& options) {
   c.windows.assign(2, 0);
   c.end_tokens = {byte_end_token};
   return c;
+}
+
+void copy_model_files(const ModelOptions& options, const std::filesystem::path& folder) {
+  if (options.is_gguf()) return write_model_files(hydralora::GgufModel(options.folder), folder);
+  lm::copy_model_files(options.folder, folder);
 }
 
 lm::BaseType base_type_of(const ModelOptions& options) {

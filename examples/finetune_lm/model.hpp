@@ -71,6 +71,8 @@ lm::ModelConfig config_of(const ModelOptions& options);
 lm::BaseType base_type_of(const ModelOptions& options);
 /// The base that the options ask for. What cannot be had on this machine is printed or refused.
 lm::Base<float> base_of(const ModelOptions& options);
+/// Copies the model's small files into a folder, or makes them of a GGUF: config, tokenizer, chat template.
+void copy_model_files(const ModelOptions& options, const std::filesystem::path& folder);
 /// The weights; spare tensors are listed on stderr.
 std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options);
 /// The adapter of the options. A GGUF is read by way of a directory in a temporary folder.

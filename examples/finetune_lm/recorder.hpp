@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a linear of a model gets as input.
+// What an adapter in a model reads and computes.
 #pragma once
 
 #include <functional>
@@ -8,25 +8,33 @@
 #include <string>
 #include <utility>
 
+#include "hydralora/io/peft_directory.hpp"
 #include "hydralora/lm/linear.hpp"
 
 namespace finetune_lm {
 
-/// Does what an adapter does in inference, and shows the linear's input to a function before.
+/// Whether a gate mixes its heads token by token.
+inline bool is_routed(const hydralora::AdapterModule& m) {
+  return m.kind == hydralora::AdapterKind::hydra_lora || (m.kind == hydralora::AdapterKind::split_lora && m.routed);
+}
+
+/// Does what an adapter does in inference, and shows its input and its cache to a function.
 class Recorder final : public hydralora::lm::LinearAdapter<float> {
  public:
   using Inputs = hydralora::ConstTokens<float>;
+  using Cache = hydralora::AdapterCache<float>;
   using Call = hydralora::lm::LinearCall<float>;
-  using Function = std::function<void(Inputs x)>;
+  using Function = std::function<void(Inputs x, const Cache& cache)>;
 
   Recorder(std::unique_ptr<LinearAdapter<float>> adapter, Function function)
       : adapter_(std::move(adapter)), function_(std::move(function)) {}
-  void forward(Inputs x, hydralora::Tokens<float> y, hydralora::AdapterCache<float>& cache,
-               const Call& call) const override {
-    function_(x);
-    adapter_->forward(x, y, cache, call);
+  void forward(Inputs x, hydralora::Tokens<float> y, Cache& cache, const Call& call) const override {
+    Call with_cache = call;
+    with_cache.training = true;
+    adapter_->forward(x, y, cache, with_cache);
+    function_(x, cache);
   }
-  void backward(Inputs, Inputs, const hydralora::AdapterCache<float>&, hydralora::Tokens<float>, const Call&) override {
+  void backward(Inputs, Inputs, const Cache&, hydralora::Tokens<float>, const Call&) override {
     throw std::logic_error("Recorder: it is for inference");
   }
   void initialize() override {}
@@ -39,7 +47,7 @@ class Recorder final : public hydralora::lm::LinearAdapter<float> {
   Function function_;
 };
 
-/// From now on, the function sees the inputs of a linear that has an adapter.
+/// From now on, the function sees what the adapter of a linear reads and computes.
 inline void record_inputs(hydralora::lm::Linear<float>& linear, Recorder::Function function) {
   linear.adapter = std::make_unique<Recorder>(std::move(linear.adapter), std::move(function));
 }

@@ -22,7 +22,6 @@
 namespace finetune_lm {
 namespace {
 
-using hydralora::AdapterKind;
 using hydralora::RouterStats;
 using nlohmann::json;
 using support::HtmlPage;
@@ -106,28 +105,19 @@ std::vector<support::Curve> read_curves(const std::filesystem::path& run) {
   return curves;
 }
 
-/// The weights that the gates of each block give the heads, by group. Only gates that read one token.
+/// The weights that the gates of each block give the heads, by group.
 class Routing {
  public:
   Routing(lm::Decoder<float>& model, const hydralora::PeftDirectory& adapter) {
-    if (!adapter.gate().empty()) return;
     model.for_each_linear([&](lm::Linear<float>& linear) {
       if (!linear.adapter) return;
       const auto& module = adapter.module(linear.name);
-      if (module.kind != AdapterKind::hydra_lora || !module.routed) return;
+      if (!is_routed(module)) return;
       heads_ = module.heads;
-      const auto layer =
-          std::make_shared<hydralora::HydraLoRA<float>>(adapter.load<hydralora::HydraLoRA<float>>(linear.name));
       const std::string layers = "layers.";
-      const std::size_t begin = linear.name.find(layers) + layers.size();
-      const int block = std::stoi(linear.name.substr(begin));
-      record_inputs(linear, [this, layer, block](hydralora::ConstTokens<float> x) {
-        if (!group) return;
-        hydralora::HydraLoRA<float>::Cache cache;
-        Eigen::MatrixXf y = Eigen::MatrixXf::Zero(layer->config().out_features, x.tokens());
-        layer->forward(x, y, cache);
-        const auto place = stats_.try_emplace({block, *group}, layer->config().heads).first;
-        place->second.add(cache.weights());
+      const int block = std::stoi(linear.name.substr(linear.name.find(layers) + layers.size()));
+      record_inputs(linear, [this, block](hydralora::ConstTokens<float>, const hydralora::AdapterCache<float>& cache) {
+        if (group) stats_.try_emplace({block, *group}, heads_).first->second.add(cache.weights());
       });
     });
   }
@@ -137,28 +127,34 @@ class Routing {
 
   void draw(HtmlPage& page, const std::vector<std::string>& groups) const {
     if (stats_.empty()) return;
-    std::map<int, std::size_t> blocks;
-    for (const auto& [key, stats] : stats_) blocks.emplace(key.first, 0);
-    std::vector<std::string> rows, columns;
-    for (auto& [block, row] : blocks) row = rows.size(), rows.push_back("block " + std::to_string(block));
     page.heading("Routing");
     for (std::size_t g = 0; g < groups.size(); ++g) {
-      columns.clear();
+      std::vector<std::string> rows, columns;
       for (Index head = 0; head < heads_; ++head) columns.push_back("head " + std::to_string(head));
       columns.emplace_back("entropy");
-      std::vector<double> values(rows.size() * columns.size(), 0.0);
-      bool any = false;
+      std::vector<double> values;
       for (const auto& [key, stats] : stats_) {
         if (key.second != static_cast<int>(g)) continue;
-        any = true;
-        double* const row = values.data() + blocks.at(key.first) * columns.size();
-        for (Index head = 0; head < heads_; ++head) row[head] = stats.usage()[head];
-        row[heads_] = stats.normalized_entropy();
+        rows.push_back("block " + std::to_string(key.first));
+        const Eigen::VectorXd usage = stats.usage();
+        values.insert(values.end(), usage.begin(), usage.end());
+        values.push_back(stats.normalized_entropy());
       }
       const std::string name = groups[g].empty() ? "all examples" : groups[g];
-      if (any)
+      if (!rows.empty())
         page.heat_map("Mean weight of each head, " + name + ". Entropy 1: all heads alike.", rows, columns, values);
     }
+  }
+  json numbers(const std::vector<std::string>& groups) const {
+    json all = json::array();
+    for (const auto& [key, stats] : stats_) {
+      const Eigen::VectorXd usage = stats.usage();
+      all.push_back({{"block", key.first},
+                     {"group", groups[static_cast<std::size_t>(key.second)]},
+                     {"weights", std::vector<double>(usage.begin(), usage.end())},
+                     {"entropy", stats.normalized_entropy()}});
+    }
+    return all;
   }
 
  private:
@@ -186,12 +182,10 @@ void report(ReportOptions o) {
       std::filesystem::exists(run / "settings.json") ? read_json(run / "settings.json") : json::object();
   Text text(o.model);
   const auto model = load_model(o.model);
-  lm::ExampleFile file;
-  for (const std::string& path : o.data) {
-    file.read(path, text.functions(), std::min(o.max_length, model->config.positions), false);
-  }
+  const hydralora::PeftDirectory adapter = open_adapter(o.model);
+  lm::ExampleFile file =
+      read_examples(o.data, text, std::min(o.max_length, model->config.positions), adapter.groups());
   limit(file, o.examples);
-  if (file.examples.empty()) throw std::invalid_argument("report: the data has no example with a trained token");
 
   constexpr std::size_t shown = 4;
   std::vector<std::string> said_before, said_after;
@@ -205,7 +199,6 @@ void report(ReportOptions o) {
   const auto adapters = load_adapters(*model, o.model);
   const auto after = evaluate_examples(*model, text, file, o.max_tokens);
   samples(said_after);
-  const hydralora::PeftDirectory adapter = open_adapter(o.model);
   Routing routing(*model, adapter);
   for (const lm::Example& e : file.examples) {
     if (!routing.records()) break;
@@ -280,8 +273,11 @@ void report(ReportOptions o) {
                                       std::to_string(HYDRALORA_VERSION_MINOR) + '.' +
                                       std::to_string(HYDRALORA_VERSION_PATCH));
   page.facts(facts);
-  const std::string content = page.content();
-  hydralora::write_file_atomically(run / "report.html", content.data(), content.size());
+  const auto write = [&](const char* name, const std::string& content) {
+    hydralora::write_file_atomically(run / name, content.data(), content.size());
+  };
+  if (routing.records()) write("routing.json", routing.numbers(file.groups).dump());
+  write("report.html", page.content());
   std::cout << (run / "report.html").string() << " is written\n";
 }
 

@@ -89,6 +89,22 @@ mistake 'full fine-tuning needs a float32 base' train --method full --base nf4 -
 ./finetune_lm train --adapter token --data chat.jsonl --steps 2 --out more >/dev/null 2>&1
 ./finetune_lm train --adapter token --method hydra --rank 4 --data chat.jsonl --steps 1 --out same >/dev/null 2>&1 ||
   fail "options that --adapter has too are refused"
+# Groups are those of training by name, in whatever order another file has them.
+tac chat.jsonl >backwards.jsonl
+./finetune_lm evaluate --adapter given --data chat.jsonl --max-tokens 4 --json >evaluation.json
+./finetune_lm evaluate --adapter given --data backwards.jsonl --max-tokens 4 --per-example >backwards.json
+python3 - <<'P' || fail "the order of groups in a file changes the results"
+import json
+a, b = json.load(open("evaluation.json")), json.load(open("backwards.json"))
+assert all(abs(a[group]["loss"] - b[group]["loss"]) < 1e-9 for group in ("g0", "g1")), (a, b)
+assert len(b["g0"]["losses"]) == len(b["g0"]["rights"]) == 20
+P
+sed 's/"g0"/"g7"/' chat.jsonl >other.jsonl
+mistake 'has the group "g7"' evaluate --adapter given --data other.jsonl
+a=$(./finetune_lm generate --adapter given --prompt 7 --chat --max-tokens 8 --group g0)
+b=$(./finetune_lm generate --adapter given --prompt 7 --chat --max-tokens 8 --group 1)
+[ "$a" = "$b" ] || fail "--group g0 is the second in the data: '$a' and '$b'"
+mistake '--group g7' generate --adapter given --prompt 7 --group g7
 mistake '--rank 5: --adapter token has 4' train --adapter token --rank 5 --data chat.jsonl --steps 2 --out none
 mistake '--method lora: --adapter token has hydra' train --adapter token --method lora --data chat.jsonl --out none
 mistake 'has other modules' train --adapter token --target-modules q_proj --data chat.jsonl --steps 2 --out none

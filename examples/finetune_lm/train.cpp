@@ -80,8 +80,8 @@ class Run {
     model_ = load_model(o_.model);
     model_->checkpointing = o_.gradient_checkpointing;
     if (o_.max_length > model_->config.positions) o_.max_length = model_->config.positions;
-    data_ = o_.data.empty() ? default_data() : read_data(o_.data, text_, o_, "data");
-    if (!o_.validation.empty()) validation_ = read_data(o_.validation, text_, o_, "validation");
+    data_ = o_.data.empty() ? default_data() : read_data(o_.data, text_, o_, "data", groups_of_adapter(o_));
+    if (!o_.validation.empty()) validation_ = read_data(o_.validation, text_, o_, "validation", data_.groups);
     if (!o_.sample.empty() && static_cast<Index>(text_.encode(o_.sample, true).size()) > model_->config.positions) {
       throw std::invalid_argument("--sample is longer than the model's context");
     }
@@ -90,8 +90,9 @@ class Run {
     if (o_.method == "full" && o_.model.adapter.empty()) {
       full_gradients_.assign(model_->weights.size(), 0);
       lm::connect_gradients(*model_, full_gradients_.data());
+      if (folder_.writes()) copy_model_files(o_.model, o_.out);  // before hours of training: a GGUF may be refused
     } else {
-      adapters_ = make_adapters(o_, *model_);
+      adapters_ = make_adapters(o_, *model_, data_.groups);
     }
     using Buffer = hydralora::ParameterMap<float>;
     const auto all = static_cast<Index>(model_->weights.size());
@@ -199,8 +200,7 @@ class Run {
 
   void save(const fs::path& folder) const {
     if (!folder_.writes()) return;
-    if (adapters_) return adapters_->save(folder, o_.model.folder);
-    lm::save_model(*model_, folder, o_.model.folder);
+    adapters_ ? adapters_->save(folder, o_.model.folder) : lm::save_model(*model_, folder);
   }
 
   // Checkpoints.

@@ -7,6 +7,9 @@
 #include <iterator>
 #include <stdexcept>
 
+#include "evaluation.hpp"
+#include "train_options.hpp"
+
 namespace finetune_lm {
 
 namespace fs = std::filesystem;
@@ -24,10 +27,13 @@ std::uint64_t hash_of(const std::vector<lm::Example>& examples) {
   return hash;
 }
 
-lm::ExampleFile read_data(const std::vector<std::string>& files, Text& text, const TrainOptions& o, const char* what) {
+lm::ExampleFile read_data(const std::vector<std::string>& files, Text& text, const TrainOptions& o, const char* what,
+                          const std::vector<std::string>& groups) {
   lm::ExampleFile all;
+  all.groups = groups;
   const lm::TextFunctions functions = text.functions();
   for (const std::string& file : files) all.read(file, functions, o.max_length, o.truncate);
+  if (o.gate == "given" || !groups_of_adapter(o).empty()) check_groups(all, groups);
   std::cout << what << ": " << all.examples.size() << " examples";
   if (all.too_long > 0) std::cout << ", " << all.too_long << " longer than " << o.max_length << " tokens left out";
   if (all.unlabelled > 0) std::cout << ", " << all.unlabelled << " without a trained token left out";

@@ -11,9 +11,10 @@
 namespace finetune_lm {
 
 /// The examples of some files; what was left out is printed after `what`.
+/// @param groups  whose numbers are fixed; with a given gate there are no others.
 /// @throws std::invalid_argument, FileError  on a broken line, or where no example is left.
 lm::ExampleFile read_data(const std::vector<std::string>& files, Text& text, const TrainOptions& options,
-                          const char* what);
+                          const char* what, const std::vector<std::string>& groups);
 /// Text of this machine: its licenses, in pieces.
 lm::ExampleFile default_data();
 /// Tells other data from the same.

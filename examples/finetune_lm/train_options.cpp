@@ -10,7 +10,10 @@ namespace {
 
 lm::AdapterOptions adapter_options(const TrainOptions& o) {
   lm::AdapterOptions a;
-  a.method = o.method == "split" ? lm::Method::split : o.method == "hydra" ? lm::Method::hydra : lm::Method::lora;
+  a.method = o.method == "split"         ? lm::Method::split
+             : o.method == "split-gated" ? lm::Method::split_gated
+             : o.method == "hydra"       ? lm::Method::hydra
+                                         : lm::Method::lora;
   a.rank = o.rank;
   a.alpha = o.alpha;
   a.heads = o.heads;
@@ -38,7 +41,7 @@ void check_given_options(const TrainOptions& o, const hydralora::PeftDirectory& 
     using hydralora::AdapterKind;
     check("--method", o.method,
           std::string(module.kind == AdapterKind::lora         ? "lora"
-                      : module.kind == AdapterKind::split_lora ? "split"
+                      : module.kind == AdapterKind::split_lora ? module.routed ? "split-gated" : "split"
                                                                : "hydra"));
     check("--rank", o.rank, module.rank);
     check("--alpha", o.alpha, module.alpha);
@@ -58,11 +61,22 @@ void check_given_options(const TrainOptions& o, const hydralora::PeftDirectory& 
 
 }  // namespace
 
-std::unique_ptr<lm::Adapters<float>> make_adapters(const TrainOptions& o, lm::Decoder<float>& model) {
-  if (o.model.adapter.empty()) return std::make_unique<lm::Adapters<float>>(model, adapter_options(o));
-  const hydralora::PeftDirectory directory = open_adapter(o.model);
-  check_given_options(o, directory, model);
-  return std::make_unique<lm::Adapters<float>>(model, directory);
+std::unique_ptr<lm::Adapters<float>> make_adapters(const TrainOptions& o, lm::Decoder<float>& model,
+                                                  const std::vector<std::string>& groups) {
+  std::unique_ptr<lm::Adapters<float>> adapters;
+  if (o.model.adapter.empty()) {
+    adapters = std::make_unique<lm::Adapters<float>>(model, adapter_options(o));
+  } else {
+    const hydralora::PeftDirectory directory = open_adapter(o.model);
+    check_given_options(o, directory, model);
+    adapters = std::make_unique<lm::Adapters<float>>(model, directory);
+  }
+  adapters->groups = groups;
+  return adapters;
+}
+
+std::vector<std::string> groups_of_adapter(const TrainOptions& o) {
+  return o.model.adapter.empty() ? std::vector<std::string>() : open_adapter(o.model).groups();
 }
 
 lm::TrainingOptions training_options(const TrainOptions& o, std::int64_t total_steps) {

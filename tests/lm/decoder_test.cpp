@@ -208,7 +208,7 @@ TEST_CASE("no gate lets a token see what comes after it, or another document") {
   const Batch batch = small_batch();
   Batch other = batch;
   other.ids[50] = other.labels[50] = 3;
-  for (const Method method : {Method::lora, Method::split, Method::hydra}) {
+  for (const Method method : {Method::lora, Method::split, Method::split_gated, Method::hydra}) {
     for (const GateKind gate : all_gates) {
       AdapterOptions options;
       options.method = method;
@@ -268,13 +268,10 @@ TEST_CASE("a stored base computes what a float base of the numbers that it holds
     const auto dense = random_decoder<float>(small_model(), 1, 0.3);
     CHECK(stored->weights.size() < dense->weights.size() / 4);
     std::map<std::string, const Weight<float>*> held = {{"model.embed_tokens.weight", stored->embedding.get()}};
-    const auto ignore = [](const auto&...) {};
-    for_each_part(
-        *stored,
-        [&](auto& linear, const std::string& name, Index, Index, bool) {
-          held[name + ".weight"] = linear.weight.get();
-        },
-        ignore);
+    for_each_part(*stored, {[&](Linear<float>& linear, const std::string& name, Index, Index, bool) {
+                              held[name + ".weight"] = linear.weight.get();
+                            },
+                            [](const auto&...) {}});
     float lost = 0;
     for_each_tensor_in(dense->config, dense->weights.data(), [&](const std::string& name, auto numbers, bool vector) {
       if (vector) return;

@@ -42,10 +42,16 @@ class GgufTokenizer {
   }
 
   const nlohmann::json& json() const { return json_; }
-  /// The text of bos_token, for example; null where there is none.
-  nlohmann::ordered_json special_token(const char* name) const {
-    const lm::detail::Section id = key((std::string(name) + "_id").c_str());
-    return id.is_nothing() ? nlohmann::ordered_json() : nlohmann::ordered_json(token_at(id));
+  /// The texts of the special tokens, by the names of tokenizer_config.json.
+  nlohmann::ordered_json special_tokens() const {
+    nlohmann::ordered_json all = nlohmann::ordered_json::object();
+    for (const auto& [name, theirs] : {std::pair("bos_token", "bos_token_id"), std::pair("eos_token", "eos_token_id"),
+                                       std::pair("pad_token", "padding_token_id"),
+                                       std::pair("unk_token", "unknown_token_id")}) {
+      const lm::detail::Section id = key(theirs);
+      if (!id.is_nothing()) all[name] = token_at(id);
+    }
+    return all;
   }
 
  private:
@@ -187,14 +193,7 @@ inline lm::Tokenizer gguf_tokenizer(const GgufFile& file) {
 inline std::optional<lm::ChatTemplate> gguf_chat_template(const GgufFile& file) {
   const nlohmann::json text = file.metadata().value("tokenizer.chat_template", nlohmann::json());
   if (!text.is_string()) return std::nullopt;
-  const detail::GgufTokenizer tokenizer(file);
-  nlohmann::ordered_json variables = nlohmann::ordered_json::object();
-  for (const auto& [name, key] : {std::pair("bos_token", "bos_token"), std::pair("eos_token", "eos_token"),
-                                  std::pair("pad_token", "padding_token"), std::pair("unk_token", "unknown_token")}) {
-    const nlohmann::ordered_json token = tokenizer.special_token(key);
-    if (!token.is_null()) variables[name] = token;
-  }
-  return lm::ChatTemplate(text.get<std::string>(), file.path().string(), variables);
+  return lm::ChatTemplate(text.get<std::string>(), file.path().string(), detail::GgufTokenizer(file).special_tokens());
 }
 
 }  // namespace HYDRALORA_BUILD

@@ -100,6 +100,7 @@ class PeftConfig {
   double alpha = 0, dropout = 0;
   bool rank_stabilized = false;
   std::string gate;  ///< this library's own setting: causal, prompt or given; empty for the gate of HydraLoRA's trainer
+  std::vector<std::string> groups;  ///< names of the groups, for gate given: head number % heads is that of a group
   std::map<std::string, Index> rank_pattern;
   std::map<std::string, double> alpha_pattern;
 
@@ -120,10 +121,15 @@ class PeftConfig {
 
   void read_gate() {
     for (const auto& [key, value] : object("hydralora")) {
-      const bool known = key == "gate" && (value == "causal" || value == "prompt" || value == "given");
-      if (!known)
-        refuse("hydralora has " + in_quotes(key) + ' ' + value.dump() + ", supported: gate causal, prompt, given");
-      if (known) gate = value.get<std::string>();
+      const bool is_gate = key == "gate" && (value == "causal" || value == "prompt" || value == "given");
+      const bool is_groups = key == "groups" && value.is_array() &&
+                             std::all_of(value.begin(), value.end(), [](const auto& one) { return one.is_string(); });
+      if (!is_gate && !is_groups) {
+        refuse("hydralora has " + in_quotes(key) + ' ' + value.dump() +
+               ", supported: gate causal, prompt, given; groups, a list of names");
+      }
+      if (is_gate) gate = value.get<std::string>();
+      if (is_groups) groups = value.get<std::vector<std::string>>();
     }
   }
   /// Refuses settings that change the forward pass or the base.

@@ -100,6 +100,8 @@ class PeftDirectory {
   /// This library's own setting: causal, prompt or given; empty for the gate of HydraLoRA's trainer. A layer that is
   /// loaded has GateGranularity::causal, GateGranularity::segment (with Segments::prompts), or Routing::given.
   const std::string& gate() const { return config_.gate; }
+  /// The names of the groups of gate given: the head of group i is i % heads. Empty where the writer had no names.
+  const std::vector<std::string>& groups() const { return config_.groups; }
   const std::vector<AdapterModule>& modules() const { return modules_; }  ///< sorted by name
   /// @throws FileError  if there is no module of this name.
   const AdapterModule& module(const std::string& name) const {

@@ -32,6 +32,7 @@ class PeftWriter {
   std::string base_model;  ///< base_model_name_or_path
   std::string task_type = "CAUSAL_LM";
   std::string gate;  ///< causal, prompt or given: as in PeftDirectory::gate(), set before add()
+  std::vector<std::string> groups;  ///< as in PeftDirectory::groups()
 
   /// Copies the parameters, rounded to `type` (default: the layer's own).
   /// @throws std::invalid_argument  a name that is empty, used before or has characters of regular expressions; a gate
@@ -107,6 +108,7 @@ class PeftWriter {
                                    {"target_modules", nlohmann::ordered_json::array()}};
     if (heads_ > 0) json["lora_nums"] = heads_;
     if (!gate.empty()) json["hydralora"] = {{"gate", gate}};
+    if (!gate.empty() && !groups.empty()) json["hydralora"]["groups"] = groups;
     // A key applies to every module whose name ends with it, and readers use the first match: long names first.
     std::vector<std::pair<std::string, Settings>> modules(modules_.begin(), modules_.end());
     std::stable_sort(modules.begin(), modules.end(),

@@ -24,7 +24,7 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace lm {
 
-enum class Method { lora, split, hydra };
+enum class Method { lora, split, split_gated, hydra };  ///< split_gated: SplitLoRA with a router per token
 /// What a gate of HydraLoRA reads, none of which may see later tokens:
 enum class GateKind {
   token,   ///< the token itself, as in the paper
@@ -39,7 +39,7 @@ struct AdapterOptions {
   Method method = Method::lora;
   Index rank = 8;
   double alpha = 16;
-  Index heads = 3;  ///< of split and hydra
+  Index heads = 3;  ///< of all but lora
   GateKind gate = GateKind::token;
   double dropout = 0;
   /// Names as PEFT takes them: "q_proj" fits every module whose name is that or ends with ".q_proj". One text with
@@ -140,7 +140,7 @@ class Adapters {
   /// Adapters with the settings and parameters of a directory.
   /// @throws FileError  a module that the model has not, or that has another shape.
   Adapters(Decoder<Scalar>& model, const PeftDirectory& directory, std::uint64_t seed = 0)
-      : model_(model), gate_(gate_named(directory.gate())) {
+      : groups(directory.groups()), model_(model), gate_(gate_named(directory.gate())) {
     for (const AdapterModule& module : directory.modules()) {
       Linear<Scalar>* found = nullptr;
       model.for_each_linear([&](Linear<Scalar>& linear) {
@@ -162,6 +162,7 @@ class Adapters {
   Adapters(const Adapters&) = delete;
   Adapters& operator=(const Adapters&) = delete;
 
+  std::vector<std::string> groups;  ///< names of Batch::groups, saved for GateKind::given
   ParameterMap<Scalar> parameters() { return {parameters_.data(), static_cast<Index>(parameters_.size())}; }
   ParameterMap<Scalar> gradients() { return {gradients_.data(), static_cast<Index>(gradients_.size())}; }
 
@@ -170,6 +171,7 @@ class Adapters {
     PeftWriter writer;
     writer.base_model = base_model;
     writer.gate = gate_ == GateKind::token ? "" : gate_names[static_cast<int>(gate_)];
+    if (gate_ == GateKind::given) writer.groups = groups;
     for (const Plan& plan : plans_) plan.linear->adapter->save(writer, plan.linear->name);
     writer.save(folder);
   }
@@ -211,8 +213,11 @@ class Adapters {
   void plan(Linear<Scalar>& linear, const AdapterOptions& options) {
     const std::uint64_t seed = options.seed + plans_.size();
     if (options.method == Method::lora) add<LoRA<Scalar>>(linear, sizes<LoRA<Scalar>>(linear, options), seed);
-    if (options.method == Method::split)
-      add<SplitLoRA<Scalar>>(linear, sizes<SplitLoRA<Scalar>>(linear, options), seed);
+    if (options.method == Method::split || options.method == Method::split_gated) {
+      auto config = sizes<SplitLoRA<Scalar>>(linear, options);
+      if (options.method == Method::split_gated) config.routing = Routing::learned;
+      add<SplitLoRA<Scalar>>(linear, config, seed);
+    }
     if (options.method == Method::hydra)
       plan_hydra(linear, sizes<HydraLoRA<Scalar>>(linear, options), options.gate, seed);
   }

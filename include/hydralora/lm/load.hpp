@@ -23,11 +23,18 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace lm {
 
-/// Calls linear(Linear&, name, out, in, whether it has a bias) and gain(Gain&, name, size) for all parts of a decoder,
-/// in the model's order. Names as in the checkpoint; those of linears without ".weight".
-template <class Scalar, class OnLinear, class OnGain>
-void for_each_part(Decoder<Scalar>& model, OnLinear&& linear, OnGain&& gain) {
+/// What for_each_part() calls. Names as in the checkpoint; those of linears without ".weight".
+template <class Scalar>
+struct PartVisitor {
+  std::function<void(Linear<Scalar>&, const std::string& name, Index out, Index in, bool has_bias)> linear;
+  std::function<void(Gain<Scalar>&, const std::string& name, Index size)> gain;
+};
+
+/// Visits all parts of a decoder, in the model's order.
+template <class Scalar>
+void for_each_part(Decoder<Scalar>& model, const PartVisitor<Scalar>& visit) {
   const ModelConfig& c = model.config;
+  const auto& [linear, gain] = visit;
   for (std::size_t l = 0; l < model.blocks.size(); ++l) {
     const std::string name = "model.layers." + std::to_string(l) + ".", self = name + "self_attn.", mlp = name + "mlp.";
     Block<Scalar>& block = model.blocks[l];
@@ -49,18 +56,16 @@ void for_each_part(Decoder<Scalar>& model, OnLinear&& linear, OnGain&& gain) {
 
 /// Calls f(name, rows, columns) for every tensor that a model of this config needs, in the model's order; columns is 0
 /// for a vector. lm_head comes last, and only where it is not tied.
-template <class Function>
-void for_each_tensor(const ModelConfig& c, Function&& f) {
+inline void for_each_tensor(const ModelConfig& c,
+                            const std::function<void(const std::string& name, Index rows, Index columns)>& f) {
   Decoder<float> parts(c);
   f("model.embed_tokens.weight", c.vocabulary, c.hidden);
-  for_each_part(
-      parts,
-      [&](const auto& linear, const std::string& name, Index out, Index in, bool bias) {
-        if (c.tied && &linear == &parts.head) return;
-        f(name + ".weight", out, in);
-        if (bias) f(name + ".bias", out, Index(0));
-      },
-      [&](const auto&, const std::string& name, Index size) { f(name, size, Index(0)); });
+  for_each_part(parts, {[&](Linear<float>& linear, const std::string& name, Index out, Index in, bool bias) {
+                          if (c.tied && &linear == &parts.head) return;
+                          f(name + ".weight", out, in);
+                          if (bias) f(name + ".bias", out, 0);
+                        },
+                        [&](Gain<float>&, const std::string& name, Index size) { f(name, size, 0); }});
 }
 
 /// Numbers of all these tensors.
@@ -93,7 +98,8 @@ struct Base {
 enum class BaseType { float32, bfloat16, int8, nf4 };
 inline constexpr const char* base_names[] = {"float32", "bfloat16", "int8", "nf4"};
 
-/// float32 lies where it is; the others are a StoredLinear, nf4 with double quantisation. With int8 and nf4, embedding and lm_head are bfloat16.
+/// float32 lies where it is; the others are a StoredLinear, nf4 with double quantisation. With int8 and nf4, embedding
+/// and lm_head are bfloat16.
 template <class Scalar>
 Base<Scalar> base_of(BaseType type) {
   if (type == BaseType::float32) return {};
@@ -120,13 +126,11 @@ void connect_gradients(Decoder<Scalar>& model, Scalar* gradients) {
     places[name] = Tokens<Scalar>(numbers.data(), numbers.cols(), numbers.rows());
   });
   model.embedding_gradient = places.at("model.embed_tokens.weight");
-  for_each_part(
-      model,
-      [&](Linear<Scalar>& to, const std::string& name, Index, Index, bool bias) {
-        to.weight_gradient = places.at(name + ".weight");
-        if (bias) to.bias_gradient = places.at(name + ".bias").data();
-      },
-      [&](Gain<Scalar>& to, const std::string& name, Index) { to.gradient = places.at(name).data(); });
+  for_each_part(model, {[&](Linear<Scalar>& to, const std::string& name, Index, Index, bool bias) {
+                          to.weight_gradient = places.at(name + ".weight");
+                          if (bias) to.bias_gradient = places.at(name + ".bias").data();
+                        },
+                        [&](Gain<Scalar>& to, const std::string& n, Index) { to.gradient = places.at(n).data(); }});
 }
 
 /// A decoder whose tensors are filled by fill(name, row-major map, whether it is a vector), one after another.
@@ -153,14 +157,12 @@ std::unique_ptr<Decoder<Scalar>> make_decoder(ModelConfig config, const Base<Sca
   });
   model->embedding = matrices.at("model.embed_tokens.weight");
   for (std::size_t l = 0; l < model->blocks.size(); ++l) model->blocks[l].window = model->config.windows[l];
-  for_each_part(
-      *model,
-      [&](Linear<Scalar>& to, const std::string& name, Index, Index, bool bias) {
-        to.name = name;
-        to.weight = matrices.at(name + ".weight");
-        if (bias) to.bias = vectors.at(name + ".bias");
-      },
-      [&](Gain<Scalar>& to, const std::string& name, Index) { to.value = vectors.at(name); });
+  for_each_part(*model, {[&](Linear<Scalar>& to, const std::string& name, Index, Index, bool bias) {
+                           to.name = name;
+                           to.weight = matrices.at(name + ".weight");
+                           if (bias) to.bias = vectors.at(name + ".bias");
+                         },
+                         [&](Gain<Scalar>& to, const std::string& name, Index) { to.value = vectors.at(name); }});
   return model;
 }
 
@@ -218,11 +220,9 @@ inline void copy_model_files(const std::filesystem::path& source, const std::fil
   }
 }
 
-/// Writes model.safetensors in float32, after copy_model_files(). Memory: two more copies of the weights.
+/// Writes model.safetensors in float32 into a folder that is there. Memory: two more copies of the weights.
 template <class Scalar>
-void save_model(const Decoder<Scalar>& model, const std::filesystem::path& folder,
-                const std::filesystem::path& source) {
-  copy_model_files(source, folder);
+void save_model(const Decoder<Scalar>& model, const std::filesystem::path& folder) {
   SafetensorsWriter file;
   file.metadata["format"] = "pt";
   for_each_tensor_in(
