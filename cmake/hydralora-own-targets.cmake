@@ -4,6 +4,10 @@ option(HYDRALORA_OPENMP "Build the project's programs with OpenMP, where found" 
 option(HYDRALORA_TEST_MATRIX "Also test what takes minutes: compilers, standards, policies, large hosts" OFF)
 
 find_package(Python3 QUIET COMPONENTS Interpreter)
+if(Python3_FOUND)  # the interpreter itself: a wrapper such as pyenv's takes longer to start than most scripts to run
+  execute_process(COMMAND ${Python3_EXECUTABLE} -c "import sys; print(sys.executable, end='')"
+                  OUTPUT_VARIABLE Python3_EXECUTABLE)
+endif()
 add_library(hydralora_own INTERFACE)
 target_link_libraries(hydralora_own INTERFACE hydralora::hydralora)
 target_compile_options(hydralora_own INTERFACE -Wall -Wextra -Wconversion -Wshadow)

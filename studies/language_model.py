@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-STEPS, BATCH, TESTS, RATE, WARMUP = 64, 8, 100, 4e-3, 6
+STEPS, BATCH, TESTS, RATE, WARMUP = 64, 8, 200, 4e-3, 6
 SETTINGS = {"steps": STEPS, "micro-batch": BATCH, "warmup-steps": WARMUP, "weight-decay": 0}
 SCALING = 2  # alpha / rank
 # Ranks give adapters of about equal size, see the column of parameters.
@@ -110,26 +110,31 @@ def run(options, data, method, seed):
         settings["alpha"] = SCALING * settings["rank"]
     name = re.sub(r"\W+", "-", f"{data}-{method}-{seed}")
     folder, done = options.work / name, options.work / name / "result.json"
-    if done.exists() and json.loads(done.read_text())["settings"] == settings:
-        return json.loads(done.read_text())
+    if done.exists():
+        result = json.loads(done.read_text())
+        if result["settings"] == settings and result["test"]["all"]["answers"] == 3 * TESTS:
+            return result
     folder.mkdir(parents=True, exist_ok=True)
-    out, log = folder / "run", folder / "log"
+    out, log, trained = folder / "run", folder / "log", folder / "trained.json"
     common = ["--threads", 1, "--engine", options.engine]
     base = ["--model", options.model, "--base", "float32"]
-    started = any(out.glob("checkpoint-*"))
-    if out.exists() and not started:
-        subprocess.run(["rm", "-r", out], check=True)
-    arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
-    # Full fine-tuning has its checkpoints in gigabytes: a run that was stopped begins again.
-    every = 0 if settings["method"] == "full" else 16
-    _, cpu, memory = call([options.program, "train", *base, *common, "--data", options.work / data / "train.jsonl",
-                           "--out", out, "--checkpoint-every", every, *arguments, *(["--resume"] if started else [])],
-                          log)
+    if not trained.exists():
+        started = any(out.glob("checkpoint-*"))
+        if out.exists() and not started:
+            subprocess.run(["rm", "-r", out], check=True)
+        arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
+        # The checkpoints of full fine-tuning have gigabytes: a run that was stopped begins again.
+        every = 0 if settings["method"] == "full" else 16
+        _, cpu, memory = call([options.program, "train", *base, *common, "--data", options.work / data / "train.jsonl",
+                               "--out", out, "--checkpoint-every", every, *arguments,
+                               *(["--resume"] if started else [])], log)
+        figures = {"memory": memory}
+        if not started:
+            steps = [line for line in lines_of(out / "metrics.jsonl") if "loss" in line]
+            figures["tokens_per_cpu_second"] = sum(line["tokens"] for line in steps) / cpu
+        trained.write_text(json.dumps(figures))
     where = ["--model", out] if settings["method"] == "full" else [*base, "--adapter", out]
-    result = {"settings": settings, "data": data, "method": method, "seed": seed, "memory": memory}
-    steps = [line for line in lines_of(out / "metrics.jsonl") if "loss" in line]
-    if not started:
-        result["tokens_per_cpu_second"] = sum(line["tokens"] for line in steps) / cpu
+    result = {"settings": settings, "data": data, "method": method, "seed": seed, **json.loads(trained.read_text())}
     for key, file in (("test", f"{data}/test.jsonl"), ("unrelated", "unrelated.jsonl")):
         text, _, _ = call([options.program, "evaluate", *where, *common, "--data", options.work / file,
                            "--max-tokens", 1, "--per-example"], log)
@@ -256,7 +261,7 @@ def render(options, results, before):
                 f"| {mean(r['test']['all']['loss'] for r in values):.3f} | {cells[1]} | "
                 + " | ".join(f"{100 * mean(r['test'][g]['accuracy'] for r in values):.1f} %" for g in groups)
                 + f" | {mean(r['unrelated']['all']['loss'] for r in values):.3f} "
-                f"| {mean(speeds):.0f} | {mean(r['memory'] for r in values):.2f} |")
+                f"| {f'{mean(speeds):.0f}' if speeds else '–'} | {mean(r['memory'] for r in values):.2f} |")
         text.append("")
     text += [f"Before training the loss on the unrelated text is {before['all']['loss']:.3f}. Tokens per CPU-second include "
              "reading the model. Two runs of one thread shared the machine.", ""]

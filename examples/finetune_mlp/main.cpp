@@ -52,8 +52,10 @@ void run(Options& options) {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::cout << "\n"
             << out.write("curves.csv", curves_csv(curves)) << ", "
-            << out.write("routing.csv", routing_csv(mixture, results)) << " and "
+            << out.write("routing.csv", routing_csv(mixture, results)) << ", "
             << out.write("results.json", results_json(corpus, options.kind, settings, seconds, mixture, results))
+            << " and "
+            << out.write("report.html", report_html(corpus, settings, seconds, mixture, curves, results))
             << " written, " << std::setprecision(0) << seconds << " s in all\n";
   for (const Result& r : curves) shared.remove_checkpoint(r.name);
 }

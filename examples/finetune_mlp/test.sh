@@ -60,6 +60,8 @@ test_program() {
   grep -q 'elbow is at' domains1.log || fail "--heads auto says nothing"
   lines tasks1/curves.csv 49 'a header, 6 trainings of 8 points'
   lines tasks1/routing.csv 25 'a header, 2 methods, 3 layers, 4 parts'
+  { grep -q '<polyline' tasks1/report.html && [ "$(grep -c 'figure class' tasks1/report.html)" -ge 2 ]; } ||
+    fail "report.html has no curves, or not the routing of two methods"
   $on_law --seed 1 --out other >/dev/null
   differ tasks1 other "another seed gives the same bits"
   # A base of fewer bits: the adapters train on it, and a weight takes what it says.

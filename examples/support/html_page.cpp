@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "html_page.hpp"
 
+#include <sys/utsname.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
 #include <limits>
+
+#include <hydralora/version.hpp>
 
 namespace support {
 namespace {
@@ -179,6 +184,19 @@ std::string HtmlPage::content() const {
   return "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
          "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n" +
          element("title", title_) + style + "</head><body>\n" + element("h1", title_) + body_ + "</body></html>\n";
+}
+
+std::vector<std::pair<std::string, std::string>> machine_and_version() {
+  utsname system{};
+  uname(&system);
+  std::ifstream cpu("/proc/cpuinfo");
+  std::string line, model = system.machine;
+  while (std::getline(cpu, line)) {
+    if (line.rfind("model name", 0) == 0) model = line.substr(line.find(':') + 2);
+  }
+  return {{"this page was made on", model + ", " + system.sysname + ' ' + system.release},
+          {"hydralora", std::to_string(HYDRALORA_VERSION_MAJOR) + '.' + std::to_string(HYDRALORA_VERSION_MINOR) + '.' +
+                            std::to_string(HYDRALORA_VERSION_PATCH)}};
 }
 
 }  // namespace support

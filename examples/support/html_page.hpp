@@ -41,4 +41,7 @@ class HtmlPage {
   std::string title_, body_;
 };
 
+/// Names and values of this machine and of the library, for facts().
+std::vector<std::pair<std::string, std::string>> machine_and_version();
+
 }  // namespace support

@@ -48,6 +48,10 @@ std::string routing_csv(const Mixture& mixture, const std::vector<Result>& resul
 std::string results_json(const Corpus& corpus, MixtureKind kind, const Settings& settings, double seconds,
                          const Mixture& mixture, const std::vector<Result>& results);
 
+/// A page for people: results, curves, routing, and what ran.
+std::string report_html(const Corpus& corpus, const Settings& settings, double seconds, const Mixture& mixture,
+                        const std::vector<Result>& curves, const std::vector<Result>& results);
+
 /// All that the results follow from: settings, and hashes of the texts.
 std::string identity(const Corpus& corpus, MixtureKind kind, const Settings& settings);
 
