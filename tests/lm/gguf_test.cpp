@@ -4,7 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "hydralora/interop/gguf_adapter.hpp"
-#include "hydralora/interop/gguf_tokenizer.hpp"
+#include "hydralora/interop/gguf_checkpoint.hpp"
 #include "hydralora/lm/adapters.hpp"
 #include "support/errors.hpp"
 #include "support/files.hpp"
@@ -50,6 +50,27 @@ TEST_CASE("a GGUF computes what its dequantised weights do, in its blocks and on
   CHECK(distance(logits_of(*model), "logits_base") < 1e-4F);
   const lm::Base<float> dense;
   CHECK(distance(logits_of(*file.load<float>(&dense)), "logits_base") < 1e-4F);
+}
+
+TEST_CASE("a GGUF becomes a Hugging Face folder with the same logits, tokens and chats") {
+  const GgufModel file(mixed_model / "base.gguf");
+  const lm::Base<float> dense;
+  const auto model = file.load<float>(&dense);
+  const TemporaryFolder temporary;
+  const std::filesystem::path folder = temporary("model");
+  write_model_files(file, folder);
+  lm::save_model(*model, folder);
+  const auto again = lm::load_decoder<float>(lm::Checkpoint(folder), lm::read_model_config(folder / "config.json"));
+  CHECK(logits_of(*again) == logits_of(*model));
+  CHECK(again->config.end_tokens == file.config().end_tokens);
+  const lm::Tokenizer tokenizer(folder / "tokenizer.json");
+  for (const auto& one : mixed_json("expected.json")["tokens"]) {
+    CHECK(nlohmann::json(tokenizer.encode(one["text"].get<std::string>()).ids) == one["ids"]);
+  }
+  const auto theirs = gguf_chat_template(file.file());
+  REQUIRE(theirs.has_value());
+  const nlohmann::ordered_json messages = {{{"role", "user"}, {"content", "hi"}}};
+  CHECK(lm::ChatTemplate::of_model(folder)->render(messages, true) == theirs->render(messages, true));
 }
 
 TEST_CASE("adapters of llama.cpp and PEFT become each other") {
