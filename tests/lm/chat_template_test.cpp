@@ -16,41 +16,41 @@
 namespace {
 
 using hydralora::lm::ChatTemplate, hydralora::lm::TemplateError;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
-Json read(const std::filesystem::path& path) { return Json::parse(std::ifstream(path)); }
+OrderedJson read(const std::filesystem::path& path) { return OrderedJson::parse(std::ifstream(path)); }
 
 std::vector<std::string> special_tokens(const std::filesystem::path& folder) {
   std::vector<std::string> tokens;
-  const Json config = read(folder / "tokenizer_config.json");
-  for (const Json& token : config["added_tokens_decoder"]) {
+  const OrderedJson config = read(folder / "tokenizer_config.json");
+  for (const OrderedJson& token : config["added_tokens_decoder"]) {
     if (token["special"].get<bool>()) tokens.push_back(token["content"]);
   }
   return tokens;
 }
 
 /// Spans in bytes as spans in code points.
-Json in_code_points(const ChatTemplate::Rendered& rendered) {
+OrderedJson in_code_points(const ChatTemplate::Rendered& rendered) {
   const auto count = [&](std::size_t bytes) { return hydralora::lm::jinja::length(rendered.text.substr(0, bytes)); };
-  Json spans = Json::array();
+  OrderedJson spans = OrderedJson::array();
   for (const auto& [begin, end] : rendered.answers) spans.push_back({count(begin), count(end)});
   return spans;
 }
 
 std::string rendered(const std::string& text) {
-  const Json messages = {{{"role", "user"}, {"content", " hi\n"}}, {{"role", "assistant"}, {"content", "yo"}}};
+  const OrderedJson messages = {{{"role", "user"}, {"content", " hi\n"}}, {{"role", "assistant"}, {"content", "yo"}}};
   return ChatTemplate(text, "T").render(messages, false);
 }
 
-Json conversation(const std::vector<std::string>& contents) {
-  Json messages = Json::array();
+OrderedJson conversation(const std::vector<std::string>& contents) {
+  OrderedJson messages = OrderedJson::array();
   for (std::size_t i = 0; i < contents.size(); ++i) {
     messages.push_back({{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", contents[i]}});
   }
   return messages;
 }
 
-std::vector<std::string> answers(const ChatTemplate& chat, const Json& messages) {
+std::vector<std::string> answers(const ChatTemplate& chat, const OrderedJson& messages) {
   const ChatTemplate::Rendered result = chat.render_with_answers(messages, {"<|im_start|>", "<|im_end|>", "</s>"});
   std::vector<std::string> words;
   for (const auto& [begin, end] : result.answers) words.push_back(result.text.substr(begin, end - begin));
@@ -67,15 +67,15 @@ TEST_CASE("chat templates: text and trained spans are those of transformers") {
     CAPTURE(folder.string());
     const auto chat = ChatTemplate::of_model(folder);
     REQUIRE(chat);
-    const Json expected = read(folder / "expected.json");
-    for (const Json& one : expected["cases"]) {
+    const OrderedJson expected = read(folder / "expected.json");
+    for (const OrderedJson& one : expected["cases"]) {
       CAPTURE(one.dump());
       CHECK(chat->render(one["messages"], one["add_generation_prompt"]) == one["text"]);
       const auto result = chat->render_with_answers(one["messages"], special_tokens(folder));
       CHECK(in_code_points(result) == one["assistant_spans"]);
       ++count;
     }
-    for (const Json& one : expected.value("must_fail", Json::array())) {
+    for (const OrderedJson& one : expected.value("must_fail", OrderedJson::array())) {
       CHECK_THROWS_WITH_AS(chat->render(one["messages"], false),
                            doctest::Contains(one["message"].get<std::string>().c_str()), TemplateError);
     }
@@ -88,9 +88,9 @@ TEST_CASE("chat templates: of_model takes the default of a list, tokens as objec
   CHECK_FALSE(ChatTemplate::of_model(folder.path()));
   std::ofstream(folder("tokenizer_config.json")) << R"({"bos_token": {"content": "<s>"}, "eos_token": null,
       "chat_template": [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "{{ bos_token }}b"}]})";
-  CHECK(ChatTemplate::of_model(folder.path())->render(Json::array(), false) == "<s>b");
+  CHECK(ChatTemplate::of_model(folder.path())->render(OrderedJson::array(), false) == "<s>b");
   std::ofstream(folder("chat_template.jinja")) << "c{{ bos_token }}{{ eos_token }}\n";
-  CHECK(ChatTemplate::of_model(folder.path())->render(Json::array(), false) == "c<s>");
+  CHECK(ChatTemplate::of_model(folder.path())->render(OrderedJson::array(), false) == "c<s>");
   std::ofstream(folder("tokenizer_config.json")) << "[";
   CHECK_THROWS_AS(ChatTemplate::of_model(folder.path()), hydralora::FileError);
 }
