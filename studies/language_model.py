@@ -54,7 +54,7 @@ def write_lines(path, lines):
 
 def make_data(folder):
     """train.jsonl and test.jsonl of both data sets, and a text that has nothing to do with them."""
-    if (folder / "unrelated.jsonl").exists():
+    if (folder / "conflict/unrelated.jsonl").exists():  # the last of them
         return
     packages = folder / "packages"
     subprocess.run([sys.executable, HERE.parent / "examples/finetune_lm/package_data.py", "--out", packages,
@@ -85,7 +85,11 @@ def make_data(folder):
                 [form(line, number) for number in (1, 2, 3) for line in sections(test, TESTS)])
     texts = [" ".join(paragraph.split()) for name in UNRELATED
              for paragraph in re.split(r"\n\s*\n", (LICENSES / name).read_text(encoding="utf-8"))]
-    write_lines(folder / "unrelated.jsonl", [{"text": text} for text in texts if 300 < len(text) < 1200][:40])
+    texts = [text for text in texts if 300 < len(text) < 1200][:40]
+    for data, names in (("tasks", groups), ("conflict", [f"form {number}" for number in (1, 2, 3)])):
+        # A given gate needs a group: each in turn.
+        write_lines(folder / data / "unrelated.jsonl",
+                    [{"text": text, "group": names[i % len(names)]} for i, text in enumerate(texts)])
 
 
 def call(command, log=None):
@@ -125,17 +129,17 @@ def run(options, data, method, seed):
         arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
         # The checkpoints of full fine-tuning have gigabytes: a run that was stopped begins again.
         every = 0 if settings["method"] == "full" else 16
-        _, cpu, memory = call([options.program, "train", *base, *common, "--data", options.work / data / "train.jsonl",
-                               "--out", out, "--checkpoint-every", every, *arguments,
-                               *(["--resume"] if started else [])], log)
-        figures = {"memory": memory}
+        command = ["train", *base, *common, "--data", options.work / data / "train.jsonl", "--out", out,
+                   "--checkpoint-every", every, *arguments, *(["--resume"] if started else [])]
+        printed, cpu, memory = call([options.program, *command], log)
+        figures = {"memory": memory, "parameters": int(re.search(r"training (\d+) numbers", printed)[1])}
         if not started:
             steps = [line for line in lines_of(out / "metrics.jsonl") if "loss" in line]
             figures["tokens_per_cpu_second"] = sum(line["tokens"] for line in steps) / cpu
         trained.write_text(json.dumps(figures))
     where = ["--model", out] if settings["method"] == "full" else [*base, "--adapter", out]
     result = {"settings": settings, "data": data, "method": method, "seed": seed, **json.loads(trained.read_text())}
-    for key, file in (("test", f"{data}/test.jsonl"), ("unrelated", "unrelated.jsonl")):
+    for key, file in (("test", f"{data}/test.jsonl"), ("unrelated", f"{data}/unrelated.jsonl")):
         text, _, _ = call([options.program, "evaluate", *where, *common, "--data", options.work / file,
                            "--max-tokens", 1, "--per-example"], log)
         result[key] = json.loads(text)
@@ -182,18 +186,6 @@ def compare(runs, baseline, key, scale=1.0):
     return f"{middle:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})", low > 0 or high < 0
 
 
-def parameters(options, method):
-    settings = METHODS[method]
-    if settings["method"] == "full":
-        return 134.5e6
-    widths = {"q": (576, 576), "k": (576, 192), "v": (576, 192), "o": (576, 576), "gate": (576, 1536),
-              "up": (576, 1536), "down": (1536, 576)}
-    heads, rank = settings.get("heads", 1), settings["rank"]
-    downs = heads if settings["method"] == "split-gated" else 1
-    router = heads if settings.get("gate", "token") != "given" and heads > 1 else 0
-    return 30 * sum(rank * (downs * i + heads * o) + router * i for i, o in widths.values())
-
-
 def heat_map(path, results):
     """Per gate and data set: mean weight of a head, by block (down) and group and head (across)."""
     cell, left, top, gap = 11, 46, 34, 26
@@ -202,7 +194,7 @@ def heat_map(path, results):
         groups = sorted({row["group"] for row in result["routing"]})
         blocks = sorted({row["block"] for row in result["routing"]})
         weights = {(row["block"], row["group"]): row for row in result["routing"]}
-        label = result["method"].split(", ")[1] + ", " + result["data"]
+        label = result["method"].replace(", gate", "") + ", " + result["data"]
         parts.append(f'<text x="{x}" y="12" font-weight="bold">{label}</text>')
         for group in groups:
             parts.append(f'<text x="{x}" y="{top - 6}">{group}</text>')
@@ -229,9 +221,10 @@ def render(options, results, before):
     seeds = sorted({r["seed"] for r in results})
     text = ["# Language model: does routing pay?", "",
             f"SmolLM2-135M-Instruct, {STEPS} steps of {BATCH} examples of this machine's package lists, learning rate "
-            f"{RATE:g} with {WARMUP} steps of warm-up (full fine-tuning: {METHODS['full fine-tuning']['learning-rate']:g}), "
-            f"alpha / rank = {SCALING}, adapters on all seven linears. Seeds {', '.join(map(str, seeds))} change the start and the "
-            f"order. {TESTS} test examples of every group. An answer is right if greedy decoding gives exactly it. "
+            f"{RATE:g} with {WARMUP} steps of warm-up (full fine-tuning: "
+            f"{METHODS['full fine-tuning']['learning-rate']:g}), alpha / rank = {SCALING}, adapters on all linears. "
+            f"Seeds {', '.join(map(str, seeds))} change the start and the order. {TESTS} test examples of every group. "
+            "An answer is right if greedy decoding gives exactly it. "
             "Differences from LoRA are paired; their 95 % intervals are bootstrapped over seeds and examples. "
             "Bold: zero is not in the interval. Unrelated text: paragraphs of licences, loss per token.",
             "", "Made by [language_model.py](../../studies/language_model.py).", ""]
@@ -241,8 +234,8 @@ def render(options, results, before):
             continue
         groups = [g for g in next(iter(all_of_it[0].values()))["test"] if g != "all"]
         text += [f"## {about.split(':')[0]}", "", about, "",
-                 f"| method | seeds | million parameters | right | from LoRA, points | loss per token | from LoRA, per example | "
-                 f"{' | '.join(groups)} | unrelated text | tokens per CPU-second | GB |",
+                 "| method | seeds | million parameters | right | from LoRA, points | loss per token | "
+                 f"from LoRA, per example | {' | '.join(groups)} | unrelated text | tokens per CPU-second | GB |",
                  "|---" + "|---:" * (9 + len(groups)) + "|"]
         baseline = by[data, "LoRA"]
         for method in METHODS:
@@ -256,26 +249,29 @@ def render(options, results, before):
                 cells.append(f"**{difference}**" if clear else difference)
             speeds = [r["tokens_per_cpu_second"] for r in values if "tokens_per_cpu_second" in r]
             text.append(
-                f"| {method} | {len(runs)} | {parameters(options, method) / 1e6:.2f} "
+                f"| {method} | {len(runs)} | {values[0]['parameters'] / 1e6:.2f} "
                 f"| {100 * mean(r['test']['all']['accuracy'] for r in values):.1f} % | {cells[0]} "
                 f"| {mean(r['test']['all']['loss'] for r in values):.3f} | {cells[1]} | "
                 + " | ".join(f"{100 * mean(r['test'][g]['accuracy'] for r in values):.1f} %" for g in groups)
                 + f" | {mean(r['unrelated']['all']['loss'] for r in values):.3f} "
                 f"| {f'{mean(speeds):.0f}' if speeds else '–'} | {mean(r['memory'] for r in values):.2f} |")
         text.append("")
-    text += [f"Before training the loss on the unrelated text is {before['all']['loss']:.3f}. Tokens per CPU-second include "
-             "reading the model. Two runs of one thread shared the machine.", ""]
+    text += [f"Before training the loss on the unrelated text is {before['all']['loss']:.3f}. Tokens per CPU-second "
+             "include reading the model. Two runs of one thread shared the machine.", ""]
     routed = [by[data, method][1] for data in DATA for method in METHODS
               if 1 in by[data, method] and "routing" in by[data, method][1] and "given" not in method]
     if routed:
         heat_map(options.out / "language_model_routing.svg", routed)
         text += ["![Weights of the heads](language_model_routing.svg)", "",
                  "Mean weight of each of three heads for each group, by block, of seed 1: white is 0, blue is 1.", ""]
-    numbers = [{key: r[key] for key in ("data", "method", "seed", "memory", "tokens_per_cpu_second") if key in r} |
-               {"test": {g: {k: v for k, v in one.items() if k in ("loss", "accuracy")} for g, one in r["test"].items()},
-                "unrelated": r["unrelated"]["all"]["loss"]} for r in results]
+    def numbers_of(r):
+        """What stays of a run."""
+        figures = {key: r[key] for key in ("data", "method", "seed", "memory", "tokens_per_cpu_second") if key in r}
+        test = {group: {"loss": one["loss"], "accuracy": one["accuracy"]} for group, one in r["test"].items()}
+        return {**figures, "test": test, "unrelated": r["unrelated"]["all"]["loss"]}
+
     (options.out / "language_model.json").write_text(
-        "[\n" + ",\n".join(json.dumps(one) for one in numbers) + "\n]\n", encoding="utf-8")
+        "[\n" + ",\n".join(json.dumps(numbers_of(r)) for r in results) + "\n]\n", encoding="utf-8")
     (options.out / "language_model.md").write_text("\n".join(text), encoding="utf-8")
 
 
@@ -300,8 +296,8 @@ def main():
     else:
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
             results = list(pool.map(lambda one: run(options, *one), plan))
-    text, _, _ = call([options.program, "evaluate", "--model", options.model, "--data", options.work / "unrelated.jsonl",
-                       "--json"])
+    text, _, _ = call([options.program, "evaluate", "--model", options.model,
+                       "--data", options.work / "tasks/unrelated.jsonl", "--json"])
     render(options, results, json.loads(text))
 
 

@@ -8,8 +8,8 @@
 #include <stdexcept>
 
 #include "hydralora/interop/gguf_adapter.hpp"
-#include "hydralora/interop/gguf_model.hpp"
 #include "hydralora/interop/gguf_checkpoint.hpp"
+#include "hydralora/interop/gguf_model.hpp"
 #if defined(HYDRALORA_ONEDNN)
 #include "hydralora/interop/onednn.hpp"
 #endif

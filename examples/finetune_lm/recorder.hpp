@@ -29,9 +29,12 @@ class Recorder final : public hydralora::lm::LinearAdapter<float> {
   Recorder(std::unique_ptr<LinearAdapter<float>> adapter, Function function)
       : adapter_(std::move(adapter)), function_(std::move(function)) {}
   void forward(Inputs x, hydralora::Tokens<float> y, Cache& cache, const Call& call) const override {
+    adapter_->forward(x, y, cache, call);
+    // A pass with a cache has dropout, so its result is not the model's.
     Call with_cache = call;
     with_cache.training = true;
-    adapter_->forward(x, y, cache, with_cache);
+    Eigen::MatrixXf ignored = Eigen::MatrixXf::Zero(y.features(), y.tokens());
+    adapter_->forward(x, hydralora::Tokens<float>(ignored), cache, with_cache);
     function_(x, cache);
   }
   void backward(Inputs, Inputs, const Cache&, hydralora::Tokens<float>, const Call&) override {

@@ -169,8 +169,7 @@ void report(ReportOptions o) {
   Text text(o.model);
   const auto model = load_model(o.model);
   const hydralora::PeftDirectory adapter = open_adapter(o.model);
-  lm::ExampleFile file =
-      read_examples(o.data, text, std::min(o.max_length, model->config.positions), adapter.groups());
+  lm::ExampleFile file = read_examples(o.data, text, std::min(o.max_length, model->config.positions), adapter.groups());
   limit(file, o.examples);
 
   constexpr std::size_t shown = 4;

@@ -7,7 +7,8 @@
 set -euo pipefail
 program=$(realpath "$1") steps=${3:-50}
 here=$(dirname "$(realpath "$0")")
-"$here/fetch_smollm2.sh" "$2" && cd "$2"
+"$here/fetch_smollm2.sh" "$2"
+cd "$2"
 model=SmolLM2-135M-Instruct.Q4_1.gguf
 python3 "$here/package_data.py" --out packages --limit 2500
 

@@ -89,6 +89,15 @@ mistake 'full fine-tuning needs a float32 base' train --method full --base nf4 -
 ./finetune_lm train --adapter token --data chat.jsonl --steps 2 --out more >/dev/null 2>&1
 ./finetune_lm train --adapter token --method hydra --rank 4 --data chat.jsonl --steps 1 --out same >/dev/null 2>&1 ||
   fail "options that --adapter has too are refused"
+# The gates' weights in a report are those of the model, without dropout.
+cp -r token without
+sed -i 's/"lora_dropout": *[0-9.]*/"lora_dropout": 0.0/' without/adapter_config.json
+cmp -s token/adapter_config.json without/adapter_config.json && fail "the adapter has no dropout to take away"
+for run in token without; do
+  ./finetune_lm report --adapter $run --data chat.jsonl --examples 5 --max-tokens 4 >/dev/null || fail "report of $run"
+done
+cmp token/routing.json without/routing.json || fail "dropout changes the routing of a report"
+
 # Groups are those of training by name, in whatever order another file has them.
 tac chat.jsonl >backwards.jsonl
 ./finetune_lm evaluate --adapter given --data chat.jsonl --max-tokens 4 --json >evaluation.json

@@ -80,8 +80,7 @@ class Run {
     model_ = load_model(o_.model);
     model_->checkpointing = o_.gradient_checkpointing;
     if (o_.max_length > model_->config.positions) o_.max_length = model_->config.positions;
-    data_ = o_.data.empty() ? default_data() : read_data(o_.data, text_, o_, "data", groups_of_adapter(o_));
-    if (!o_.validation.empty()) validation_ = read_data(o_.validation, text_, o_, "validation", data_.groups);
+    read_data(o_, text_, data_, validation_);
     if (!o_.sample.empty() && static_cast<Index>(text_.encode(o_.sample, true).size()) > model_->config.positions) {
       throw std::invalid_argument("--sample is longer than the model's context");
     }

@@ -27,13 +27,15 @@ std::uint64_t hash_of(const std::vector<lm::Example>& examples) {
   return hash;
 }
 
-lm::ExampleFile read_data(const std::vector<std::string>& files, Text& text, const TrainOptions& o, const char* what,
-                          const std::vector<std::string>& groups) {
+/// The examples of some files; what was left out is printed after `what`.
+/// @param groups  those that there may be, or none: any.
+lm::ExampleFile read_files(const std::vector<std::string>& files, Text& text, const TrainOptions& o, const char* what,
+                           const std::vector<std::string>& groups) {
   lm::ExampleFile all;
   all.groups = groups;
   const lm::TextFunctions functions = text.functions();
   for (const std::string& file : files) all.read(file, functions, o.max_length, o.truncate);
-  if (o.gate == "given" || !groups_of_adapter(o).empty()) check_groups(all, groups);
+  check_groups(all, groups);
   std::cout << what << ": " << all.examples.size() << " examples";
   if (all.too_long > 0) std::cout << ", " << all.too_long << " longer than " << o.max_length << " tokens left out";
   if (all.unlabelled > 0) std::cout << ", " << all.unlabelled << " without a trained token left out";
@@ -64,6 +66,14 @@ lm::ExampleFile default_data() {
   if (all.examples.empty()) throw std::invalid_argument("no text under /usr/share/common-licenses: give --data");
   std::cout << "data: " << all.examples.size() << " pieces of the licenses under /usr/share/common-licenses\n";
   return all;
+}
+
+void read_data(const TrainOptions& o, Text& text, lm::ExampleFile& data, lm::ExampleFile& validation) {
+  const std::vector<std::string> trained = groups_of_adapter(o);
+  data = o.data.empty() ? default_data() : read_files(o.data, text, o, "data", trained);
+  if (o.validation.empty()) return;
+  const bool given = o.gate == "given" || !trained.empty();
+  validation = read_files(o.validation, text, o, "validation", given ? data.groups : trained);
 }
 
 /// The tokens of another model's tokenizer are found here, not in the middle of training.

@@ -10,13 +10,10 @@
 
 namespace finetune_lm {
 
-/// The examples of some files; what was left out is printed after `what`.
-/// @param groups  whose numbers are fixed; with a given gate there are no others.
-/// @throws std::invalid_argument, FileError  on a broken line, or where no example is left.
-lm::ExampleFile read_data(const std::vector<std::string>& files, Text& text, const TrainOptions& options,
-                          const char* what, const std::vector<std::string>& groups);
-/// Text of this machine: its licenses, in pieces.
-lm::ExampleFile default_data();
+/// Reads --data, or else text of this machine, and --validation; what was left out is printed. With a given gate the
+/// groups of --adapter, or those of the data, are the only ones.
+/// @throws std::invalid_argument, FileError  on a broken line, another group, or where no example is left.
+void read_data(const TrainOptions& options, Text& text, lm::ExampleFile& data, lm::ExampleFile& validation);
 /// Tells other data from the same.
 std::uint64_t hash_of(const std::vector<lm::Example>& examples);
 /// The tokens of another model's tokenizer are found here, not in the middle of training.

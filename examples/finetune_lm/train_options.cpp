@@ -62,7 +62,7 @@ void check_given_options(const TrainOptions& o, const hydralora::PeftDirectory& 
 }  // namespace
 
 std::unique_ptr<lm::Adapters<float>> make_adapters(const TrainOptions& o, lm::Decoder<float>& model,
-                                                  const std::vector<std::string>& groups) {
+                                                   const std::vector<std::string>& groups) {
   std::unique_ptr<lm::Adapters<float>> adapters;
   if (o.model.adapter.empty()) {
     adapters = std::make_unique<lm::Adapters<float>>(model, adapter_options(o));

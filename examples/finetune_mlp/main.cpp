@@ -54,8 +54,7 @@ void run(Options& options) {
             << out.write("curves.csv", curves_csv(curves)) << ", "
             << out.write("routing.csv", routing_csv(mixture, results)) << ", "
             << out.write("results.json", results_json(corpus, options.kind, settings, seconds, mixture, results))
-            << " and "
-            << out.write("report.html", report_html(corpus, settings, seconds, mixture, curves, results))
+            << " and " << out.write("report.html", report_html(corpus, settings, seconds, mixture, curves, results))
             << " written, " << std::setprecision(0) << seconds << " s in all\n";
   for (const Result& r : curves) shared.remove_checkpoint(r.name);
 }

@@ -165,7 +165,8 @@ def finetune_lm(scratch, program):
     place.symlink_to(program)
     commands = [text for _, _, text in blocks(DOCS / "finetune_lm.md", "sh")][1:]
     printed = run("bash", "-euo", "pipefail", "-c", "".join(commands), cwd=scratch)
-    expected = re.sub(r"[0-9]\.[0-9]{4}", "0.0000", first(DOCS / "finetune_lm.md", "text"))  # another machine, other bits
+    # another machine, other bits
+    expected = re.sub(r"[0-9]\.[0-9]{4}", "0.0000", first(DOCS / "finetune_lm.md", "text"))
     expect(expected in re.sub(r"[0-9]\.[0-9]{4}", "0.0000", printed), f"finetune_lm.md: printed\n{printed}")
 
 

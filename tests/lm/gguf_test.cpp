@@ -177,7 +177,8 @@ TEST_CASE("a SentencePiece tokenizer in a GGUF merges by its scores and falls ba
 
 TEST_CASE("GGUF models and adapters that do not fit are refused by name") {
   const TemporaryFolder temporary;
-  const std::string model = file_content(mixed_model / "base.gguf"), adapter = file_content(mixed_model / "adapter.gguf");
+  const std::string model = file_content(mixed_model / "base.gguf"),
+                    adapter = file_content(mixed_model / "adapter.gguf");
   const auto message = [&](const std::string& from, const std::string& to) {
     write_file(temporary("t"), replaced(model, from, to));
     return message_of<FileError>([&] { GgufModel(temporary("t")).load<float>(); });
@@ -192,6 +193,7 @@ TEST_CASE("GGUF models and adapters that do not fit are refused by name") {
   CHECK(adapter_message("blk.1.ffn_up.weight.lora_a", "blk.7.ffn_up.weight.lora_a") == containing("has no tensor"));
   CHECK(adapter_message("adapter.lora.alpha", "adapter.lora.beta_") == containing("adapter.lora.alpha"));
   CHECK(!std::filesystem::exists(temporary("no")));
-  CHECK(message_of<FileError>([&] { write_peft_directory(GgufFile(mixed_model / "base.gguf"), config, temporary("no")); }) ==
-        containing("general.type"));
+  CHECK(message_of<FileError>([&] {
+          write_peft_directory(GgufFile(mixed_model / "base.gguf"), config, temporary("no"));
+        }) == containing("general.type"));
 }

@@ -45,9 +45,9 @@ class GgufTokenizer {
   /// The texts of the special tokens, by the names of tokenizer_config.json.
   nlohmann::ordered_json special_tokens() const {
     nlohmann::ordered_json all = nlohmann::ordered_json::object();
-    for (const auto& [name, theirs] : {std::pair("bos_token", "bos_token_id"), std::pair("eos_token", "eos_token_id"),
-                                       std::pair("pad_token", "padding_token_id"),
-                                       std::pair("unk_token", "unknown_token_id")}) {
+    for (const auto& [name, theirs] :
+         {std::pair("bos_token", "bos_token_id"), std::pair("eos_token", "eos_token_id"),
+          std::pair("pad_token", "padding_token_id"), std::pair("unk_token", "unknown_token_id")}) {
       const lm::detail::Section id = key(theirs);
       if (!id.is_nothing()) all[name] = token_at(id);
     }

@@ -31,7 +31,7 @@ class PeftWriter {
  public:
   std::string base_model;  ///< base_model_name_or_path
   std::string task_type = "CAUSAL_LM";
-  std::string gate;  ///< causal, prompt or given: as in PeftDirectory::gate(), set before add()
+  std::string gate;                 ///< causal, prompt or given: as in PeftDirectory::gate(), set before add()
   std::vector<std::string> groups;  ///< as in PeftDirectory::groups()
 
   /// Copies the parameters, rounded to `type` (default: the layer's own).

@@ -195,8 +195,7 @@ class SafetensorsWriter {
       for (Index j = 0; j < matrix.cols(); ++j, to += size) {
         detail::encode(stored, matrix(i, j), to);
         if (std::isfinite(matrix(i, j)) && !std::isfinite(detail::decode<Scalar>(stored, to))) {
-          fail("SafetensorsWriter: ", in_quotes(name), " has ", matrix(i, j), ", too large for ",
-               info_of(stored).name);
+          fail("SafetensorsWriter: ", in_quotes(name), " has ", matrix(i, j), ", too large for ", info_of(stored).name);
         }
       }
     }

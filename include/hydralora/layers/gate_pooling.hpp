@@ -15,7 +15,8 @@ namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 namespace detail {
 
-/// Every column becomes the mean of its segment's pooled columns; if causal, of those up to it. Sums are in token order.
+/// Every column becomes the mean of its segment's pooled columns; if causal, of those up to it. Sums are in token
+/// order.
 template <class Scalar>
 void pool_mean(GateGranularity granularity, Segments segments, Tokens<Scalar> values) {
   using Real = real_t<Scalar>;

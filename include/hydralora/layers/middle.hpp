@@ -37,7 +37,7 @@ struct MiddleGradient {
 struct MiddleDefaults {
   static constexpr bool shares_A = true;  ///< the layer has one A
   static constexpr bool shares_B = true;  ///< the layer has one B
-  using Linear = void;    ///< the middle itself, if ΔW = s Σ_i ω_i B_i A_i: there is a ΔW to merge
+  using Linear = void;                    ///< the middle itself, if ΔW = s Σ_i ω_i B_i A_i: there is a ΔW to merge
   using Standard = void;  ///< the middle itself in the library's own layers, which adapter directories can hold
 
   /// Refuses settings that make no sense in this layer only. @throws std::invalid_argument with the reason.

@@ -17,8 +17,8 @@ inline namespace HYDRALORA_BUILD {
 
 /// W in 4 bits: blocks of 64 numbers in row-major order, divided by the block's largest absolute value and rounded to
 /// the nearest of 16 codes, quantiles of a normal distribution. The error is at most 0.152 of the block's largest
-/// value. 4.5 bits per number with the scales, which are floats. With double quantisation 4.13 bits: the scales, less their
-/// mean, are 8-bit integers, and blocks of 256 of them have a step. That is one part in 254 of the largest deviation.
+/// value. 4.5 bits per number with the scales, which are floats. With double quantisation 4.13 bits: the scales, less
+/// their mean, are 8-bit integers, and blocks of 256 of them have a step, one part in 254 of the largest deviation.
 /// Source: QLoRA, Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E. Errors as in Int8Weight.
 class NF4Weight {
  public:

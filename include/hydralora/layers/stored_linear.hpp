@@ -105,10 +105,11 @@ class Int8Weight {
   Eigen::VectorXf steps_;
 };
 
-/// A frozen weight W (out_features × in_features) in one of the storages above, or NF4Weight, multiplied as float or double.
+/// A frozen weight W (out_features × in_features) in one of the storages above, or NF4Weight, multiplied as float or
+/// double.
 /// Numerics  the same bits for any number of threads, as DenseLinear; a token's bits may depend on its place.
-/// Cost      2 · tokens · in · out flop and decoding W, which dominates for few tokens. Scratch: a strip per thread, of `in`
-///           or 512 columns.
+/// Cost      2 · tokens · in · out flop and decoding W, which dominates for few tokens. Scratch: a strip per thread, of
+///           `in` or 512 columns.
 template <class StorageType, class Scalar = float>
 class StoredLinear {
  public:
