@@ -10,6 +10,7 @@
 #include "hydralora/interop/gguf_adapter.hpp"
 #include "hydralora/interop/gguf_checkpoint.hpp"
 #include "hydralora/interop/gguf_model.hpp"
+#include "hydralora/interop/peft_model.hpp"
 #if defined(HYDRALORA_ONEDNN)
 #include "hydralora/interop/onednn.hpp"
 #endif
@@ -272,9 +273,16 @@ std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options) {
   return model;
 }
 
-hydralora::PeftDirectory open_adapter(const ModelOptions& options) {
+hydralora::PeftDirectory open_adapter(const ModelOptions& options, bool allow_others) {
   namespace fs = std::filesystem;
-  if (!fs::is_regular_file(options.adapter)) return hydralora::PeftDirectory(options.adapter);
+  const auto opened = [&](const fs::path& path) {
+    hydralora::PeftOptions how;
+    how.allow_others = allow_others;
+    return hydralora::PeftDirectory(path, how);
+  };
+  if (!fs::is_regular_file(options.adapter) || fs::path(options.adapter).extension() == ".safetensors") {
+    return opened(options.adapter);
+  }
   const hydralora::GgufFile file(options.adapter);
   std::string folder = (fs::temp_directory_path() / "finetune_lm-XXXXXX").string();
   if (mkdtemp(folder.data()) == nullptr) throw FileError(folder, "cannot create the folder");
@@ -283,12 +291,17 @@ hydralora::PeftDirectory open_adapter(const ModelOptions& options) {
     fs::remove_all(folder, ignored);
   });
   hydralora::write_peft_directory(file, config_of(options), folder);
-  return hydralora::PeftDirectory(folder);  // it stays readable when the folder is gone
+  return opened(folder);  // it stays readable when the folder is gone
 }
 
-std::unique_ptr<lm::Adapters<float>> load_adapters(lm::Decoder<float>& model, const ModelOptions& options) {
+std::shared_ptr<lm::Adapters<float>> load_adapters(lm::Decoder<float>& model, const ModelOptions& options) {
   if (options.adapter.empty()) return nullptr;
-  return std::make_unique<lm::Adapters<float>>(model, open_adapter(options));
+  const auto directory =
+      std::shared_ptr<hydralora::PeftDirectory>(new hydralora::PeftDirectory(open_adapter(options, true)));
+  const auto merged = std::make_shared<hydralora::MergedModules<float>>(model, *directory);
+  // The deleter holds what the adapters stand on.
+  return std::shared_ptr<lm::Adapters<float>>(new lm::Adapters<float>(model, *directory, 0, merged->modules()),
+                                              [directory, merged](lm::Adapters<float>* adapters) { delete adapters; });
 }
 
 }  // namespace finetune_lm

@@ -76,9 +76,11 @@ void copy_model_files(const ModelOptions& options, const std::filesystem::path& 
 /// The weights; spare tensors are listed on stderr.
 std::unique_ptr<lm::Decoder<float>> load_model(const ModelOptions& options);
 /// The adapter of the options. A GGUF is read by way of a directory in a temporary folder.
-hydralora::PeftDirectory open_adapter(const ModelOptions& options);
-/// The adapters of options.adapter, or null without one.
-std::unique_ptr<lm::Adapters<float>> load_adapters(lm::Decoder<float>& model, const ModelOptions& options);
+/// @param allow_others  whether it may hold other tensors than adapters.
+hydralora::PeftDirectory open_adapter(const ModelOptions& options, bool allow_others = false);
+/// The adapters of options.adapter, or null without one. What else the directory holds (DoRA, biases, saved modules) is
+/// part of the model's weights as long as they live.
+std::shared_ptr<lm::Adapters<float>> load_adapters(lm::Decoder<float>& model, const ModelOptions& options);
 
 /// For every token, whether it meets one of these bytes of the text.
 std::vector<bool> meets(const lm::Encoding& encoding, const std::vector<std::pair<std::size_t, std::size_t>>& spans);

@@ -96,6 +96,13 @@ Compile this file without it."
 #define HYDRALORA_HAS_POSIX 0
 #endif
 
+// libstdc++ matches regular expressions in polynomial time where it is asked to (io/peft_pattern.hpp).
+#if defined(_GLIBCXX_RELEASE)
+#define HYDRALORA_HAS_POLYNOMIAL_REGEX 1
+#else
+#define HYDRALORA_HAS_POLYNOMIAL_REGEX 0
+#endif
+
 #if defined(__GNUC__)
 #define HYDRALORA_PREFETCH(address, for_write, locality) __builtin_prefetch(address, for_write, locality)
 #else

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// adapter_config.json: reads the settings that this library supports and refuses the others.
+// The settings of an adapter directory: reads those that this library supports and refuses the others.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -9,12 +10,15 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hydralora/core/config.hpp"
 #include "hydralora/io/file.hpp"
 #include "hydralora/io/peft_names.hpp"
+#include "hydralora/io/peft_pattern.hpp"
 #include "hydralora/io/safetensors_header.hpp"
 
 namespace hydralora {
@@ -25,6 +29,9 @@ namespace detail {
 class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit JsonChecks(const std::filesystem::path& path) : path_(path) {}
+
+  /// The keys of every object in the outermost one, in the order of the file, which nlohmann::json does not keep.
+  std::map<std::string, std::vector<std::string>> order;
 
   bool start_object(std::size_t) override {
     // No setting has this form, and it needs the most memory per byte.
@@ -37,6 +44,8 @@ class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
   bool end_array() override { return --arrays_, --depth_, true; }
   bool key(string_t& text) override {
     if (!keys_.back().insert(text).second) throw FileError(path_, in_quotes(text) + " appears twice");
+    if (depth_ == 1) outer_ = text;
+    if (depth_ == 2) order[outer_].push_back(text);
     return true;
   }
   bool null() override { return true; }
@@ -58,18 +67,24 @@ class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
   }
   const std::filesystem::path& path_;
   std::vector<std::set<std::string>> keys_;
+  std::string outer_;
   int depth_ = 0, arrays_ = 0;
 };
 
-/// Reads a JSON object from an untrusted file.
-inline nlohmann::json read_json_object(const std::filesystem::path& path,
-                                       std::uint64_t most_bytes = std::uint64_t{1} << 20U) {
-  const std::string text = read_text(path, most_bytes);
-  JsonChecks checks(path);
+/// Parses a JSON object of an untrusted file. @param checks  has the order of the keys afterwards.
+inline nlohmann::json parse_json_object(const std::filesystem::path& path, const std::string& text,
+                                        JsonChecks& checks) {
   nlohmann::json::sax_parse(text, &checks);
   nlohmann::json json = nlohmann::json::parse(text);  // a callback here would make it quadratic in the text
   if (!json.is_object()) throw FileError(path, "is not a JSON object");
   return json;
+}
+
+/// Reads a JSON object from an untrusted file.
+inline nlohmann::json read_json_object(const std::filesystem::path& path,
+                                       std::uint64_t most_bytes = std::uint64_t{1} << 20U) {
+  JsonChecks checks(path);
+  return parse_json_object(path, read_text(path, most_bytes), checks);
 }
 
 /// Appends a reason to an error message, up to a readable length.
@@ -78,49 +93,109 @@ inline void add_reason(std::string& text, const std::string& reason) {
   if (text.size() < enough) text += (text.empty() ? "" : "; ") + reason;
 }
 
-/// The supported settings of adapter_config.json.
+/// The settings of an adapter: adapter_config.json of PEFT and the trainers that write as it does, or of MLX.
+/// What only names other tensors (modules_to_save, bias, …) is no error here: the tensors tell.
 class PeftConfig {
  public:
-  explicit PeftConfig(const std::filesystem::path& path) : json_(read_json_object(path)) {
-    if (text("peft_type", "LORA") != "LORA") refuse("peft_type is " + in_quotes(text("peft_type", "")) + ", not LORA");
-    rank = integer("r");
-    alpha = number("lora_alpha");
-    dropout = json_.contains("lora_dropout") ? number("lora_dropout") : 0;
-    if (!(dropout >= 0 && dropout < 1)) refuse("lora_dropout is " + std::to_string(dropout) + ", expected in [0, 1)");
-    rank_stabilized = get("use_rslora", nlohmann::json::value_t::boolean, " is neither true nor false", false);
-    heads = json_.contains("lora_nums") ? integer("lora_nums") : 1;
-    for (const auto& [key, value] : object("rank_pattern")) rank_pattern[pattern(key)] = integer(key, value);
-    for (const auto& [key, value] : object("alpha_pattern")) alpha_pattern[pattern(key)] = number(key, value);
-    read_gate();
-    check_unsupported();
+  /// @param text  the content of adapter_config.json.
+  PeftConfig(const std::filesystem::path& path, const std::string& text) : path_(path) {
+    JsonChecks checks(path);
+    json_ = parse_json_object(path, text, checks);
+    order_ = std::move(checks.order);
+    if (json_.contains("lora_parameters")) {
+      read_mlx();
+    } else {
+      read_peft();
+    }
+    json_ = nullptr;
+    order_.clear();
     if (!reasons_.empty()) throw FileError(path, reasons_);
   }
+  /// Of a file of weights without settings: the scaling of a module is its tensor `alpha` / rank, or 1.
+  PeftConfig() : from_tensors(true) {}
 
-  Index rank = 0, heads = 1;
+  Index rank = 0, heads = 0;  ///< heads: lora_nums, or 0 where it is missing
   double alpha = 0, dropout = 0;
-  bool rank_stabilized = false;
+  bool rank_stabilized = false, dora = false, from_tensors = false;
+  std::string trainer = "PEFT";
   std::string gate;  ///< this library's own setting: causal, prompt or given; empty for the gate of HydraLoRA's trainer
   std::vector<std::string> groups;  ///< names of the groups, for gate given: head number % heads is that of a group
-  std::map<std::string, Index> rank_pattern;
-  std::map<std::string, double> alpha_pattern;
+  std::vector<std::string> modules_to_save, target_parameters;
+  std::vector<Index> trainable_tokens;  ///< trainable_token_indices, where it is one list
 
-  /// The value of the longest key that equals the module's name or its end behind a dot; without one, `otherwise`.
-  template <class Value>
-  static Value for_module(const std::map<std::string, Value>& pattern, const std::string& module, Value otherwise) {
-    std::size_t longest = 0;
-    for (const auto& [key, value] : pattern) {
-      if (key.size() <= longest || !means_module(key, module)) continue;
-      longest = key.size();
-      otherwise = value;
-    }
-    return otherwise;
-  }
+  Index rank_of(const std::string& module) { return find("rank_pattern", rank_pattern_, module, rank); }
+  double alpha_of(const std::string& module) { return find("alpha_pattern", alpha_pattern_, module, alpha); }
 
  private:
   void refuse(const std::string& reason) { add_reason(reasons_, reason); }
 
+  template <class Value>
+  Value find(const char* setting, PeftPattern<Value>& pattern, const std::string& module, Value otherwise) {
+    try {
+      return pattern.find(module, otherwise);
+    } catch (const std::invalid_argument& error) {
+      throw FileError(path_, std::string(setting) + ' ' + error.what());
+    }
+  }
+  void read_peft() {
+    const std::string type = text("peft_type", "LORA");
+    if (type != "LORA" && type != "MIXLORA") refuse("'peft_type' is " + in_quotes(type) + ", expected 'LORA'");
+    rank = integer("r", json_.value("r", nlohmann::json()));
+    alpha = number("lora_alpha", json_.value("lora_alpha", nlohmann::json()));
+    if (json_.contains("lora_dropout")) dropout = number("lora_dropout", json_["lora_dropout"]);
+    if (!(dropout >= 0 && dropout < 1)) refuse("'lora_dropout' is " + found("lora_dropout") + ", expected in [0, 1)");
+    rank_stabilized = flag("use_rslora");
+    dora = flag("use_dora");
+    if (json_.contains("lora_nums")) heads = integer("lora_nums", json_["lora_nums"]);
+    read_pattern("rank_pattern", rank_pattern_, &PeftConfig::integer);
+    read_pattern("alpha_pattern", alpha_pattern_, &PeftConfig::number);
+    modules_to_save = names("modules_to_save");
+    target_parameters = names("target_parameters");
+    const nlohmann::json tokens = json_.value("trainable_token_indices", nlohmann::json());
+    for (const nlohmann::json& token : tokens) {
+      if (tokens.is_array() && token.is_number_unsigned()) trainable_tokens.push_back(token.get<Index>());
+    }
+    if (type == "MIXLORA") trainer = "MixLoRA";
+    if (json_.contains("lora_dtype") || json_.contains("lorap_lr_ratio")) trainer = "Swift";
+    if (json_.contains("auto_mapping") && json_["auto_mapping"].is_object() &&
+        json_["auto_mapping"].contains("unsloth_fixed")) {
+      trainer = "Unsloth";
+    }
+    read_gate();
+    check_start();
+    check_unsupported(type == "MIXLORA");
+  }
+  /// mlx_lm: y = W x + scale · B A x; versions that have an alpha multiply by alpha / rank, too.
+  void read_mlx() {
+    trainer = "MLX";
+    const std::string type = text("fine_tune_type", "lora");
+    if (type != "lora") refuse("'fine_tune_type' is " + in_quotes(type) + ", expected 'lora'");
+    const nlohmann::json& own = json_["lora_parameters"];
+    if (!own.is_object()) return refuse("'lora_parameters' is " + found("lora_parameters") + ", expected an object");
+    rank = integer("rank", own.value("rank", nlohmann::json()));
+    const double scale = number("scale", own.value("scale", nlohmann::json()));
+    alpha = own.contains("alpha") ? scale * number("alpha", own["alpha"]) : scale * static_cast<double>(rank);
+    if (own.contains("dropout")) dropout = number("dropout", own["dropout"]);
+    if (!(dropout >= 0 && dropout < 1)) refuse("'dropout' is " + own["dropout"].dump() + ", expected in [0, 1)");
+  }
+  template <class Value>
+  void read_pattern(const std::string& setting, PeftPattern<Value>& pattern,
+                    Value (PeftConfig::*read)(const std::string&, const nlohmann::json&)) {
+    const auto values = json_.find(setting);
+    if (values == json_.end() || values->is_null()) return;
+    if (!values->is_object()) return refuse(in_quotes(setting) + " is " + found(setting) + ", expected an object");
+    for (const std::string& key : order_[setting]) {
+      try {
+        pattern.add(key, (this->*read)(in_quotes(key) + " in " + setting, (*values)[key]));
+      } catch (const std::invalid_argument& error) {
+        refuse(in_quotes(key) + " in " + setting + ' ' + error.what());
+      }
+    }
+  }
   void read_gate() {
-    for (const auto& [key, value] : object("hydralora")) {
+    if (!json_.contains("hydralora")) return;
+    if (!json_["hydralora"].is_object()) return refuse("'hydralora' is " + found("hydralora") + ", expected an object");
+    for (const auto& [key, value] : json_["hydralora"].items()) {
       const bool is_gate = key == "gate" && (value == "causal" || value == "prompt" || value == "given");
       const bool is_groups = key == "groups" && value.is_array() &&
                              std::all_of(value.begin(), value.end(), [](const auto& one) { return one.is_string(); });
@@ -132,31 +207,48 @@ class PeftConfig {
       if (is_groups) groups = value.get<std::vector<std::string>>();
     }
   }
-  /// Refuses settings that change the forward pass or the base.
-  void check_unsupported() {
-    std::set<std::string> known = {"peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "lora_nums",
-                                   "rank_pattern", "alpha_pattern", "bias", "init_lora_weights", "hydralora",
-                                   // these do not affect a forward pass
-                                   "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode",
-                                   "target_modules", "exclude_modules", "fan_in_fan_out", "layers_to_transform",
-                                   "layers_pattern", "megatron_core", "loftq_config", "eva_config", "corda_config",
-                                   "runtime_config", "peft_version", "qalora_group_size", "merge_weights",
-                                   "enable_lora", "blc_alpha", "blc_weight", "ensure_weight_tying", "arrow_config"};
-    for (const char* key : {"use_dora", "lora_bias", "use_qalora", "alora_invocation_tokens", "modules_to_save",
-                            "layer_replication", "trainable_token_indices", "target_parameters", "megatron_config"}) {
-      known.insert(key);
-      if (json_.contains(key) && !is_nothing(json_[key])) refuse(std::string(key) + " is not supported");
+  /// Refuses starts that change the base: A and B are then not what was learned.
+  void check_start() {
+    const nlohmann::json start = json_.value("init_lora_weights", nlohmann::json());
+    if (start.is_null() || start.is_boolean()) {
+      if (is_nothing(json_.value("lora_ga_config", nlohmann::json()))) return;
     }
-    if (text("bias", "none") != "none") refuse("bias " + in_quotes(text("bias", "none")) + " is not supported");
-    const auto start = json_.find("init_lora_weights");  // a string, true or false
-    for (const char* changed : {"pissa", "olora", "loftq", "corda"}) {
-      if (start != json_.end() && start->is_string() && start->get<std::string>().rfind(changed, 0) == 0) {
-        refuse("init_lora_weights " + in_quotes(start->get<std::string>()) +
-               " changed the base: convert it to a plain LoRA first");
-      }
+    std::string name = start.is_string() ? start.get<std::string>() : start.dump();
+    for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    for (const char* same_base : {"gaussian", "eva", "orthogonal", "mica", "true", "false"}) {
+      if (name == same_base && is_nothing(json_.value("lora_ga_config", nlohmann::json()))) return;
+    }
+    bool known = false;
+    for (const char* changed : {"pissa", "olora", "loftq", "corda", "lora_ga"}) {
+      known = known || starts_with(name, changed);
+    }
+    const bool by_config = !known && !is_nothing(json_.value("lora_ga_config", nlohmann::json()));
+    refuse(
+        (by_config
+             ? "'lora_ga_config' is set: this start changed"
+             : "'init_lora_weights' is " + start.dump() + (known ? ", which changed" : ", which may have changed")) +
+        " the base. Save a plain LoRA in Python: save_pretrained(..., path_initial_model_for_weight_conversion=...)");
+  }
+  /// Refuses settings that change the forward pass in a way that no tensor shows.
+  void check_unsupported(bool mixlora) {
+    std::set<std::string> known = {
+        "peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "lora_nums", "rank_pattern",
+        "alpha_pattern", "init_lora_weights", "lora_ga_config", "hydralora",
+        // their tensors are seen
+        "bias", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters",
+        // these do not affect a forward pass
+        "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "target_modules",
+        "exclude_modules", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "megatron_core", "loftq_config",
+        "eva_config", "corda_config", "runtime_config", "peft_version", "qalora_group_size", "merge_weights",
+        "enable_lora", "blc_alpha", "blc_weight", "ensure_weight_tying", "lora_dtype", "lorap_lr_ratio",
+        "lorap_emb_lr"};
+    if (mixlora) {
+      known.insert({"routing_strategy", "num_experts", "top_k", "act_fn", "router_aux_loss_coef", "router_init_range",
+                    "router_loss", "jitter_noise"});
     }
     for (const auto& [key, value] : json_.items()) {
-      if (known.count(key) == 0 && !is_nothing(value)) refuse("has the unknown setting " + in_quotes(key));
+      if (known.count(key) > 0 || is_nothing(value)) continue;
+      refuse("the setting " + in_quotes(key) + " is " + found(key) + ", which is not supported");
     }
   }
 
@@ -164,45 +256,54 @@ class PeftConfig {
     return value.is_null() || value == false || ((value.is_array() || value.is_object()) && value.empty()) ||
            value == "";
   }
-  /// The value of a setting, `otherwise` if it is missing, null or of another type.
-  template <class Value>
-  Value get(const std::string& key, nlohmann::json::value_t type, const char* wrong_type, Value otherwise) {
-    const auto found = json_.find(key);
-    if (found == json_.end() || found->is_null()) return otherwise;
-    if (found->type() == type) return found->template get<Value>();
-    refuse(key + wrong_type);
-    return otherwise;
+  /// A setting's value for a message.
+  std::string found(const std::string& key) { return shown(json_[key]); }
+  static std::string shown(const nlohmann::json& value) {
+    constexpr std::size_t most = 60;
+    if (value.is_null()) return "missing";
+    const std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+    return text.size() <= most ? text : text.substr(0, most) + "...";
   }
   std::string text(const char* key, const char* otherwise) {
-    return get<std::string>(key, nlohmann::json::value_t::string, " is not a string", otherwise);
+    const nlohmann::json value = json_.value(key, nlohmann::json());
+    if (value.is_string()) return value.get<std::string>();
+    if (!value.is_null()) refuse(in_quotes(key) + " is " + shown(value) + ", expected a string");
+    return otherwise;
   }
-  nlohmann::json::object_t object(const char* key) {
-    return get<nlohmann::json::object_t>(key, nlohmann::json::value_t::object, " is not an object", {});
+  std::vector<std::string> names(const char* key) {
+    std::vector<std::string> all;
+    for (const nlohmann::json& name : json_.value(key, nlohmann::json())) {
+      if (name.is_string()) all.push_back(name.get<std::string>());
+    }
+    return all;
   }
-  Index integer(const std::string& key) { return integer(key, json_.value(key, nlohmann::json())); }
+  bool flag(const char* key) {
+    const nlohmann::json value = json_.value(key, nlohmann::json());
+    if (!value.is_null() && !value.is_boolean()) {
+      refuse(in_quotes(key) + " is " + shown(value) + ", expected true or false");
+    }
+    return value == true;
+  }
   Index integer(const std::string& key, const nlohmann::json& value) {
     constexpr std::uint64_t most = std::uint64_t{1} << 31U;
     if (value.is_number_unsigned() && value.get<std::uint64_t>() >= 1 && value.get<std::uint64_t>() < most) {
       return static_cast<Index>(value.get<std::uint64_t>());
     }
-    refuse(in_quotes(key) + " is not a whole number from 1 to 2147483647");
+    refuse(quoted(key) + " is " + shown(value) + ", expected a whole number from 1 to 2147483647");
     return 1;
   }
-  double number(const std::string& key) { return number(key, json_.value(key, nlohmann::json())); }
   double number(const std::string& key, const nlohmann::json& value) {
     if (value.is_number() && std::isfinite(value.get<double>())) return value.get<double>();
-    refuse(in_quotes(key) + " is not a finite number");
+    refuse(quoted(key) + " is " + shown(value) + ", expected a finite number");
     return 0;
   }
-  /// PEFT's keys are regular expressions. Only names and ends of names are supported.
-  std::string pattern(const std::string& key) {
-    if (key.empty() || key.find_first_of("\\^$|()[]{}*+?") != std::string::npos) {
-      refuse("the pattern " + in_quotes(key) + " is not a plain name");
-    }
-    return key;
-  }
+  static std::string quoted(const std::string& key) { return key[0] == '\'' ? key : in_quotes(key); }
 
+  std::filesystem::path path_;
   nlohmann::json json_;
+  std::map<std::string, std::vector<std::string>> order_;
+  PeftPattern<Index> rank_pattern_;
+  PeftPattern<double> alpha_pattern_;
   std::string reasons_;
 };
 

@@ -26,7 +26,7 @@ inline namespace HYDRALORA_BUILD {
 ///   adapter.add("model.layers.0.mlp.up_proj", layer);
 ///   adapter.save("my_adapter");
 ///
-/// The scaling is always written as lora_alpha / r with use_rslora false, because some tools ignore use_rslora.
+/// All layers of a directory are DoRA, or none. The scaling is always written as lora_alpha / r with use_rslora false, because some tools ignore use_rslora.
 class PeftWriter {
  public:
   std::string base_model;  ///< base_model_name_or_path
@@ -39,6 +39,62 @@ class PeftWriter {
   ///                       that the format cannot express; heads or dropout that differ from the earlier layers'.
   template <class Layer>
   void add(const std::string& module, const Layer& layer, std::optional<DType> type = {}) {
+    add(module, layer, type, false);
+  }
+  template <class Scalar>
+  void add(const std::string& module, const DoRALinear<Scalar>& layer, std::optional<DType> type = {}) {
+    add(module, layer.adapter, type, true);
+    weights_.add(detail::module_prefix + module + ".lora_magnitude_vector", layer.magnitude, type, true);
+  }
+  /// Adds a tensor of the model itself, trained beside the adapters: "lm_head.weight", "model.norm.weight", a bias.
+  /// Names that a module has inside a PEFT model (modules_to_save.default, base_layer) are accepted. It goes where PEFT
+  /// expects it: modules_to_save names its module; the bias of a module that has an adapter, which must be added before,
+  /// sets bias to lora_only.
+  /// @throws std::invalid_argument  a name that was added before, or is no tensor of a module.
+  template <class Derived>
+  void add_tensor(const std::string& name, const Eigen::MatrixBase<Derived>& matrix, std::optional<DType> type = {}) {
+    const detail::TensorName parsed(detail::module_prefix + name);
+    const std::string target = parsed.module, module = target.substr(0, target.rfind('.'));
+    expects(parsed.part == detail::TensorName::Part::other && !module.empty() && module != target,
+            "PeftWriter: ", in_quotes(name), " is not a tensor of a module of the model");
+    const bool adapted_bias = modules_.count(module) > 0 && detail::ends_with(target, ".bias");
+    expects(adapted_bias || modules_.count(module) == 0, "PeftWriter: ", in_quotes(name),
+            ": the module has an adapter, which a saved weight would replace");
+    weights_.add(detail::module_prefix + (adapted_bias ? module + ".base_layer.bias" : target), matrix, type,
+                 Derived::ColsAtCompileTime == 1);
+    has_biases_ = has_biases_ || adapted_bias;
+    if (!adapted_bias && (saved_.empty() || saved_.back() != module)) saved_.push_back(module);
+  }
+
+  /// Creates the folder if it is missing and replaces both files, each atomically, the weights first. Between the two
+  /// the file of weights holds the new settings and the ones beside it, so that PeftDirectory sees the old adapter or
+  /// the new one whenever the process is killed. PEFT reads new weights with old settings there.
+  /// @throws FileError              if it cannot.
+  /// @throws std::invalid_argument  with nothing written, if nothing was added or a name is not UTF-8.
+  void save(const std::filesystem::path& folder) const {
+    expects(!modules_.empty(), "PeftWriter: there is nothing to save");
+    const std::string config = config_text();
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    if (error) throw FileError(folder, "cannot create the folder: " + error.message());
+    const std::filesystem::path beside = folder / detail::config_name;
+    const std::string old = std::filesystem::is_regular_file(beside, error) ? read_text(beside) : config;
+    std::map<std::string, std::string> metadata;
+    if (old != config && nlohmann::json::accept(old))
+      metadata = {{detail::settings_key, config}, {detail::old_settings_key, old}};
+    const std::string weights = weights_.content(metadata);
+    write_file_atomically(folder / detail::weights_name, weights.data(), weights.size());
+    write_file_atomically(beside, config.data(), config.size());
+  }
+
+ private:
+  struct Settings {
+    Index rank = 0;
+    double alpha = 0;
+  };
+
+  template <class Layer>
+  void add(const std::string& module, const Layer& layer, std::optional<DType> type, bool dora) {
     using Config = typename Layer::Config;
     const Config& config = layer.config();
     expects(!module.empty() && module.find_first_of("/\\^$|()[]{}*+?") == std::string::npos,
@@ -57,6 +113,8 @@ class PeftWriter {
     expects(modules_.empty() || (heads == heads_ && config.dropout == dropout_), "PeftWriter: ", in_quotes(module),
             " has ", heads, " heads and dropout ", config.dropout, ", the modules before it ", heads_, " and ",
             dropout_, ": a directory has one setting for all");
+    expects(modules_.empty() || dora == dora_, "PeftWriter: ", in_quotes(module), " is ", dora ? "a" : "no",
+            " DoRA, unlike the modules before it: a directory has one setting for all");
     constexpr Index most_heads = 10000;  // the limit of PeftDirectory
     expects(heads < most_heads, "PeftWriter: ", in_quotes(module), " has ", heads,
             " heads, a directory holds fewer than ", most_heads);
@@ -68,25 +126,8 @@ class PeftWriter {
     modules_[module] = settings;
     heads_ = heads;
     dropout_ = config.dropout;
+    dora_ = dora;
   }
-
-  /// Creates the folder if it is missing and replaces both files, each atomically, the weights first. Throws FileError
-  /// if it cannot; std::invalid_argument, with nothing written, if nothing was added or a name is not UTF-8.
-  void save(const std::filesystem::path& folder) const {
-    expects(!modules_.empty(), "PeftWriter: there is nothing to save");
-    const std::string weights = weights_.content(), config = config_text();
-    std::error_code error;
-    std::filesystem::create_directories(folder, error);
-    if (error) throw FileError(folder, "cannot create the folder: " + error.message());
-    write_file_atomically(folder / detail::weights_name, weights.data(), weights.size());
-    write_file_atomically(folder / detail::config_name, config.data(), config.size());
-  }
-
- private:
-  struct Settings {
-    Index rank = 0;
-    double alpha = 0;
-  };
 
   std::string config_text() const {
     const Settings& first = modules_.begin()->second;
@@ -97,8 +138,8 @@ class PeftWriter {
                                    {"lora_alpha", number(first.alpha)},
                                    {"lora_dropout", dropout_},
                                    {"use_rslora", false},
-                                   {"use_dora", false},
-                                   {"bias", "none"},
+                                   {"use_dora", dora_},
+                                   {"bias", has_biases_ ? "lora_only" : "none"},
                                    {"fan_in_fan_out", false},
                                    {"inference_mode", true},
                                    {"init_lora_weights", true},
@@ -109,19 +150,29 @@ class PeftWriter {
     if (heads_ > 0) json["lora_nums"] = heads_;
     if (!gate.empty()) json["hydralora"] = {{"gate", gate}};
     if (!gate.empty() && !groups.empty()) json["hydralora"]["groups"] = groups;
-    // A key applies to every module whose name ends with it, and readers use the first match: long names first.
+    if (!saved_.empty()) json["modules_to_save"] = saved_;
+    // A key applies to every module whose name ends with it, its dots to any character, and readers use the first
+    // match: long names first, of equal ones those with fewer dots.
     std::vector<std::pair<std::string, Settings>> modules(modules_.begin(), modules_.end());
-    std::stable_sort(modules.begin(), modules.end(),
-                     [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
+    const auto dots = [](const std::string& name) { return std::count(name.begin(), name.end(), '.'); };
+    std::stable_sort(modules.begin(), modules.end(), [&](const auto& a, const auto& b) {
+      return a.first.size() != b.first.size() ? a.first.size() > b.first.size() : dots(a.first) < dots(b.first);
+    });
     const auto differ = [&](auto member) {
       return std::any_of(modules.begin(), modules.end(),
                          [&](const auto& one) { return one.second.*member != first.*member; });
     };
+    const bool ranks_differ = differ(&Settings::rank), alphas_differ = differ(&Settings::alpha);
+    // json[name] searches all keys: with many modules that would be quadratic.
+    using Object = nlohmann::ordered_json::object_t;
+    auto& ranks = json["rank_pattern"].get_ref<Object&>();
+    auto& alphas = json["alpha_pattern"].get_ref<Object&>();
     for (const auto& [name, settings] : modules) {
-      if (differ(&Settings::rank)) json["rank_pattern"][name] = settings.rank;
-      if (differ(&Settings::alpha)) json["alpha_pattern"][name] = number(settings.alpha);
+      if (ranks_differ) ranks.emplace_back(name, settings.rank);
+      if (alphas_differ) alphas.emplace_back(name, number(settings.alpha));
     }
-    for (const auto& [name, settings] : modules_) json["target_modules"].push_back(name);
+    auto& targets = json["target_modules"];
+    for (const auto& [name, settings] : modules_) targets.push_back(name);
     try {
       return json.dump(2) + '\n';
     } catch (const nlohmann::json::exception& error) {
@@ -139,6 +190,8 @@ class PeftWriter {
   std::map<std::string, Settings> modules_;
   Index heads_ = 0;
   double dropout_ = 0;
+  bool dora_ = false, has_biases_ = false;
+  std::vector<std::string> saved_;  // modules_to_save
 };
 
 }  // namespace HYDRALORA_BUILD

@@ -79,6 +79,7 @@ class SafetensorsFile {
     return found;
   }
   /// Reads a floating-point tensor of shape [rows, columns], or [rows] for one column, rounded to the matrix's type.
+  /// Further dimensions must be 1, as in 1 × 1 convolutions.
   /// @param matrix       an Eigen matrix or writable view of the tensor's size, OVERWRITTEN.
   /// @param finite_only  refuse a tensor with an infinity or a NaN.
   /// @throws FileError  also if it is not floating-point. The matrix may be changed.
@@ -86,9 +87,11 @@ class SafetensorsFile {
   void read(const std::string& name, Matrix&& matrix, bool finite_only = true) const {
     using Scalar = typename std::decay_t<Matrix>::Scalar;
     static_assert(std::is_floating_point_v<Scalar>, "hydralora: tensors are read into float or double.");
-    const bool vector = has(name) && entry(name).shape.size() == 1 && matrix.cols() == 1;
-    const TensorEntry& from =
-        entry(name, vector ? std::vector<Index>{matrix.rows()} : std::vector<Index>{matrix.rows(), matrix.cols()});
+    const TensorEntry& from = entry(name);
+    std::vector<Index> shape = from.shape;
+    while (shape.size() > 2 && shape.back() == 1) shape.pop_back();
+    while (shape.size() < 2) shape.push_back(1);
+    if (shape != std::vector<Index>{matrix.rows(), matrix.cols()}) entry(name, {matrix.rows(), matrix.cols()});
     if (!detail::is_floating(from.type)) {
       detail::fail_tensor(path(), name,
                           std::string(" holds ") + info_of(from.type).name + ", expected F64, F32, F16 or BF16");
@@ -222,14 +225,16 @@ class SafetensorsWriter {
   }
   /// The whole file. Wider types come first, so that all numbers are aligned, then by name, as in other writers.
   /// @throws std::invalid_argument  if a name or the metadata is not UTF-8.
-  std::string content() const {
+  std::string content() const { return content(metadata); }
+  /// The same with other text for the header.
+  std::string content(const std::map<std::string, std::string>& header_metadata) const {
     std::vector<const std::pair<const std::string, Tensor>*> order;
     for (const auto& one : tensors_) order.push_back(&one);
     std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
       return info_of(a->second.type).bytes > info_of(b->second.type).bytes;
     });
     nlohmann::ordered_json header = nlohmann::ordered_json::object();
-    if (!metadata.empty()) header["__metadata__"] = metadata;
+    if (!header_metadata.empty()) header["__metadata__"] = header_metadata;
     std::uint64_t end = 0;
     for (const auto* one : order) {
       const Tensor& tensor = one->second;

@@ -25,6 +25,7 @@ struct TensorEntry {
   std::uint64_t offset = 0;  ///< of its first byte, from the start of the file
   std::uint64_t bytes = 0;
 
+  std::string type_name() const { return info_of(type).name; }  ///< as in the file
   Index elements() const { return static_cast<Index>(bytes) / info_of(type).bytes; }
 };
 
@@ -52,7 +53,7 @@ namespace detail {
   throw FileError(path, "tensor " + in_quotes(name) + reason);
 }
 
-constexpr std::uint64_t most_header_bytes = std::uint64_t{16} << 20U;
+constexpr std::uint64_t most_header_bytes = 100'000'000;  // as in the reference implementation
 constexpr std::size_t most_dimensions = 8;
 
 /// Parses the header event by event, so that only a valid header takes memory. Other events throw.

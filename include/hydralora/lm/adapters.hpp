@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <regex>
+#include <set>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -137,11 +138,13 @@ class Adapters {
     build();
     for (const Plan& plan : plans_) plan.linear->adapter->initialize();
   }
-  /// Adapters with the settings and parameters of a directory.
-  /// @throws FileError  a module that the model has not, or that has another shape.
-  Adapters(Decoder<Scalar>& model, const PeftDirectory& directory, std::uint64_t seed = 0)
+  /// Adapters with the settings and parameters of a directory, but for the modules in `without`.
+  /// @throws FileError  a module that the model has not, that has another shape, or that is a DoRA.
+  Adapters(Decoder<Scalar>& model, const PeftDirectory& directory, std::uint64_t seed = 0,
+           const std::set<std::string>& without = {})
       : groups(directory.groups()), model_(model), gate_(gate_named(directory.gate())) {
     for (const AdapterModule& module : directory.modules()) {
+      if (without.count(module.name) > 0) continue;
       Linear<Scalar>* found = nullptr;
       model.for_each_linear([&](Linear<Scalar>& linear) {
         if (linear.name == module.name) found = &linear;
