@@ -121,7 +121,7 @@ class PeftConfig {
   std::string gate;  ///< this library's own setting: causal, prompt or given; empty for the gate of HydraLoRA's trainer
   std::vector<std::string> groups;  ///< names of the groups, for gate given: head number % heads is that of a group
   std::vector<std::string> modules_to_save, target_parameters;
-  std::vector<Index> trainable_tokens;  ///< trainable_token_indices, where it is one list
+  std::vector<Index> trainable_tokens;  ///< trainable_token_indices, of one embedding
 
   Index rank_of(const std::string& module) { return find("rank_pattern", rank_pattern_, module, rank); }
   double alpha_of(const std::string& module) { return find("alpha_pattern", alpha_pattern_, module, alpha); }
@@ -151,7 +151,8 @@ class PeftConfig {
     read_pattern("alpha_pattern", alpha_pattern_, &PeftConfig::number);
     modules_to_save = names("modules_to_save");
     target_parameters = names("target_parameters");
-    const nlohmann::json tokens = json_.value("trainable_token_indices", nlohmann::json());
+    nlohmann::json tokens = json_.value("trainable_token_indices", nlohmann::json());
+    if (tokens.is_object() && tokens.size() == 1) tokens = *tokens.begin();  // of one embedding, by its name
     for (const nlohmann::json& token : tokens) {
       if (tokens.is_array() && token.is_number_unsigned()) trainable_tokens.push_back(token.get<Index>());
     }
