@@ -176,7 +176,9 @@ TEST_CASE("safetensors: every header that lies is refused with the reason") {
       {"has 7 bytes", {"1234567"}},
       {"announces a header of 18446744073709551615 bytes", {std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8)}},
       {"announces a header of 1 bytes", {std::string("\x01\0\0\0\0\0\0\0", 8)}},
-      {"at most 16 MiB are allowed", {std::string("\x01\0\0\x01\0\0\0\0", 8) + std::string((16U << 20U) + 1, ' ')}},
+      {"expected at most 2, which the file has behind this number", {std::string("\x03\0\0\0\0\0\0\0{}", 10)}},
+      {"is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
+       {"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"}},
       {"does not begin with {", {file_of(""), file_of(" {}"), file_of("[]")}},
       {"is not JSON",
        {file_of("{"), file_of("{}x"), file_of("{} {}"), one(tensor("a", "F32", "[1e999]", "[0,8]"), eight),
@@ -204,8 +206,10 @@ TEST_CASE("safetensors: every header that lies is refused with the reason") {
       {"__metadata__: 'a' appears twice", {file_of("{\"__metadata__\":{\"a\":\"\",\"a\":\"\"}}")}},
       {"'__metadata__' appears twice", {file_of("{\"__metadata__\":{},\"__metadata__\":{}}")}},
       {"'a' appears twice", {one(good + "," + good, eight)}},
-      {"unknown dtype 'F31'", {one(tensor("a", "F31", "[2]", "[0,8]"), eight)}},
-      {"unknown dtype 'f32'", {one(tensor("a", "f32", "[2]", "[0,8]"), eight)}},
+      {"is too large", {one(tensor("a", "F4", "[4611686018427387904,2]", "[0,8]"), eight)}},
+      {"do not lie in the 8 bytes", {one(tensor("a", "F4", "[2]", "[0,9]"), eight)}},
+      {"leave a gap", {one(tensor("a", "F4", "[1]", "[1,8]"), eight)}},
+      {"'a' appears twice", {one(tensor("a", "F4", "[1]", "[0,4]") + "," + tensor("a", "F4", "[1]", "[4,8]"), eight)}},
       {"the negative number -2", {one(tensor("a", "F32", "[-2]", "[0,8]"), eight)}},
       {"'2.0', which is not an integer", {one(tensor("a", "F32", "[2.0]", "[0,8]"), eight)}},
       {"which is not an integer", {one(tensor("a", "F32", "[2e0]", "[0,8]"), eight)}},
@@ -221,7 +225,7 @@ TEST_CASE("safetensors: every header that lies is refused with the reason") {
       {"do not lie in the 8 bytes",
        {one(tensor("a", "F32", "[2]", "[8,0]"), eight), one(tensor("a", "F32", "[2]", "[1,9]"), eight)}},
       {"leave a gap", {one(tensor("a", "F32", "[1]", "[4,8]"), eight)}},
-      {"has 8 bytes behind the header, its tensors 4", {one(tensor("a", "F32", "[1]", "[0,4]"), eight)}},
+      {"has 70 bytes, its header and tensors need 66", {one(tensor("a", "F32", "[1]", "[0,4]"), eight)}},
       {"overlap",
        {one(good + "," + tensor("b", "F32", "[1]", "[4,8]"), eight),
         one(good + "," + tensor("b", "F32", "[2]", "[0,8]"), eight)}},
@@ -247,6 +251,62 @@ TEST_CASE("safetensors: every header that lies is refused with the reason") {
     write_file(folder("t"), fine);
     CHECK(message_of<FileError>([&] { read_all(folder("t")); }) == "nothing thrown");
   }
+}
+
+TEST_CASE("safetensors: a header may have 100 MB, no more") {
+  const TemporaryFolder folder;
+  write_file(folder("t"), std::string("\x01\xe1\xf5\x05\0\0\0\0", 8));  // 100,000,001
+  std::filesystem::resize_file(folder("t"), 200'000'000);               // a hole
+  CHECK(message_of<FileError>([&] { SafetensorsFile file(folder("t")); }) ==
+        folder("t").string() + ": announces a header of 100000001 bytes, expected at most 100000000");
+}
+
+TEST_CASE("safetensors: a type that the library does not know blocks only its tensor") {
+  const TemporaryFolder folder;
+  for (const std::string type :
+       {"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64", "X_3000"}) {
+    CAPTURE(type);
+    write_file(folder("t"), file_of("{" + tensor("known", "F32", "[1,1]", "[0,4]") + "," +
+                                        tensor("odd", type, "[3,1]", "[4,9]") + "}",
+                                    std::string("\0\0\0\x3f", 4) + "abcde"));
+    const SafetensorsFile file(folder("t"));
+    Eigen::MatrixXf one(1, 1), three(3, 1);
+    file.read("known", one);
+    CHECK(one(0, 0) == 0.5F);
+    CHECK(message_of<FileError>([&] { file.read("odd", three); }) ==
+          folder("t").string() + ": tensor 'odd' holds " + type + ", expected F64, F32, F16 or BF16");
+    CHECK(file.bytes("odd") == std::vector<unsigned char>{'a', 'b', 'c', 'd', 'e'});
+    CHECK(file.entry("odd").type == DType::other);
+    CHECK(file.entry("odd").type_name() == type);
+    CHECK(file.entry("odd").elements() == 3);
+    CHECK(file.entry("known").type_name() == "F32");
+  }
+  SafetensorsWriter out;
+  CHECK(message_of([&] { out.add_bytes("odd", DType::other, {1}, {1}); }) ==
+        "SafetensorsWriter: 'odd' has a type that is not supported");
+  CHECK(message_of([&] { out.add("odd", Eigen::MatrixXf(1, 1), DType::other); }) ==
+        containing("'odd' as another type"));
+  CHECK(sizeof(TensorEntry) <= 64);
+}
+
+TEST_CASE("safetensors: a number alone is a matrix of one number") {
+  const TemporaryFolder folder;
+  write_file(folder("t"), file_of("{" + tensor("alpha", "BF16", "[]", "[0,2]") + "}", std::string("\x80\x40", 2)));
+  const SafetensorsFile file(folder("t"));
+  Eigen::MatrixXd alpha(1, 1), pair(2, 1);
+  file.read("alpha", alpha);
+  CHECK(alpha(0, 0) == 4);
+  CHECK(message_of<FileError>([&] { file.read("alpha", pair); }) ==
+        folder("t").string() + ": tensor 'alpha' has shape [], expected [2, 1]");
+}
+
+TEST_CASE("safetensors: the header is written in linear time, and every name is escaped") {
+  SafetensorsWriter out;
+  CHECK(out.content().substr(8) == "{}      ");
+  for (int i = 0; i < 20000; ++i) out.add_bytes(std::to_string(i) + "\"\n\xc3\xa9", DType::U8, {0, 2}, {});
+  const std::string content = out.content();  // took seconds when it was quadratic
+  CHECK(content.substr(8, 63) == "{\"0\\\"\\n\xc3\xa9\":{\"dtype\":\"U8\",\"shape\":[0,2],\"data_offsets\":[0,0]},\"1");
+  CHECK(nlohmann::json::parse(content.substr(8)).size() == 20000);
 }
 
 TEST_CASE("safetensors: long and unprintable names make short messages") {

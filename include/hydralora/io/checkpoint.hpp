@@ -54,10 +54,10 @@ std::map<std::string, std::string> load_checkpoint(const std::filesystem::path& 
   const SafetensorsFile file(path);
   std::vector<ParameterGroup<Scalar>> groups = optimizer.groups();
   const auto read = [&](const std::string& name, Index size) {
-    const DType stored = file.entry(name, {size}).type, expected = sizeof(Scalar) == 4 ? DType::F32 : DType::F64;
-    if (stored != expected) {
-      detail::fail_tensor(path, name,
-                          std::string(" holds ") + info_of(stored).name + ", the run has " + info_of(expected).name);
+    const TensorEntry& stored = file.entry(name, {size});
+    const DType expected = sizeof(Scalar) == 4 ? DType::F32 : DType::F64;
+    if (stored.type != expected) {
+      detail::fail_tensor(path, name, " holds " + stored.type_name() + ", the run has " + info_of(expected).name);
     }
     Vector numbers(size);
     file.read(name, numbers, finite_only);

@@ -11,17 +11,18 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// The type of a tensor's numbers, named as in the file.
-enum class DType { BOOL, U8, I8, F8_E5M2, F8_E4M3, I16, U16, F16, BF16, I32, U32, F32, I64, U64, F64 };
+/// The type of a tensor's numbers, named as in the file. `other` are those that this library does not know the size of,
+/// such as F4 and C64; TensorEntry::type_name() has their name.
+enum class DType { BOOL, U8, I8, F8_E5M2, F8_E4M3, I16, U16, F16, BF16, I32, U32, F32, I64, U64, F64, other };
 
 struct DTypeInfo {
   const char* name;  ///< as in the file
-  Index bytes;       ///< of one number
+  Index bytes;       ///< of one number; 0 of `other`
 };
 inline const DTypeInfo& info_of(DType type) {
-  static constexpr DTypeInfo table[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1},
-                                        {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
-                                        {"U32", 4},  {"F32", 4}, {"I64", 8}, {"U64", 8},     {"F64", 8}};
+  static constexpr DTypeInfo table[] = {
+      {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
+      {"BF16", 2}, {"I32", 4}, {"U32", 4}, {"F32", 4},     {"I64", 8},     {"U64", 8}, {"F64", 8}, {"another type", 0}};
   return table[static_cast<std::size_t>(type)];
 }
 
@@ -34,6 +35,21 @@ Unsigned from_little_endian(const unsigned char* bytes) {
     value = static_cast<Unsigned>(value | static_cast<Unsigned>(static_cast<Unsigned>(bytes[i]) << (8 * i)));
   }
   return value;
+}
+/// Whether this machine is little-endian. Compilers know it: neither branch of a condition on it remains.
+inline bool is_little_endian() {
+  const std::uint16_t one = 1;
+  unsigned char first = 0;
+  std::memcpy(&first, &one, 1);
+  return first == 1;
+}
+/// A little-endian number that was copied from a file as it is there.
+template <class Unsigned>
+Unsigned in_order_of_memory(Unsigned copied) {
+  if (is_little_endian()) return copied;
+  unsigned char bytes[sizeof(Unsigned)];
+  std::memcpy(bytes, &copied, sizeof(bytes));
+  return from_little_endian<Unsigned>(bytes);
 }
 template <class Unsigned>
 void to_little_endian(Unsigned value, unsigned char* bytes) {

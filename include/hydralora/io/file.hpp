@@ -120,13 +120,16 @@ class InputFile {
   const std::filesystem::path& path() const { return path_; }
   std::uint64_t size() const { return size_; }  ///< in bytes
 
+  /// The bytes [offset, offset + count) of a mapped file; nullptr if the file is not mapped.
+  /// @throws FileError  if the file ends before.
+  const unsigned char* mapped(std::uint64_t offset, std::size_t count) const {
+    check_range(offset, count);
+    return mapped_ == nullptr ? nullptr : mapped_ + offset;
+  }
   /// Reads bytes [offset, offset + count).
   /// @throws FileError  if the file ends before.
   void read(std::uint64_t offset, void* to, std::size_t count) const {
-    if (offset > size_ || count > size_ - offset) {
-      throw FileError(path_, "has " + std::to_string(size_) + " bytes, " + std::to_string(count) +
-                                 " more are needed at " + std::to_string(offset));
-    }
+    check_range(offset, count);
 #if HYDRALORA_HAS_POSIX
     if (mapped_ != nullptr) {
       std::copy_n(mapped_ + offset, count, static_cast<unsigned char*>(to));
@@ -149,11 +152,18 @@ class InputFile {
   }
 
  private:
+  void check_range(std::uint64_t offset, std::size_t count) const {
+    if (offset > size_ || count > size_ - offset) {
+      throw FileError(path_, "has " + std::to_string(size_) + " bytes, " + std::to_string(count) +
+                                 " more are needed at " + std::to_string(offset));
+    }
+  }
+
   std::filesystem::path path_;
   std::uint64_t size_ = 0;
+  const unsigned char* mapped_ = nullptr;
 #if HYDRALORA_HAS_POSIX
   detail::Descriptor file_;
-  const unsigned char* mapped_ = nullptr;
 #else
   mutable std::ifstream file_;
 #endif

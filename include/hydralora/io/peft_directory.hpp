@@ -35,32 +35,6 @@
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
-namespace detail {
-
-/// Calls f("lora_A", 0, layer.A(0)) and so on for every tensor of a layer; head −1: without a number.
-template <class Layer, class Function>
-void for_each_tensor(Layer& layer, Function&& f) {
-  using Middle = typename std::decay_t<Layer>::Middle;
-  if constexpr (Middle::shares_A) f("lora_A", -1, layer.A());
-  if constexpr (Middle::shares_B) f("lora_B", -1, layer.B());
-  for (Index i = 0; i < layer.shape().heads; ++i) {
-    if constexpr (!Middle::shares_A) f("lora_A", i, layer.A(i));
-    if constexpr (!Middle::shares_B) f("lora_B", i, layer.B(i));
-  }
-  if (layer.shape().gated()) f("lora_route", -1, layer.gate());
-}
-
-/// A layer with any other middle does not compile, even if its middle is derived from one of these.
-template <class Layer>
-constexpr AdapterKind kind_of() {
-  using Middle = typename Layer::Middle;
-  static_assert(std::is_same_v<typename Middle::Standard, Middle>,
-                "hydralora: directories hold LoRA, SplitLoRA and HydraLoRA.");
-  return Middle::shares_B ? AdapterKind::lora : Middle::shares_A ? AdapterKind::hydra_lora : AdapterKind::split_lora;
-}
-
-}  // namespace detail
-
 /// How an adapter directory is read.
 struct PeftOptions {
   /// Whether tensors are accepted that are no part of an adapter: saved modules, biases, embeddings. They are then in

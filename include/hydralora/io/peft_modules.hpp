@@ -50,17 +50,33 @@ struct OtherTensor {
 
 namespace detail {
 
+/// Calls f("lora_A", 0, layer.A(0)) and so on for every tensor of a layer; head −1: without a number.
+template <class Layer, class Function>
+void for_each_tensor(Layer& layer, Function&& f) {
+  using Middle = typename std::decay_t<Layer>::Middle;
+  if constexpr (Middle::shares_A) f("lora_A", -1, layer.A());
+  if constexpr (Middle::shares_B) f("lora_B", -1, layer.B());
+  for (Index i = 0; i < layer.shape().heads; ++i) {
+    if constexpr (!Middle::shares_A) f("lora_A", i, layer.A(i));
+    if constexpr (!Middle::shares_B) f("lora_B", i, layer.B(i));
+  }
+  if (layer.shape().gated()) f("lora_route", -1, layer.gate());
+}
+
+/// A layer with any other middle does not compile, even if its middle is derived from one of these.
+template <class Layer>
+constexpr AdapterKind kind_of() {
+  using Middle = typename Layer::Middle;
+  static_assert(std::is_same_v<typename Middle::Standard, Middle>,
+                "hydralora: directories hold LoRA, SplitLoRA and HydraLoRA.");
+  return Middle::shares_B ? AdapterKind::lora : Middle::shares_A ? AdapterKind::hydra_lora : AdapterKind::split_lora;
+}
+
 /// The settings of a layer whose directory has this gate: see PeftDirectory::gate().
 inline void apply_gate(const std::string& name, Routing& routing, GateConfig& gate) {
   if (name == "given") routing = Routing::given;
   if (name == "causal") gate.granularity = GateGranularity::causal;
   if (name == "prompt") gate.granularity = GateGranularity::segment;
-}
-
-/// A shape without the trailing ones of a 1×1 convolution.
-inline std::vector<Index> matrix_shape(std::vector<Index> shape) {
-  while (shape.size() > 2 && shape.back() == 1) shape.pop_back();
-  return shape;
 }
 
 /// The tensors of one module.

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <tuple>
@@ -18,26 +19,34 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
+/// Text from a file for a message: shortened, printable.
+inline std::string printable(const std::string& text) {
+  constexpr std::size_t most = 120;
+  std::string result;
+  for (const char c : text.substr(0, most)) {
+    result += static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) == 0x7f ? '?' : c;
+  }
+  return result + (text.size() > most ? "..." : "");
+}
+/// The same in quotes.
+inline std::string in_quotes(const std::string& text) { return "'" + printable(text) + "'"; }
+
 /// A tensor's description in the header, checked against the file.
 struct TensorEntry {
   DType type = DType::F32;
   std::vector<Index> shape;  ///< row-major: the last index runs fastest
   std::uint64_t offset = 0;  ///< of its first byte, from the start of the file
   std::uint64_t bytes = 0;
+  std::shared_ptr<const std::string> other_type;  ///< as in the file, of DType::other only
 
-  std::string type_name() const { return info_of(type).name; }  ///< as in the file
-  Index elements() const { return static_cast<Index>(bytes) / info_of(type).bytes; }
-};
-
-/// A name from a file for a message: quoted, shortened, printable.
-inline std::string in_quotes(const std::string& text) {
-  constexpr std::size_t most = 120;
-  std::string result = "'";
-  for (const char c : text.substr(0, most)) {
-    result += static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) == 0x7f ? '?' : c;
+  Index elements() const {
+    Index product = 1;  // does not overflow: the file was checked
+    for (const Index extent : shape) product *= extent;
+    return product;
   }
-  return result + (text.size() > most ? "...'" : "'");
-}
+  /// For messages: the type as in the file.
+  std::string type_name() const { return other_type ? printable(*other_type) : info_of(type).name; }
+};
 
 /// For messages: [4, 7].
 inline std::string shape_text(const std::vector<Index>& shape) {
@@ -47,6 +56,12 @@ inline std::string shape_text(const std::vector<Index>& shape) {
 }
 
 namespace detail {
+
+/// A shape without the trailing ones of a 1 × 1 convolution.
+inline std::vector<Index> matrix_shape(std::vector<Index> shape) {
+  while (shape.size() > 2 && shape.back() == 1) shape.pop_back();
+  return shape;
+}
 
 [[noreturn]] inline void fail_tensor(const std::filesystem::path& path, const std::string& name,
                                      const std::string& reason) {
@@ -146,12 +161,12 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
       return enter(Place::metadata);
     }
     if (place_ != Place::type) refuse("a string where none is allowed");
-    for (int i = 0; i <= static_cast<int>(DType::F64); ++i) {
-      if (text != info_of(static_cast<DType>(i)).name) continue;
-      current_->type = static_cast<DType>(i);
-      return enter(Place::tensor);
+    current_->type = DType::other;
+    for (int i = 0; i < static_cast<int>(DType::other); ++i) {
+      if (text == info_of(static_cast<DType>(i)).name) current_->type = static_cast<DType>(i);
     }
-    refuse_tensor("has the unknown dtype " + in_quotes(text));
+    if (current_->type == DType::other) current_->other_type = std::make_shared<const std::string>(text);
+    return enter(Place::tensor);
   }
   bool null() override { refuse("null where none is allowed"); }
   bool boolean(bool) override { refuse("true or false where none is allowed"); }

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "hydralora/core/config.hpp"
-#include "hydralora/io/peft_config.hpp"
+#include "hydralora/io/json.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
