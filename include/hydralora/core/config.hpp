@@ -4,6 +4,8 @@
 //   HYDRALORA_NO_XSIMD    use the plain-loop kernels even where xsimd is installed
 //   HYDRALORA_NO_OPENMP   stay on the calling thread even where OpenMP is switched on
 //   HYDRALORA_EXTERN_TEMPLATES  compile the kernels in one file only, the one that includes instantiate.hpp
+// and, in files with another instruction set than the rest of the program:
+//   Eigen=Eigen_avx2      another name for Eigen's namespace, so that its symbols are other symbols (docs/design.md)
 #pragma once
 
 #include <Eigen/Core>
@@ -96,6 +98,13 @@ Compile this file without it."
 #define HYDRALORA_HAS_POSIX 0
 #endif
 
+// The linker's absolute symbols, for the check of instruction sets below.
+#if defined(__ELF__) && defined(__GNUC__)
+#define HYDRALORA_HAS_ELF_SYMBOLS 1
+#else
+#define HYDRALORA_HAS_ELF_SYMBOLS 0
+#endif
+
 #if defined(__GNUC__)
 #define HYDRALORA_PREFETCH(address, for_write, locality) __builtin_prefetch(address, for_write, locality)
 #else
@@ -121,6 +130,9 @@ Compile this file without it."
   HYDRALORA_JOIN(HYDRALORA_ISA_TAG, HYDRALORA_SIMD_TAG, HYDRALORA_THREADS_TAG, HYDRALORA_ASSERT_TAG, \
                  HYDRALORA_ERRORS_TAG)
 
+#define HYDRALORA_STRING_(name) #name
+#define HYDRALORA_STRING(name) HYDRALORA_STRING_(name)
+
 // g++ 12 warns about its own AVX-512 intrinsics (GCC bug 105593) in xsimd's exp. The warning can be switched off in the
 // function that exp is inlined into; `flatten` inlines all of it.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -145,6 +157,27 @@ namespace detail {
 __extension__ using wide_uint = unsigned __int128;
 #else
 using wide_uint = void;  // multiply_high (random.hpp) then works in 32-bit halves
+#endif
+
+#if HYDRALORA_HAS_ELF_SYMBOLS
+/// Stands for what Eigen's functions depend on and their symbols do not name.
+constexpr int eigen_code() {
+  int code = EIGEN_DEFAULT_ALIGN_BYTES;
+  for (const char letter : HYDRALORA_STRING(HYDRALORA_ISA_TAG)) code = (code * 37 + letter) % 0x1000000;
+  return code;
+}
+
+// Every file defines this absolute symbol. A linker takes it several times if the value is the same, and otherwise
+// reports "multiple definition", where it would silently mix Eigen's functions and crash the program. A file with
+// another name for Eigen has another symbol. The .error is for -flto, which puts all files into one assembler file.
+#define HYDRALORA_ONE_CODE "hydralora_needs_one_instruction_set_for_namespace_" HYDRALORA_STRING(Eigen)
+[[gnu::used]] inline void define_eigen_code() {
+  __asm__ volatile(".ifdef " HYDRALORA_ONE_CODE "\n.if " HYDRALORA_ONE_CODE " - %c0\n.error \"" HYDRALORA_ONE_CODE
+                   "\"\n.endif\n.endif\n.globl " HYDRALORA_ONE_CODE "\n.hidden " HYDRALORA_ONE_CODE
+                   "\n.set " HYDRALORA_ONE_CODE ", %c0"
+                   :
+                   : "i"(eigen_code()));
+}
 #endif
 }  // namespace detail
 
