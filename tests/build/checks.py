@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 INCLUDE = ROOT / "include"
@@ -221,6 +222,22 @@ def matrix(scratch, compiler, *flags):
         expect(good, f"{variant}: {done.returncode}, {done.stdout}")
 
 
-actions = [rules, includes, headers, refused, packaging, dependencies, compiles, matrix]
+def mixed(compiler, *flags):
+    """Files of two instruction sets with merge() do not link, unless one of them has another name for Eigen."""
+    symbol = "hydralora_needs_one_instruction_set_for_namespace_Eigen"
+    avx2 = ["-mavx2", "-mfma"]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, options in ("main", []), ("same", []), ("other", avx2), ("renamed", [*avx2, "-DEigen=Eigen_avx2"]):
+            text = f"#include <hydralora/core/one_instruction_set.hpp>\nint {name}() {{ return 0; }}\n"
+            subprocess.run([compiler, *flags, *options, "-O0", "-c", "-x", "c++", "-", "-o", name + ".o"], input=text,
+                           text=True, cwd=folder, check=True)
+        for name, good in ("same", True), ("other", False), ("renamed", True):
+            done = subprocess.run([compiler, *flags, "main.o", name + ".o", "-o", "program"], cwd=folder, text=True,
+                                  stderr=subprocess.PIPE)
+            as_expected = (done.returncode == 0) == good != (symbol in done.stderr)
+            expect(as_expected, f"{name}: {done.returncode} {done.stderr}")
+
+
+actions = [rules, includes, headers, refused, packaging, dependencies, compiles, matrix, mixed]
 {action.__name__: action for action in actions}[sys.argv[1]](*sys.argv[2:])
 sys.exit("\n".join(failures) or 0)

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "hydralora/core/expects.hpp"
+#include "hydralora/core/one_instruction_set.hpp"
 #include "hydralora/core/tokens.hpp"
 
 namespace hydralora {

@@ -4,6 +4,8 @@
 //   HYDRALORA_NO_XSIMD    use the plain-loop kernels even where xsimd is installed
 //   HYDRALORA_NO_OPENMP   stay on the calling thread even where OpenMP is switched on
 //   HYDRALORA_EXTERN_TEMPLATES  compile the kernels in one file only, the one that includes instantiate.hpp
+// and, in files with another instruction set than the rest of the program:
+//   Eigen=Eigen_avx2      another name for Eigen's namespace, so that its symbols are other symbols (docs/design.md)
 #pragma once
 
 #include <Eigen/Core>
@@ -101,6 +103,13 @@ Compile this file without it."
 #define HYDRALORA_HAS_POLYNOMIAL_REGEX 1
 #else
 #define HYDRALORA_HAS_POLYNOMIAL_REGEX 0
+#endif
+
+// The linker's absolute symbols (core/one_instruction_set.hpp).
+#if defined(__ELF__) && defined(__GNUC__)
+#define HYDRALORA_HAS_ELF_SYMBOLS 1
+#else
+#define HYDRALORA_HAS_ELF_SYMBOLS 0
 #endif
 
 #if defined(__GNUC__)

@@ -5,12 +5,15 @@
 #include <torch/torch.h>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/tokens.hpp"
+#include "hydralora/io/peft_names.hpp"
 #include "hydralora/layers/adapter_tensors.hpp"
 #include "hydralora/layers/call_options.hpp"
 
@@ -65,7 +68,8 @@ Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
 ///   y = adapter->forward(x, base->forward(x));          // adds ΔW(x) to the base's result in place
 ///
 /// The parameters are two flat tensors over the layer's buffer: "down" (A and the gate) and "up" (B with its column
-/// padding, which stays zero), for optimisers, clip_grad_norm_, torch::save. as_tensor(layer().A()) gives a matrix.
+/// padding, which stays zero), for optimisers, clip_grad_norm_, torch::save. as_tensor(layer().A()) gives a matrix, and
+/// peft_tensors() all of them under PEFT's names.
 template <class Layer>
 class TorchAdapterImpl : public torch::nn::Module {
  public:
@@ -115,6 +119,50 @@ class TorchAdapterImpl : public torch::nn::Module {
   Layer& layer() {
     adopt_parameters();
     return layer_;
+  }
+  /// An independent module with the same settings, numbers, mode and step, in memory of its own, without gradients.
+  /// @throws std::invalid_argument  for a device other than the CPU.
+  std::shared_ptr<torch::nn::Module> clone(const c10::optional<torch::Device>& device = c10::nullopt) const override {
+    expects(!device || device->is_cpu(), "TorchAdapter::clone: the layers compute on the CPU only");
+    const torch::NoGradGuard no_gradients;
+    const auto copy = std::make_shared<TorchAdapterImpl>(layer_.config(), layer_.seed());
+    for (const auto& [to, from] : {std::pair(&copy->down, &down), std::pair(&copy->up, &up)}) {
+      to->set_data(from->clone());
+      to->requires_grad_(from->requires_grad());
+    }
+    copy->train(is_training());
+    copy->step = step;
+    return copy;
+  }
+  /// The matrices as views of the parameters' memory, in PEFT's shapes and with the names of an adapter directory
+  /// (docs/files.md): base_model.model.<module>.lora_A.weight [rank, in] and so on. The settings are not among them:
+  /// PEFT reads the directory that PeftWriter makes of layer().
+  c10::Dict<std::string, torch::Tensor> peft_tensors(const std::string& module) {
+    c10::Dict<std::string, torch::Tensor> tensors;
+    for_each_matrix([&](const char* part, Index head, auto matrix) {
+      tensors.insert(detail::tensor_name(module, part, head),
+                     flat_.as_strided({matrix.rows(), matrix.cols()}, {1, matrix.outerStride()},
+                                      matrix.data() - flat_.template data_ptr<Scalar>()));
+    });
+    return tensors;
+  }
+  /// Copies such tensors of `module`, of any number type, into the parameters. Those of other modules are ignored.
+  /// @throws std::invalid_argument  if one is missing, has another shape, or is left over; nothing is then changed.
+  void load_peft_tensors(const c10::Dict<std::string, torch::Tensor>& tensors, const std::string& module) {
+    const auto own = peft_tensors(module);
+    for (const auto& entry : own) {
+      const auto found = tensors.find(entry.key());
+      expects(found != tensors.end(), "TorchAdapter: there is no tensor ", entry.key());
+      const torch::IntArrayRef sizes = found->value().sizes(), expected = entry.value().sizes();
+      expects(sizes == expected, "TorchAdapter: ", entry.key(), " is ", sizes, ", expected ", expected);
+    }
+    for (const auto& entry : tensors) {
+      detail::TensorName name;
+      expects(!name.parse(entry.key()) || name.module != module || own.contains(entry.key()), "TorchAdapter: a ",
+              layer_.shape().layer, " has no ", entry.key());
+    }
+    const torch::NoGradGuard no_gradients;
+    for (const auto& entry : own) entry.value().copy_(tensors.at(entry.key()));
   }
   torch::Tensor down;      ///< A and the gate, flat
   torch::Tensor up;        ///< B, flat
@@ -178,6 +226,25 @@ class TorchAdapterImpl : public torch::nn::Module {
     }
   };
 
+  /// For the clone() of a module that contains this one.
+  void clone_(torch::nn::Module& other, const c10::optional<torch::Device>& device) override {
+    const auto copy = std::dynamic_pointer_cast<TorchAdapterImpl>(other.clone(device));
+    expects(copy != nullptr, "TorchAdapter::clone: the other module is not of this type");
+    *this = *copy;
+  }
+  /// Calls f("lora_A", 0, A(0)) and so on; head -1: without a number.
+  template <class Each>
+  void for_each_matrix(Each&& f) {
+    using Middle = typename Layer::Middle;
+    Layer& own = layer();
+    if constexpr (Middle::shares_A) f("lora_A", -1, own.A());
+    if constexpr (Middle::shares_B) f("lora_B", -1, own.B());
+    for (Index i = 0; i < own.shape().heads; ++i) {
+      if constexpr (!Middle::shares_A) f("lora_A", i, own.A(i));
+      if constexpr (!Middle::shares_B) f("lora_B", i, own.B(i));
+    }
+    if (own.shape().gated()) f("lora_route", -1, own.gate());
+  }
   static torch::TensorOptions type() { return torch::TensorOptions(torch::CppTypeToScalarType<Scalar>::value); }
   static Config without_dropout(Config config) {
     config.dropout = 0;

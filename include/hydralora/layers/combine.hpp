@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "hydralora/core/expects.hpp"
+#include "hydralora/core/one_instruction_set.hpp"
 #include "hydralora/layers/hydra_lora.hpp"
 #include "hydralora/layers/lora.hpp"
 #include "hydralora/layers/split_lora.hpp"

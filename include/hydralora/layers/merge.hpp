@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "hydralora/core/expects.hpp"
+#include "hydralora/core/one_instruction_set.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/layers/adapter_shape.hpp"
 #include "hydralora/layers/call_options.hpp"

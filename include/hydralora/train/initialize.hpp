@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "hydralora/core/expects.hpp"
+#include "hydralora/core/one_instruction_set.hpp"
 #include "hydralora/core/random.hpp"
 #include "hydralora/layers/hydra_lora.hpp"
 #include "hydralora/layers/lora.hpp"
