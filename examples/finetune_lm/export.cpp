@@ -11,6 +11,7 @@
 #include "evaluation.hpp"
 #include "hydralora/interop/gguf_adapter.hpp"
 #include "hydralora/interop/gguf_checkpoint.hpp"
+#include "hydralora/interop/peft_model.hpp"
 #include "hydralora/layers/merge.hpp"
 #include "recorder.hpp"
 
@@ -51,13 +52,10 @@ class Merger {
   /// W += ΔW. @param weight  (out × in).
   void merge(const std::string& module, RowMajor& weight) {
     const AdapterModule& m = adapter_.module(module);
+    merged_.insert(module);
+    if (!is_routed(m)) return merge_module(adapter_, m, weight);
     if (weight.rows() != m.out_features || weight.cols() != m.in_features) {
       adapter_.refuse(module, " has another shape than the model's");
-    }
-    merged_.insert(module);
-    if (!is_routed(m)) {
-      hydralora::merge(as_plain_lora(adapter_, m), weight);
-      return;
     }
     const std::vector<float>& x = inputs_.at(module);
     const ConstTokens<float> inputs(x.data(), m.in_features, static_cast<Index>(x.size()) / m.in_features);

@@ -25,7 +25,8 @@ def expect(good, *message):
 
 
 def rules():
-    """Includes point down; #if and #pragma omp are in one place each; umbrellas include only headers of ours."""
+    """Includes point down; #if and #pragma omp are in one place each; umbrellas include only headers of ours; macros
+    min and max do no harm."""
     count = 0
     for path in INCLUDE.rglob("*.hpp"):
         name = str(path.relative_to(INCLUDE / "hydralora"))
@@ -43,6 +44,8 @@ def rules():
                 expect(name == "core/parallel.hpp", f"{name}: {line} belongs into core/parallel.hpp")
             if re.match(r"#(if|ifdef|ifndef|elif)\b", directive) and not re.match("#if !?HYDRALORA_HAS_", directive):
                 expect(name == "core/config.hpp", f"{name}: {line} belongs into core/config.hpp")
+            code = re.sub(r'//.*|"[^"]*"', "", line)  # windows.h has macros of these names
+            expect(not re.search(r"\b(min|max)\s*\(", code), f"{name}: {line} needs brackets, (std::min)(a, b)")
             if directive.startswith("#include") and level is None:
                 expect("hydralora/" in line, f"{name} is an umbrella and includes {line}")
     expect(count >= 20, f"only {count} includes were checked: is the folder right?")

@@ -112,7 +112,7 @@ inline Eigen::MatrixXd seed_centroids(const Eigen::MatrixXd& points, Index clust
     centroids.col(k) = points.col(chosen);
     if (k + 1 == clusters) return centroids;
     for_each_sample(samples, 3 * points.rows(), [&](Index i) {
-      distances[i] = std::min(distances[i], (points.col(i) - centroids.col(k)).squaredNorm());
+      distances[i] = (std::min)(distances[i], (points.col(i) - centroids.col(k)).squaredNorm());
     });
     double total = 0;
     for (Index i = 0; i < samples; ++i) total += distances[i];

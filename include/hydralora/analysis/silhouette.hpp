@@ -47,9 +47,9 @@ double silhouette(const Eigen::MatrixBase<Derived>& points, const std::vector<In
     }
     double nearest = std::numeric_limits<double>::infinity();
     for (Index k = 0; k < clusters; ++k) {
-      if (k != own && sizes[k] > 0) nearest = std::min(nearest, distances[k] / sizes[k]);
+      if (k != own && sizes[k] > 0) nearest = (std::min)(nearest, distances[k] / sizes[k]);
     }
-    const double within = distances[own] / (sizes[own] - 1), larger = std::max(within, nearest);
+    const double within = distances[own] / (sizes[own] - 1), larger = (std::max)(within, nearest);
     values[i] = larger > 0 ? (nearest - within) / larger : 0;
   });
   return values.sum() / sizes.sum();

@@ -29,7 +29,7 @@ double aligned_cosine(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Y>&
   const double norm_a = a.stableNorm(), norm_b = b.stableNorm();
   if (norm_a == 0 || norm_b == 0) return 0;
   const Eigen::BDCSVD<Eigen::MatrixXd> svd((a / norm_a) * (b / norm_b).transpose());
-  return std::min(1.0, svd.singularValues().sum());
+  return (std::min)(1.0, svd.singularValues().sum());
 }
 
 /// The cosines of the principal angles between two column spaces, descending: all 1 = one contains the other, all 0 =
@@ -64,8 +64,9 @@ struct PrincipalComponents {
 template <class Derived>
 PrincipalComponents principal_components(const Eigen::MatrixBase<Derived>& samples, Index components) {
   const Eigen::MatrixXd points = samples;
-  expects(components >= 1 && components <= std::min(points.rows(), points.cols()), "principal_components: ", components,
-          " components of ", Shape{points.rows(), points.cols()}, " numbers (features x samples)");
+  expects(components >= 1 && components <= (std::min)(points.rows(), points.cols()),
+          "principal_components: ", components, " components of ", Shape{points.rows(), points.cols()},
+          " numbers (features x samples)");
   expects(points.allFinite(), "principal_components: the points are not finite");
   Eigen::MatrixXd centred = points.colwise() - points.rowwise().mean();
   constexpr double rounding = 1e-12;  // of centring equal numbers

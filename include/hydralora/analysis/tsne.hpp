@@ -121,14 +121,14 @@ inline TsneResult tsne(const Eigen::MatrixXd& points, const TsneConfig& config =
   });
   Eigen::MatrixXd gradient, velocity = Eigen::MatrixXd::Zero(2, samples), gains = Eigen::MatrixXd::Ones(2, samples);
   constexpr double exaggeration = 12;
-  const double rate = std::max(50.0, static_cast<double>(samples) / (4 * exaggeration));
+  const double rate = (std::max)(50.0, static_cast<double>(samples) / (4 * exaggeration));
   for (int step = 0; step < config.iterations; ++step) {
     const bool early = step < config.iterations / 4;
     detail::tsne_gradient(p, early ? exaggeration : 1, result.coordinates, gradient);
     for (Index i = 0; i < gradient.size(); ++i) {
       const bool turned = (gradient.data()[i] > 0) == (velocity.data()[i] > 0);
       double& gain = gains.data()[i];
-      gain = std::max(0.01, turned ? gain * 0.8 : gain + 0.2);
+      gain = (std::max)(0.01, turned ? gain * 0.8 : gain + 0.2);
       velocity.data()[i] = (early ? 0.5 : 0.8) * velocity.data()[i] - rate * gain * gradient.data()[i];
     }
     result.coordinates += velocity;

@@ -80,7 +80,7 @@ inline void expects_shape(const char* where, const char* what, Shape actual, Sha
 
 /// a · b. Throws if the product does not fit into an Index.
 inline Index checked_product(Index a, Index b, const char* what) {
-  expects(a == 0 || b <= std::numeric_limits<Index>::max() / a, what, ": ", a, " * ", b, " elements are too many");
+  expects(a == 0 || b <= (std::numeric_limits<Index>::max)() / a, what, ": ", a, " * ", b, " elements are too many");
   return a * b;
 }
 

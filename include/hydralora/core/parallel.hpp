@@ -114,7 +114,7 @@ void parallel_for(Index count, Index work, Function&& f) {
 /// Calls f(begin, count) for chunks of [0, size), all of size `chunk` but the last, with parallel_for().
 template <class Function>
 void parallel_chunks(Index size, Index chunk, Index work, Function&& f) {
-  parallel_for((size + chunk - 1) / chunk, work, [&](Index i) { f(i * chunk, std::min(chunk, size - i * chunk)); });
+  parallel_for((size + chunk - 1) / chunk, work, [&](Index i) { f(i * chunk, (std::min)(chunk, size - i * chunk)); });
 }
 
 /// Calls f(begin, count) for slices of [0, size) of at most `slice` each, in parallel. For products that Eigen

@@ -88,7 +88,7 @@ class MpiCommunicator {
   static void in_pieces(Scalar* data, Index count, Function&& f) {
     constexpr Index piece = Index{1} << 24U;
     for (Index begin = 0; begin < count; begin += piece) {
-      f(data + begin, static_cast<int>(std::min(piece, count - begin)));
+      f(data + begin, static_cast<int>((std::min)(piece, count - begin)));
     }
   }
   /// Every rank receives its share of all ranks' numbers, adds them in rank order and sends the sums to all. Like a

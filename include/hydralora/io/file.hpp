@@ -171,7 +171,7 @@ class InputFile {
 
 /// A whole file. @throws FileError  as InputFile, or if it has more than most_bytes.
 inline std::string read_text(const std::filesystem::path& path,
-                             std::uint64_t most_bytes = std::numeric_limits<std::uint64_t>::max()) {
+                             std::uint64_t most_bytes = (std::numeric_limits<std::uint64_t>::max)()) {
   const InputFile file(path);
   if (file.size() > most_bytes) {
     throw FileError(path, "has " + std::to_string(file.size()) + " bytes, at most " +

@@ -57,7 +57,7 @@ class GgufCursor {
     auto* bytes = static_cast<unsigned char*>(to);
     while (count > 0) {
       if (place_ < begin_ || place_ >= begin_ + buffer_.size()) refill();
-      const auto from = static_cast<std::size_t>(place_ - begin_), some = std::min(count, buffer_.size() - from);
+      const auto from = static_cast<std::size_t>(place_ - begin_), some = (std::min)(count, buffer_.size() - from);
       std::copy_n(buffer_.data() + from, some, bytes);
       bytes += some, count -= some, place_ += some;
     }
@@ -88,7 +88,7 @@ class GgufCursor {
   void refill() {
     constexpr std::uint64_t most = 65536;
     if (left() == 0) throw FileError(file_.path(), "ends in its header, at byte " + std::to_string(place_));
-    buffer_.resize(static_cast<std::size_t>(std::min(most, left())));
+    buffer_.resize(static_cast<std::size_t>((std::min)(most, left())));
     begin_ = place_;
     file_.read(begin_, buffer_.data(), buffer_.size());
   }
@@ -233,7 +233,7 @@ class GgufFile {
     std::uint64_t numbers = 1;
     for (std::uint32_t i = 0; i < dimensions; ++i) {
       const auto extent = from.number<std::uint64_t>();
-      constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<Index>::max()) / 8;
+      constexpr auto most = static_cast<std::uint64_t>((std::numeric_limits<Index>::max)()) / 8;
       if (extent == 0 || numbers > most / extent) fail(extent == 0 ? " has no numbers" : ": its shape is too large");
       numbers *= extent;
       entry.shape.insert(entry.shape.begin(), static_cast<Index>(extent));
@@ -265,7 +265,7 @@ class GgufFile {
       if (begin > end || entry.offset > end - begin || entry.bytes > end - begin - entry.offset) {
         detail::fail_tensor(path(), one.first,
                             " needs " + std::to_string(entry.bytes) + " bytes at " + std::to_string(entry.offset) +
-                                " behind the header, the file has " + std::to_string(end - std::min(begin, end)) +
+                                " behind the header, the file has " + std::to_string(end - (std::min)(begin, end)) +
                                 " there");
       }
       entry.offset += begin;

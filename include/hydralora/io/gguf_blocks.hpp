@@ -55,7 +55,7 @@ inline const GgufTypeInfo& info_of(GgufType type) {
       {"I8", 0, 0},       {"I16", 0, 0},      {"I32", 0, 0},      {"I64", 0, 0},    {"F64", 0, 0},     {"IQ1_M", 0, 0},
       {"BF16", 1, 2},     {"unknown", 0, 0}};
   constexpr std::size_t last = std::size(table) - 1;
-  return table[std::min(static_cast<std::size_t>(type), last)];
+  return table[(std::min)(static_cast<std::size_t>(type), last)];
 }
 
 /// Of the types that are read.
@@ -172,7 +172,7 @@ void decode_pieces(const unsigned char* row, Index first, Index count, float* to
   for (Index n = first, end = first + count; n < end;) {
     const unsigned char* const block = row + n / info.block * info.bytes;
     const int piece = static_cast<int>(n % info.block / gguf_piece);
-    const Index within = n % gguf_piece, some = std::min(gguf_piece - within, end - n);
+    const Index within = n % gguf_piece, some = (std::min)(gguf_piece - within, end - n);
     if (some == gguf_piece) {
       decode_piece<type>(block, piece, to);
     } else {
@@ -241,7 +241,7 @@ inline void encode_blocks(GgufType type, const float* row, Index count, unsigned
     }
     const float d = largest / -8, inverse = d != 0 ? 1 / d : 0;
     encode(DType::F16, d, to);
-    const auto code = [&](Index i) { return std::min(15, static_cast<int>(x[i] * inverse + 8.5F)); };
+    const auto code = [&](Index i) { return (std::min)(15, static_cast<int>(x[i] * inverse + 8.5F)); };
     for (Index i = 0; i < gguf_piece / 2; ++i) {
       to[2 + i] = static_cast<unsigned char>(code(i) | code(i + gguf_piece / 2) << 4);
     }

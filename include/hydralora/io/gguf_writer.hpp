@@ -130,10 +130,10 @@ class GgufWriter {
     using detail::GgufKind;
     if (value.is_string()) return GgufKind::text;
     if (value.is_boolean()) return GgufKind::boolean;
-    if (value.is_number_unsigned() && value.get<std::uint64_t>() <= std::numeric_limits<std::uint32_t>::max())
+    if (value.is_number_unsigned() && value.get<std::uint64_t>() <= (std::numeric_limits<std::uint32_t>::max)())
       return GgufKind::u32;
-    if (value.is_number_integer() && value >= std::numeric_limits<std::int32_t>::min() &&
-        value <= std::numeric_limits<std::int32_t>::max())
+    if (value.is_number_integer() && value >= (std::numeric_limits<std::int32_t>::min)() &&
+        value <= (std::numeric_limits<std::int32_t>::max)())
       return GgufKind::i32;
     if (value.is_number_float()) return GgufKind::f32;
     fail("GgufWriter: ", in_quotes(key), " is ", value.dump().substr(0, 100), ", which has no type in a GGUF");

@@ -49,7 +49,7 @@ class SafetensorsFile {
     const auto header_bytes =
         detail::from_little_endian<std::uint64_t>(reinterpret_cast<const unsigned char*>(begin.data()));
     const std::uint64_t behind = file_.size() - length_bytes;
-    if (header_bytes > std::min(detail::most_header_bytes, behind)) {
+    if (header_bytes > (std::min)(detail::most_header_bytes, behind)) {
       throw FileError(path, "announces a header of " + std::to_string(header_bytes) + " bytes, expected at most " +
                                 (behind < detail::most_header_bytes
                                      ? std::to_string(behind) + ", which the file has behind this number"
@@ -135,7 +135,7 @@ class SafetensorsFile {
       std::uint64_t needed = is_other ? 1 : static_cast<std::uint64_t>(info_of(tensor.type).bytes);
       for (const Index extent : tensor.shape) {
         const auto factor = static_cast<std::uint64_t>(extent);
-        if (factor != 0 && needed > static_cast<std::uint64_t>(std::numeric_limits<Index>::max()) / factor) {
+        if (factor != 0 && needed > static_cast<std::uint64_t>((std::numeric_limits<Index>::max)()) / factor) {
           detail::fail_tensor(path(), name, ": shape " + shape_text(tensor.shape) + " is too large");
         }
         needed *= factor;
@@ -153,7 +153,7 @@ class SafetensorsFile {
     for (const auto& [offset, bytes] : places) {
       if (offset != end) {
         throw FileError(path(), "two tensors overlap, or leave a gap, at byte " +
-                                    std::to_string(std::min(offset, end)) + " behind the header");
+                                    std::to_string((std::min)(offset, end)) + " behind the header");
       }
       end += bytes;
     }

@@ -143,7 +143,7 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
       if (current_->shape.size() == most_dimensions) {
         refuse_tensor("has more than " + std::to_string(most_dimensions) + " dimensions");
       }
-      if (value > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) {
+      if (value > static_cast<std::uint64_t>((std::numeric_limits<Index>::max)())) {
         refuse_tensor("has a dimension of " + std::to_string(value));
       }
       current_->shape.push_back(static_cast<Index>(value));

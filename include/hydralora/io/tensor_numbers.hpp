@@ -149,20 +149,20 @@ struct TensorPart {
 template <class Use>
 Index for_each_part(const InputFile& file, const TensorPlace& from, Index unit, Index lead, Index most_bytes,
                     Use&& use) {
-  const Index size = from.size(), width = std::min(from.columns, std::max<Index>(most_bytes / (unit * size), 1));
+  const Index size = from.size(), width = (std::min)(from.columns, std::max<Index>(most_bytes / (unit * size), 1));
   const Index height = width < from.columns ? unit : std::max<Index>(most_bytes / (width * size * unit), 1) * unit;
   std::unique_ptr<unsigned char[]> buffer;
   for (Index i = 0, rows = 0; i < from.rows; i += rows) {
-    rows = std::min(i == 0 && lead > 0 ? lead : height, from.rows - i);
+    rows = (std::min)(i == 0 && lead > 0 ? lead : height, from.rows - i);
     for (Index j = 0, columns = 0; j < from.columns; j += columns) {
-      columns = std::min(width, from.columns - j);
+      columns = (std::min)(width, from.columns - j);
       TensorPart part{i, j, rows, columns, nullptr, from.columns * size};
       // Tiles are copied first: they take a few bytes of many rows, which the hardware does not fetch ahead.
       if (unit == 1) {
         part.bytes = file.mapped(from.at(i, j), static_cast<std::size_t>(((rows - 1) * from.columns + columns) * size));
       }
       if (part.bytes == nullptr) {
-        const auto most = static_cast<std::size_t>(std::min(height, from.rows) * width * size);
+        const auto most = static_cast<std::size_t>((std::min)(height, from.rows) * width * size);
         if (!buffer) buffer.reset(new unsigned char[most]);
         part.bytes = buffer.get();
         part.row_bytes = columns * size;
@@ -201,7 +201,7 @@ Index read_tiles(const InputFile& file, const TensorPlace& from, Index lead, boo
     bool finite = true;
     for (Index i = 0; i < part.rows; i += tile.rows) {
       for (Index j = 0; j < part.columns; j += tile.columns) {
-        const Index rows = std::min(tile.rows, part.rows - i), columns = std::min(tile.columns, part.columns - j);
+        const Index rows = (std::min)(tile.rows, part.rows - i), columns = (std::min)(tile.columns, part.columns - j);
         const unsigned char* const bytes = part.bytes + i * part.row_bytes + j * size;
         const bool one_run = columns * size == part.row_bytes;
         for (Index k = 0; k < (one_run ? 1 : rows); ++k) {
@@ -222,7 +222,7 @@ Index first_not_finite(const InputFile& file, const TensorPlace& from, Index row
   const Index size = from.size(), at_once = static_cast<Index>(buffer.size()) / size, end = from.rows * from.columns;
   Index first = row * from.columns;
   for (Index count = 0; first < end; first += count) {
-    count = std::min(at_once, end - first);
+    count = (std::min)(at_once, end - first);
     file.read(from.at(0, first), buffer.data(), static_cast<std::size_t>(count * size));
     for (Index i = 0; i < count; ++i) {
       if (!std::isfinite(decode<Scalar>(from.type, buffer.data() + i * size))) return first + i;

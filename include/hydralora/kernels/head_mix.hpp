@@ -124,8 +124,8 @@ void expand_segments(ConstStack<Scalar> up, ConstTokens<Scalar> h, ConstTokens<S
   Index largest = 0;
   segments.for_each(y.tokens(), [&](Index, Index count) {
     constexpr Index line = cache_line<Scalar>;  // scratch begins at a cache line
-    largest = std::max(largest, combines(count) ? expand_scratch<Scalar>(combined, count)
-                                                : up.rows * count + line + expand_scratch<Scalar>(up, count));
+    largest = (std::max)(largest, combines(count) ? expand_scratch<Scalar>(combined, count)
+                                                  : up.rows * count + line + expand_scratch<Scalar>(up, count));
   });
   { ScratchFrame().template take<Scalar>(largest); }
 

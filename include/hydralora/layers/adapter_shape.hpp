@@ -115,7 +115,7 @@ AdapterShape checked_shape(const typename Middle::Config& config) {
   expects(std::isfinite(config.alpha), s.layer, ": alpha ", config.alpha, " must be finite");
   expects(config.dropout >= 0 && config.dropout < 1, s.layer, ": dropout ", config.dropout, " must be in [0, 1)");
   Middle::check(s, config);
-  constexpr Index largest = std::numeric_limits<Index>::max();
+  constexpr Index largest = (std::numeric_limits<Index>::max)();
   expects(s.rank < largest && s.out <= largest - AdapterShape::up_padding && s.in <= largest - s.up_stride() &&
               s.gate_columns <= largest - s.in - s.up_stride(),
           s.layer, ": rank ", s.rank, ", in_features ", s.in, " and out_features ", s.out, " are too many");

@@ -104,13 +104,13 @@ CompressedLoRA<Scalar> combine_to_rank(const std::vector<const LoRA<Scalar>*>& l
                                        const std::vector<double>& coefficients, Index rank) {
   constexpr auto where = "combine_to_rank";
   const auto [up, down] = detail::joined_factors(where, loras, coefficients);
-  const Index most = std::min({up.cols(), up.rows(), down.cols()});
+  const Index most = (std::min)({up.cols(), up.rows(), down.cols()});
   expects(rank >= 1 && rank <= most, where, ": rank ", rank, ", expected 1 to ", most);
   expects(up.allFinite() && down.allFinite(), where, ": a LoRA is not finite");
   // up = Q_u R_u and downᵀ = Q_d R_d, so the singular values of up · down are those of the small R_u R_dᵀ.
   const auto thin = [](const Eigen::MatrixXd& m) {
     const Eigen::HouseholderQR<Eigen::MatrixXd> qr(m);
-    const Index columns = std::min(m.rows(), m.cols());
+    const Index columns = (std::min)(m.rows(), m.cols());
     Eigen::MatrixXd r = qr.matrixQR().topRows(columns);
     r.template triangularView<Eigen::StrictlyLower>().setZero();
     return std::pair<Eigen::MatrixXd, Eigen::MatrixXd>(qr.householderQ() * Eigen::MatrixXd::Identity(m.rows(), columns),

@@ -36,7 +36,7 @@ struct Dropout {
       for (Index j = 0; j < x.features(); j += share) {
         const auto words = random.block(static_cast<std::uint64_t>((first_feature + j) / share),
                                         first_token + static_cast<std::uint64_t>(t), step);
-        for (Index i = 0; i < std::min(share, x.features() - j); ++i) {
+        for (Index i = 0; i < (std::min)(share, x.features() - j); ++i) {
           const std::uint64_t draw =
               (words[static_cast<std::size_t>(i / 2)] >> (32U * (static_cast<unsigned>(i) % 2U))) & 0xffffffffU;
           Scalar& value = x(j + i, t);

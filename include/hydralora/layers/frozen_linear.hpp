@@ -119,7 +119,7 @@ class DenseView {
   static void multiply_panels(ConstTokens<Scalar> from, Tokens<Scalar> to, Write write, Panel&& panel) {
     parallel_slices(from.tokens(), slice_tokens, [&](Index begin, Index count) {
       for (Index row = 0; row < to.features(); row += panel_rows) {
-        const Index rows = std::min(panel_rows, to.features() - row);
+        const Index rows = (std::min)(panel_rows, to.features() - row);
         detail::multiply(panel(row, rows), from.slice(begin, count).matrix(),
                          to.slice(begin, count).rows(row, rows).matrix(), write);
       }

@@ -201,7 +201,7 @@ inline void check_gate(const char* layer, const GateConfig& c, Routing routing, 
   expects(c.top_k >= 1 && c.top_k <= heads, layer, ": gate.top_k ", c.top_k, " must be in [1, ", heads,
           "], the number of heads");
   expects(c.top_p > 0 && c.top_p <= 1, layer, ": gate.top_p ", c.top_p, " must be in (0, 1]");
-  constexpr auto smallest = static_cast<double>(std::numeric_limits<float>::min());  // layers in float divide by it
+  constexpr auto smallest = static_cast<double>((std::numeric_limits<float>::min)());  // layers in float divide by it
   expects(c.temperature >= smallest && c.temperature <= 1 / smallest, layer, ": gate.temperature ", c.temperature,
           " must be finite and above 0");
   expects(routing == Routing::learned || c == GateConfig{}, layer,

@@ -37,12 +37,12 @@ class NF4Weight {
         scales_(static_cast<std::size_t>((weight.size() + block - 1) / block)) {
     const auto number = [&](Index n) { return static_cast<float>(weight(n / cols_, n % cols_)); };
     for (Index first = 0; first < weight.size(); first += block) {
-      const Index end = std::min(first + block, weight.size());
+      const Index end = (std::min)(first + block, weight.size());
       float largest = 0;
       for (Index n = first; n < end; ++n) {
         expects(std::isfinite(number(n)), "NF4Weight: number (", n / cols_, ", ", n % cols_,
                 ") is not finite as a float");
-        largest = std::max(largest, std::abs(number(n)));
+        largest = (std::max)(largest, std::abs(number(n)));
       }
       scales_[static_cast<std::size_t>(first / block)] = largest;
       for (Index n = first; n < end; ++n) {
@@ -70,7 +70,7 @@ class NF4Weight {
       Scalar* const to = tile.token(i);
       for (Index n = first; n < last;) {  // up to the end of a block
         const float scale = scale_at(n / block);
-        const Index end = std::min(last, (n / block + 1) * block);
+        const Index end = (std::min)(last, (n / block + 1) * block);
         if (n % 2 != 0) to[n - first] = static_cast<Scalar>(pair_at(n)[1] * scale), ++n;
         for (; n + 1 < end; n += 2) {
           const std::array<float, 2>& both = pair_at(n);
@@ -91,7 +91,7 @@ class NF4Weight {
   float scale_at(Index i) const {
     const auto place = static_cast<std::size_t>(i);
     if (scale_codes_.empty()) return scales_[place];
-    return std::max(0.0F, mean_ + steps_[place / scale_block] * static_cast<float>(scale_codes_[place]));
+    return (std::max)(0.0F, mean_ + steps_[place / scale_block] * static_cast<float>(scale_codes_[place]));
   }
   void quantize_scales() {
     double sum = 0;
@@ -100,7 +100,7 @@ class NF4Weight {
     for (std::size_t first = 0; first < scales_.size(); first += scale_block) {
       const std::size_t end = std::min<std::size_t>(first + scale_block, scales_.size());
       float largest = 0;
-      for (std::size_t i = first; i < end; ++i) largest = std::max(largest, std::abs(scales_[i] - mean_));
+      for (std::size_t i = first; i < end; ++i) largest = (std::max)(largest, std::abs(scales_[i] - mean_));
       const float step = largest / 127;
       steps_.push_back(step);
       for (std::size_t i = first; i < end; ++i) {

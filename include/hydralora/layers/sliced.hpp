@@ -30,7 +30,7 @@ struct SliceRange {
     expects(slices >= 1 && slice >= 0 && slice < slices, "slice ", slice, " of ", slices, " slices");
     const Index grains = (size + grain - 1) / grain;
     const auto cut = [&](Index i) {
-      return std::min(size, i * (grains / slices) * grain + std::min(i, grains % slices) * grain);
+      return (std::min)(size, i * (grains / slices) * grain + (std::min)(i, grains % slices) * grain);
     };
     begin = cut(slice);
     count = cut(slice + 1) - begin;

@@ -76,7 +76,7 @@ class Int8Weight {
       const Eigen::RowVectorXf row = weight.row(i).template cast<float>();
       expects(row.allFinite(), "Int8Weight: row ", i, " has a number that is not finite as a float");
       const float largest = row.size() == 0 ? 0 : row.cwiseAbs().maxCoeff();
-      steps_[i] = std::max(largest / most, std::numeric_limits<float>::min());  // a denormal step is inexact or 0
+      steps_[i] = (std::max)(largest / most, (std::numeric_limits<float>::min)());  // a denormal step is inexact or 0
       if (!std::isfinite(steps_[i] * most)) steps_[i] = std::nextafter(steps_[i], 0.0F);  // rounded up
       for (Index j = 0; j < row.size(); ++j) {
         codes_(i, j) = static_cast<std::int8_t>(std::clamp(std::nearbyint(row[j] / steps_[i]), -most, most));
@@ -157,7 +157,7 @@ class StoredLinear {
     check("backward", dy, dx, out_features(), in_features());
     parallel_slices(in_features(), strip, [&](Index begin, Index count) {
       for (Index row = 0; row < out_features(); row += strip_rows) {
-        const Index rows = std::min(strip_rows, out_features() - row);
+        const Index rows = (std::min)(strip_rows, out_features() - row);
         ScratchFrame scratch;
         const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(count, rows);
         storage_.read_rows(row, begin, columns);

@@ -98,7 +98,7 @@ void attend(ConstTokens<Scalar> q, ConstTokens<Scalar> k, ConstTokens<Scalar> v,
   } else {
     const Scalar scale = 1 / std::sqrt(Scalar(q.features()));
     for (Index first = 0; first < q.tokens(); first += detail::query_block) {
-      const Index count = std::min(detail::query_block, q.tokens() - first);
+      const Index count = (std::min)(detail::query_block, q.tokens() - first);
       const detail::KeyRange keys(first + k.tokens() - q.tokens(), count, window);
       const Index seen = keys.end - keys.begin;
       ScratchFrame scratch;
@@ -131,7 +131,7 @@ void attend_backward(ConstTokens<Scalar> q, ConstTokens<Scalar> k, ConstTokens<S
   } else {
     const Scalar scale = 1 / std::sqrt(Scalar(q.features()));
     for (Index first = 0; first < q.tokens(); first += detail::query_block) {
-      const Index count = std::min(detail::query_block, q.tokens() - first);
+      const Index count = (std::min)(detail::query_block, q.tokens() - first);
       const detail::KeyRange keys(first + k.tokens() - q.tokens(), count, window);
       const Index seen = keys.end - keys.begin;
       ScratchFrame scratch;

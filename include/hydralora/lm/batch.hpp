@@ -40,7 +40,7 @@ struct Batch {
       Index end = begin;
       while (end < length && scored(end)) ++end;
       for (Index t = end; t < length; ++t) expects(!scored(t), "prompt gate: a document has several answers");
-      all.push_back(std::min(begin, length));
+      all.push_back((std::min)(begin, length));
       first += length;
     }
     return all;

@@ -67,7 +67,7 @@ struct BlockScratch {
   }
   void resize_backward(const ModelConfig& c, Index tokens) {
     resize(c, tokens);
-    dn.resize(std::max(c.hidden, c.q_features()), tokens);
+    dn.resize((std::max)(c.hidden, c.q_features()), tokens);
     dh.resize(c.intermediate, tokens);
     dqkv.resize(c.q_features() + 2 * c.kv_features(), tokens);
   }

@@ -95,7 +95,7 @@ class Decoder {
     complete(batch, call);
     forward(batch, call);
     for (Index first = 0; first < batch.tokens(); first += head_chunk) {
-      const Index count = std::min(head_chunk, batch.tokens() - first);
+      const Index count = (std::min)(head_chunk, batch.tokens() - first);
       std::vector<Index> columns;
       for (Index t = first; t < first + count; ++t) columns.push_back(t);
       head_forward(columns.data(), count, call);
@@ -202,7 +202,7 @@ class Decoder {
     const std::vector<Index> scored = batch.scored();
     loss_t<Scalar> sum(0);
     for (Index first = 0; first < static_cast<Index>(scored.size()); first += head_chunk) {
-      const Index count = std::min(head_chunk, static_cast<Index>(scored.size()) - first);
+      const Index count = (std::min)(head_chunk, static_cast<Index>(scored.size()) - first);
       const Index* columns = scored.data() + first;
       std::vector<int> labels;
       for (Index i = 0; i < count; ++i) labels.push_back(batch.labels[at(columns[i] + 1)]);

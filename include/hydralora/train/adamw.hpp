@@ -54,7 +54,7 @@ void adamw_simd(Scalar* p, const Scalar* g, Scalar* m, Scalar* v, Index count, c
                                     Batch(f.rate),       Batch(f.square_correction), Batch(f.epsilon)};
   constexpr Index width = simd::lanes<Scalar, Arch>;
   for (Index i = 0; i < count; i += width) {
-    const Index rest = std::min(width, count - i);
+    const Index rest = (std::min)(width, count - i);
     Batch parameter = simd::load_first<Arch>(p + i, rest);
     Batch mean = simd::load_first<Arch>(m + i, rest);
     Batch square = simd::load_first<Arch>(v + i, rest);

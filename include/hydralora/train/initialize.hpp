@@ -125,8 +125,8 @@ void check_weight_for(const char* where, const Layer& layer, const Weight& weigh
   expects(Layer::Middle::shares_B || shape.gated(), where,
           ": needs weights of the heads that sum to 1: Routing::learned");
   expects_shape(where, "the weight", Shape{weight.rows(), weight.cols()}, Shape{shape.out, shape.in}, "out x in");
-  expects(shape.rank <= std::min(shape.in, shape.out), where, ": rank ", shape.rank, " of ", shape.layer,
-          " is above the weight's ", std::min(shape.in, shape.out));
+  expects(shape.rank <= (std::min)(shape.in, shape.out), where, ": rank ", shape.rank, " of ", shape.layer,
+          " is above the weight's ", (std::min)(shape.in, shape.out));
   expects(weight.allFinite(), where, ": the weight is not finite");
   expects(layer.scaling() > 0 && std::isfinite(layer.scaling()), where, ": scaling ", layer.scaling(),
           " must be finite and above 0");

@@ -68,7 +68,7 @@ void cut_into_chunks(const std::vector<ParameterGroup<Scalar>>& groups, GroupChu
   for (std::size_t g = 0; g < groups.size(); ++g) {
     const Index size = groups[g].parameters.size();
     for (Index begin = 0; begin < size; begin += group_chunk_size) {
-      *chunks++ = {g, begin, std::min(group_chunk_size, size - begin), flat + begin};
+      *chunks++ = {g, begin, (std::min)(group_chunk_size, size - begin), flat + begin};
     }
     flat += size;
   }

@@ -27,7 +27,7 @@ struct HeadCut {
   Index heads, rank;
 
   /// Numbers of the piece that begins at j.
-  Index count(Index j) const { return std::min(step, rank - j); }
+  Index count(Index j) const { return (std::min)(step, rank - j); }
   /// Numbers to load or store at j of head i: a whole register if it fits into the token.
   Index reach(Index i, Index j) const { return heads * rank - i * rank - j < step ? count(j) : step; }
 };

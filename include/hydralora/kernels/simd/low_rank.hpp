@@ -86,7 +86,7 @@ void shrink_tile(const Scalar* panel, Index step, const Scalar* x, Index x_strid
   const Index copied_features = copied.size * feature_block;
   for (Index j = 0; j < features;) {
     const bool copies = features - j >= copied_features;
-    tile.length = std::min(feature_block, features - j);
+    tile.length = (std::min)(feature_block, features - j);
     tile.a = panel + j * step;
     tile.b = x + j;
     (copies ? copied : single).add(tile);
@@ -113,12 +113,12 @@ void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
     // Several tiles share a block of the stack while it is in the cache.
     const Index span = tokens <= tile_rows || fits ? s.features : feature_block;
     for (Index j = 0; j < s.features; j += span) {
-      const Index features = std::min(span, s.features - j);
+      const Index features = (std::min)(span, s.features - j);
       detail::for_each_tile(tokens, [&](Index t, Index count) {
         for (Index row = 0; row < s.rows; row += width) {
           const Scalar* panel = stack.data + row / width * stack.panel_stride + j * stack.step;
           detail::shrink_tile<Arch>(panel, stack.step, x.token(begin + t) + j, x.stride(), features, count,
-                                    p.token(begin + t) + row, p.stride(), std::min(width, s.rows - row));
+                                    p.token(begin + t) + row, p.stride(), (std::min)(width, s.rows - row));
         }
       });
     }
@@ -136,14 +136,14 @@ struct ExpandPlan {
     constexpr Index width = tile_width<Scalar, Arch>, line = cache_line<Scalar>;
     in_place = s.feature_stride == 1 && tokens <= expand_in_place_tokens;
     const Index bytes = in_place ? expand_in_place_bytes : expand_chunk_bytes;
-    chunk = std::max(width, bytes / static_cast<Index>(sizeof(Scalar)) / width * width);
+    chunk = (std::max)(width, bytes / static_cast<Index>(sizeof(Scalar)) / width * width);
     chunks = detail::ceil_div(s.features, chunk);
     groups = detail::ceil_div(tokens, expand_tokens);
     tasks = chunks * groups;
     work = 2 * tokens * s.rows * s.features;
     // In place, only a partial last panel is packed: reading its whole registers would exceed the stack.
     const Index last = s.features % width == 0 ? 0 : width;
-    const Index most = in_place ? last : std::min(chunk, detail::ceil_div(s.features, width) * width);
+    const Index most = in_place ? last : (std::min)(chunk, detail::ceil_div(s.features, width) * width);
     room = detail::ceil_div(s.rows * most, line) * line;
     rooms = parallel_threads(tasks, work) * room;
   }
@@ -163,7 +163,7 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
   Scalar* rooms = plan.rooms == 0 ? nullptr : scratch.take<Scalar>(plan.rooms);
 
   parallel_for(plan.tasks, plan.work, [&](Index task, Index thread) {
-    const Index begin = task % chunks * chunk, end = std::min(s.features, begin + chunk);
+    const Index begin = task % chunks * chunk, end = (std::min)(s.features, begin + chunk);
     const Index full = begin + (end - begin) / width * width;  // end of the full panels
     const Index token = p.tokens() * (task / chunks) / groups;
     const Index tokens = p.tokens() * (task / chunks + 1) / groups - token;
@@ -171,7 +171,7 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
     const Index packed_from = in_place ? full : begin;
     Scalar* packed = rooms + thread * room;
     for (Index first = packed_from; first < end; first += width) {
-      const ConstStack<Scalar> panel{&s(0, first), std::min(width, end - first), s.rows, s.feature_stride,
+      const ConstStack<Scalar> panel{&s(0, first), (std::min)(width, end - first), s.rows, s.feature_stride,
                                      s.row_stride};
       pack_panel<Arch>(panel, packed + (first - packed_from) * s.rows, width);
     }
@@ -206,17 +206,17 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
 template <class Arch, class Scalar>
 void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stack<Scalar> ds) {
   constexpr Index width = tile_width<Scalar, Arch>;
-  constexpr Index chunk = std::max(width, accumulate_chunk_bytes / static_cast<Index>(sizeof(Scalar)));
+  constexpr Index chunk = (std::max)(width, accumulate_chunk_bytes / static_cast<Index>(sizeof(Scalar)));
   constexpr Index line = cache_line<Scalar>;
   const auto fetch = [&](Index token, Index feature, Index count) {
     for (Index j = 0; j < count; j += line) prefetch(x.token(token) + feature + j);
   };
 
   parallel_for(detail::ceil_div(ds.features, chunk), 2 * x.tokens() * ds.rows * ds.features, [&](Index task) {
-    const Index begin = task * chunk, features = std::min(chunk, ds.features - begin);
+    const Index begin = task * chunk, features = (std::min)(chunk, ds.features - begin);
     ScratchFrame scratch;
     // [token][chunk]; the rest of a chunk that is not full adds to sums that are not read
-    const Index copied_tokens = std::min(token_block, x.tokens());
+    const Index copied_tokens = (std::min)(token_block, x.tokens());
     Scalar* copied = scratch.take<Scalar>(copied_tokens * chunk);
     if (features < chunk) std::fill(copied, copied + copied_tokens * chunk, Scalar(0));
     // The task's piece of dS with its features side by side: itself, or a transposed copy.
@@ -228,7 +228,7 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
     }
     const Index calls = detail::ceil_div(ds.rows, tile_rows) * detail::ceil_div(features, width);
     for (Index block = 0; block < x.tokens(); block += token_block) {
-      const Index length = std::min(token_block, x.tokens() - block);
+      const Index length = (std::min)(token_block, x.tokens() - block);
       for (Index t = 0; t < length; ++t) {
         if (t + accumulate_fetched < length) fetch(block + t + accumulate_fetched, begin, features);
         copy<Arch>(x.token(block + t) + begin, copied + t * chunk, features);
@@ -238,9 +238,9 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
       // next block, or of the first block of the next features.
       const bool last = block + token_block >= x.tokens();
       const Index next_token = last ? 0 : block + token_block;
-      const Index next_feature = last ? std::min(begin + chunk, ds.features - 1) : begin;
-      const Index next_tokens = std::min(accumulate_fetched, x.tokens() - next_token);
-      const Index next_features = std::min(chunk, ds.features - next_feature);
+      const Index next_feature = last ? (std::min)(begin + chunk, ds.features - 1) : begin;
+      const Index next_tokens = (std::min)(accumulate_fetched, x.tokens() - next_token);
+      const Index next_features = (std::min)(chunk, ds.features - next_feature);
       Index call = 0;
       detail::for_each_tile(ds.rows, [&](Index k, Index rows) {
         TileArguments<Scalar> tile;

@@ -31,7 +31,7 @@ void rows_side_by_side(ConstStack<Scalar> s, Scalar* to, Index step) {
   const Index square_rows = s.feature_stride == 1 ? s.rows / side * side : 0,
               square_features = s.features / side * side;
   for (Index begin = 0; begin < square_features; begin += line) {
-    const Index end = std::min(square_features, begin + line);
+    const Index end = (std::min)(square_features, begin + line);
     for (Index k = 0; k < square_rows; k += side) {
       for (Index j = begin; j < end; j += side) transpose_square(&s(k, j), s.row_stride, to + j * step + k, step);
     }
@@ -71,13 +71,13 @@ Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& 
     return {s.data, width, s.feature_stride};
   }
   const Index panels = ceil_div(s.rows, width), blocks = ceil_div(s.features, feature_block);
-  const Index step = std::min(width, s.rows + overhang);
+  const Index step = (std::min)(width, s.rows + overhang);
   Scalar* packed = scratch.take<Scalar>(panels * step * s.features);
   constexpr Index cost = 8;  // packing a number takes about as long as so many flop of the tile
   parallel_for(panels * blocks, cost * panels * step * s.features, [&](Index i) {
     const Index row = i / blocks * width, feature = i % blocks * feature_block;
-    const ConstStack<Scalar> piece{&s(row, feature), std::min(width, s.rows - row + (whole_registers ? overhang : 0)),
-                                   std::min(feature_block, s.features - feature), s.row_stride, s.feature_stride};
+    const ConstStack<Scalar> piece{&s(row, feature), (std::min)(width, s.rows - row + (whole_registers ? overhang : 0)),
+                                   (std::min)(feature_block, s.features - feature), s.row_stride, s.feature_stride};
     pack_panel<Arch>(piece, packed + i / blocks * step * s.features + feature * step, step);
   });
   return {packed, step * s.features, step};

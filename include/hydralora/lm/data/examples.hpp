@@ -169,7 +169,7 @@ struct ExampleFile {
     const std::string content = read_text(path);
     std::size_t line = 0;
     for (std::size_t begin = 0; begin < content.size(); ++line) {
-      const std::size_t end = std::min(content.find('\n', begin), content.size());
+      const std::size_t end = (std::min)(content.find('\n', begin), content.size());
       const std::string one = content.substr(begin, end - begin);
       begin = end + 1;
       if (one.find_first_not_of(" \t\r") == std::string::npos) continue;

@@ -85,7 +85,7 @@ inline std::size_t end_of_blanks(std::string_view text, std::size_t from) {
 /// The start of the run of blanks that ends at `to`, but not before `least`, in valid UTF-8.
 inline std::size_t start_of_blanks(std::string_view text, std::size_t to, std::size_t least) {
   while (to > least && is_space(character_before(text, to).code)) to -= character_before(text, to).bytes;
-  return std::max(to, least);
+  return (std::max)(to, least);
 }
 
 /// A word character of Rust's regular expressions: letters, marks, digits, connectors, circled letters and the joiners.
@@ -134,7 +134,7 @@ struct AlignedText {
   /// A file that is not trusted may replace each character by many, again and again.
   /// @throws std::length_error  if there are more than 64 bytes for each of the original text.
   void check_growth() const {
-    const std::size_t original = text.empty() ? 0 : spans.back().second - std::min(begin, spans.back().second);
+    const std::size_t original = text.empty() ? 0 : spans.back().second - (std::min)(begin, spans.back().second);
     if (text.size() / 64 <= original + 1024) return;
     throw std::length_error("Tokenizer::encode: the normalized text is too long");
   }

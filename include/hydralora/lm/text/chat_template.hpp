@@ -237,7 +237,8 @@ class ChatTemplate {
     if (calls) return last_special(behind, special);
     const std::string_view first = behind.substr(detail::end_of_blanks(behind, 0));
     std::size_t length = 0;
-    for (const std::string& token : special) length = std::max(length, jinja::begins(first, token) ? token.size() : 0);
+    for (const std::string& token : special)
+      length = (std::max)(length, jinja::begins(first, token) ? token.size() : 0);
     return length > 0 ? behind.size() - first.size() + length : 0;
   }
 
@@ -246,7 +247,7 @@ class ChatTemplate {
     std::size_t end = 0;
     for (const std::string& token : special) {
       const std::size_t at = token.empty() ? std::string_view::npos : text.rfind(token);
-      if (at != std::string_view::npos) end = std::max(end, at + token.size());
+      if (at != std::string_view::npos) end = (std::max)(end, at + token.size());
     }
     return end;
   }

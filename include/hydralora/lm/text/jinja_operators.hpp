@@ -169,7 +169,7 @@ inline Value arithmetic(std::string_view symbol, const Value& a, const Value& b)
                         : symbol == "//" ? std::round((x - rest) / y)
                                          : rest;
   if (!a.is_integer() || !b.is_integer()) return result;
-  if (std::max({std::abs(x), std::abs(y), std::abs(result)}) > 9007199254740992.0) {
+  if ((std::max)({std::abs(x), std::abs(y), std::abs(result)}) > 9007199254740992.0) {
     throw Fault("arithmetic with integers beyond 53 bits is not supported");
   }
   return static_cast<std::int64_t>(result);

@@ -26,7 +26,7 @@ class Scanner {
       while (open < text_.size() && std::string_view("{%#").find(peek(open + 1)) == std::string_view::npos) {
         open = text_.find('{', open + 1);
       }
-      open = std::min(open, text_.size());
+      open = (std::min)(open, text_.size());
       std::size_t end = open;  // of the text
       const char sign = peek(open + 2);
       tag_ = peek(open + 1);
@@ -37,7 +37,7 @@ class Scanner {
         if (line >= at_ && detail::end_of_blanks(text_, line) >= open) end = line;
       }
       all += text_.substr(at_, end - at_);
-      take(std::min(text_.size(), open + (sign == '-' || sign == '+' ? 3 : 2)));
+      take((std::min)(text_.size(), open + (sign == '-' || sign == '+' ? 3 : 2)));
       if (tag_ == '{') tag_ = '}';
       if (tag_ != '#') return all;
       const std::size_t close = text_.find("#}", at_);

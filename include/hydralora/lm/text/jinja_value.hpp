@@ -232,7 +232,7 @@ class Value {
   void hold(const Value& item) {
     if (item.depth_ >= most_depth) throw Fault("values are nested deeper than 200");
     if (is(Kind::space)) return;  // what it holds changes
-    depth_ = std::max(depth_, item.depth_ + 1);
+    depth_ = (std::max)(depth_, item.depth_ + 1);
     weight_ += item.weight_;
     if (weight_ > std::size_t{1} << 22U) throw Fault("a list or dictionary holds more than 4 million values");
   }

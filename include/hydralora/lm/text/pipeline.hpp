@@ -229,10 +229,10 @@ inline Step<EncodedText> process_byte_level(const Section& place) {
     for (std::size_t i = 0; trims && i < text.spans.size(); ++i) {
       auto& [first, last] = text.spans[i];
       const std::string_view token = text.original.substr(first, last - first);
-      const std::size_t leading = std::min(token.find_first_not_of(' '), token.size());
+      const std::size_t leading = (std::min)(token.find_first_not_of(' '), token.size());
       const std::size_t words_end = first + token.find_last_not_of(' ') + 1;
       if (!has_prefix || leading != 1 || (i > 0 && first > 0)) first += leading;
-      last = std::max(first, words_end);
+      last = (std::max)(first, words_end);
     }
   };
 }

@@ -174,8 +174,8 @@ class Regex {
     const std::shared_ptr<pcre2_match_data> match(pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
     const std::shared_ptr<pcre2_match_context> context(pcre2_match_context_create(nullptr), pcre2_match_context_free);
     pcre2_set_heap_limit(context.get(), 256U << 10U);  // KiB
-    const std::uint64_t bytes = std::min(text.size(), std::size_t{1} << 30U);
-    Budget budget{100 * bytes + std::min(4 * bytes * bytes, std::uint64_t{1} << 27U) + 1000, 0};
+    const std::uint64_t bytes = (std::min)(text.size(), std::size_t{1} << 30U);
+    Budget budget{100 * bytes + (std::min)(4 * bytes * bytes, std::uint64_t{1} << 27U) + 1000, 0};
     pcre2_set_callout(context.get(), count_down, &budget);
     std::vector<Match> found;
     std::size_t done = 0;  // end of the last match
@@ -224,7 +224,7 @@ class Regex {
   /// A step is an item of a regular expression, or a byte that it passes. PCRE2's own limit starts again at every byte.
   static int count_down(pcre2_callout_block* block, void* data) {
     Budget& budget = *static_cast<Budget*>(data);
-    const std::size_t passed = block->current_position - std::min(block->current_position, budget.at);
+    const std::size_t passed = block->current_position - (std::min)(block->current_position, budget.at);
     budget.at = block->current_position;
     if (budget.steps <= passed) return PCRE2_ERROR_MATCHLIMIT;
     budget.steps -= passed + 1;

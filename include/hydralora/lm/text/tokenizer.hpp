@@ -46,7 +46,7 @@ class AddedTokens {
       const int expected = in_model >= 0 ? in_model : next_id;
       const std::string id = std::to_string(token.id);
       if (token.id != expected) entry["id"].refuse("is " + id + ", supported is " + std::to_string(expected));
-      next_id = std::max(next_id, token.id + 1);
+      next_id = (std::max)(next_id, token.id + 1);
       entry["id"].require(in_model >= 0 || model.tokens().count(token.id) == 0, "of one token only");
       entry["content"].require(ids_.emplace(token.content, token.id).second, "of one token only");
       AlignedText text = align(token.content);
@@ -238,7 +238,7 @@ class Tokenizer {
         decoder_(detail::make_decoder(root["decoder"])),
         tokens_(model_.tokens()) {
     for (const auto& [id, token] : added_.tokens()) tokens_[id] = token.decoded;
-    for (const auto& entry : tokens_) size_ = std::max(size_, entry.first + 1);
+    for (const auto& entry : tokens_) size_ = (std::max)(size_, entry.first + 1);
     for (const int id : encode("", true).ids) {
       if (tokens_.count(id) > 0) continue;
       root["post_processor"].refuse("adds the id " + std::to_string(id) + ", which no token has");
