@@ -120,13 +120,13 @@ class PeftConfig {
   }
   template <class Value>
   void read_pattern(const std::string& setting, PeftPattern<Value>& pattern,
-                    Value (PeftConfig::*read)(const std::string&, const nlohmann::json&)) {
+                    Value (PeftConfig::*read)(const std::string&, const nlohmann::json&, const std::string*)) {
     const auto values = json_.find(setting);
     if (values == json_.end() || values->is_null()) return;
     if (!values->is_object()) return refuse(in_quotes(setting) + " is " + found(setting) + ", expected an object");
     for (const std::string& key : order_[setting]) {
       try {
-        pattern.add(key, (this->*read)(in_quotes(key) + " in " + setting, (*values)[key]));
+        pattern.add(key, (this->*read)(key, (*values)[key], &setting));
       } catch (const std::invalid_argument& error) {
         refuse(in_quotes(key) + " in " + setting + ' ' + error.what());
       }
@@ -224,20 +224,23 @@ class PeftConfig {
     }
     return value == true;
   }
-  Index integer(const std::string& key, const nlohmann::json& value) {
+  /// @param pattern  the setting that has the key, where it is not the outermost object.
+  Index integer(const std::string& key, const nlohmann::json& value, const std::string* pattern = nullptr) {
     constexpr std::uint64_t most = std::uint64_t{1} << 31U;
     if (value.is_number_unsigned() && value.get<std::uint64_t>() >= 1 && value.get<std::uint64_t>() < most) {
       return static_cast<Index>(value.get<std::uint64_t>());
     }
-    refuse(quoted(key) + " is " + shown(value) + ", expected a whole number from 1 to 2147483647");
+    refuse(quoted(key, pattern) + " is " + shown(value) + ", expected a whole number from 1 to 2147483647");
     return 1;
   }
-  double number(const std::string& key, const nlohmann::json& value) {
+  double number(const std::string& key, const nlohmann::json& value, const std::string* pattern = nullptr) {
     if (value.is_number() && std::isfinite(value.get<double>())) return value.get<double>();
-    refuse(quoted(key) + " is " + shown(value) + ", expected a finite number");
+    refuse(quoted(key, pattern) + " is " + shown(value) + ", expected a finite number");
     return 0;
   }
-  static std::string quoted(const std::string& key) { return key[0] == '\'' ? key : in_quotes(key); }
+  static std::string quoted(const std::string& key, const std::string* pattern) {
+    return in_quotes(key) + (pattern == nullptr ? "" : " in " + *pattern);
+  }
 
   std::filesystem::path path_;
   nlohmann::json json_;

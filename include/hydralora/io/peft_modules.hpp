@@ -144,12 +144,10 @@ class ModuleFinder {
  private:
   void check_matrix(const Tensor& tensor) {
     const auto& [name, entry] = tensor;
-    const std::string what = "tensor " + in_quotes(name) + " is " + entry.type_name() + ' ' + shape_text(entry.shape);
+    if (entry.shape.size() == 2 && is_floating(entry.type)) return;
     if (entry.shape == std::vector<Index>{0}) return add_reason(empty_, in_quotes(name));
-    const std::size_t dimensions = matrix_shape(entry.shape).size();
-    if (entry.shape.size() > 2 && dimensions > 2) {
-      return refuse(what + ": of convolutions only 1 x 1 is supported");
-    }
+    const std::string what = "tensor " + in_quotes(name) + " is " + entry.type_name() + ' ' + shape_text(entry.shape);
+    if (matrix_shape(entry.shape).size() > 2) return refuse(what + ": of convolutions only 1 x 1 is supported");
     if (entry.shape.size() < 2 || !is_floating(entry.type)) {
       refuse(what + ", expected a matrix of F64, F32, F16 or BF16");
     }
