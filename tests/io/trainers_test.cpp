@@ -193,6 +193,18 @@ TEST_CASE("trainers: the dialects of names") {
   CHECK(kohya.load<LoRA<float>>(kohya.modules()[1].name).scaling() == 0.5F);
   CHECK(PeftDirectory(trainers / "04_conv2d_1x1").load<LoRA<float>>("unet.conv").scaling() == 8.0F);
 
+  // diffusers' settings in the metadata of the weights
+  SafetensorsWriter flux;
+  flux.add("transformer.a.q.lora_A.weight", A);
+  flux.add("transformer.a.q.lora_B.weight", B);
+  flux.metadata["lora_adapter_metadata"] =
+      R"({"transformer.r": 2, "transformer.lora_alpha": 8, "transformer.alpha_pattern": {"a.q": 5}})";
+  flux.save(folder("flux.safetensors"));
+  CHECK(PeftDirectory(folder("flux.safetensors")).load<LoRA<float>>("transformer.a.q").scaling() == 2.5F);
+  flux.metadata["lora_adapter_metadata"] = R"({"transformer.r": 3, "transformer.lora_alpha": 8})";
+  flux.save(folder("flux.safetensors"));
+  CHECK(opens(folder("flux.safetensors")) == containing("its lora_A has 2 rows, the settings say rank 3"));
+
   // Names of the caller's.
   SafetensorsWriter own;
   own.add("down/layer3", A);

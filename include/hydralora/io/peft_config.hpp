@@ -250,6 +250,23 @@ class PeftConfig {
   std::string reasons_;
 };
 
+/// diffusers writes the settings into the metadata of the weights: {"unet.r": 8, "unet.lora_alpha": 16, …}.
+/// @return  by part of the pipeline: unet, transformer, text_encoder.
+inline std::map<std::string, PeftConfig> read_diffusers_settings(const std::filesystem::path& path,
+                                                                 const std::string& text) {
+  JsonChecks checks(path);
+  std::map<std::string, nlohmann::json> parts;
+  const nlohmann::json settings = parse_json_object(path, text, checks);
+  for (const auto& [key, value] : settings.items()) {
+    parts[key.substr(0, key.find('.'))][key.substr(key.find('.') + 1)] = value;
+  }
+  std::map<std::string, PeftConfig> all;
+  for (const auto& [part, json] : parts) {
+    all.try_emplace(part, path, json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  }
+  return all;
+}
+
 }  // namespace detail
 }  // namespace HYDRALORA_BUILD
 }  // namespace hydralora

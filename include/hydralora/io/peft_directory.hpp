@@ -182,6 +182,10 @@ class PeftDirectory {
     const std::optional<std::string> text = settings(settings_path);
     detail::PeftConfig config = text ? detail::PeftConfig(settings_path, *text) : detail::PeftConfig();
     detail::ModuleFinder finder(weights_, config);
+    const auto parts = weights_.metadata().find("lora_adapter_metadata");
+    if (!text && parts != weights_.metadata().end()) {
+      finder.parts = detail::read_diffusers_settings(weights_.path(), parts->second);
+    }
     for (const auto& tensor : weights_.tensors()) {
       finder.add(tensor, detail::TensorName(options.rename ? options.rename(tensor.first) : tensor.first));
     }

@@ -99,6 +99,7 @@ class ModuleFinder {
   std::vector<std::pair<AdapterModule, ModuleTensors>> modules;  ///< sorted by name
   std::vector<OtherTensor> others;
   std::string dialect, reasons;
+  std::map<std::string, PeftConfig> parts;  ///< settings for modules whose names begin so, of diffusers
 
   void add(const Tensor& tensor, const TensorName& name) {
     using Part = TensorName::Part;
@@ -220,7 +221,11 @@ class ModuleFinder {
     m.type = t.A.begin()->second->second.type;
     if (m.in_features < 1 || m.out_features < 1) return "it has no features";
     if (m.rank < 1) return "its lora_A has 0 rows";
-    std::string reason = config_.from_tensors ? alpha_of_tensor(m, t) : settings_of(m, t);
+    const std::size_t dot = m.name.find('.');
+    const auto part = parts.find(m.name.substr(0, dot));
+    std::string reason = part != parts.end()    ? settings_of(part->second, m.name.substr(dot + 1), m, t)
+                         : config_.from_tensors ? alpha_of_tensor(m, t)
+                                                : settings_of(config_, m.name, m, t);
     if (!reason.empty()) return reason;
     for (const auto& [heads, shape] : {std::pair(&t.A, std::vector<Index>{m.rank, m.in_features}),
                                        std::pair(&t.B, std::vector<Index>{m.out_features, m.rank})}) {
@@ -242,23 +247,24 @@ class ModuleFinder {
     }
     return {};
   }
-  std::string settings_of(AdapterModule& m, const ModuleTensors& t) {
-    m.alpha = config_.alpha_of(m.name);
-    m.rank_stabilized = config_.rank_stabilized;
-    m.dropout = config_.dropout;
-    const Index rank = config_.rank_of(m.name);
+  static std::string settings_of(PeftConfig& config, const std::string& name, AdapterModule& m,
+                                 const ModuleTensors& t) {
+    m.alpha = config.alpha_of(name);
+    m.rank_stabilized = config.rank_stabilized;
+    m.dropout = config.dropout;
+    const Index rank = config.rank_of(name);
     if (m.rank != rank) {
       return "its lora_A has " + std::to_string(m.rank) + " rows, the settings say rank " + std::to_string(rank);
     }
-    if (m.kind != AdapterKind::lora && config_.heads != m.heads) {
+    if (m.kind != AdapterKind::lora && config.heads != m.heads) {
       return "it has " + std::to_string(m.heads) + " heads, lora_nums in the settings is " +
-             (config_.heads == 0 ? "missing" : std::to_string(config_.heads));
+             (config.heads == 0 ? "missing" : std::to_string(config.heads));
     }
     if (t.alpha != nullptr)
       return "it has a tensor " + in_quotes(t.alpha->first) + " beside lora_alpha in the settings";
-    if (m.dora != config_.dora) {
+    if (m.dora != config.dora) {
       return std::string("it has ") + (m.dora ? "a" : "no") + " lora_magnitude_vector, use_dora in the settings is " +
-             (config_.dora ? "true" : "false");
+             (config.dora ? "true" : "false");
     }
     return {};
   }
