@@ -230,11 +230,11 @@ def mixed(compiler, *flags):
     symbol = "hydralora_needs_one_instruction_set_for_namespace_Eigen"
     avx2 = ["-mavx2", "-mfma"]
     with tempfile.TemporaryDirectory() as folder:
-        for name, options in ("main", []), ("same", []), ("other", avx2), ("renamed", [*avx2, "-DEigen=Eigen_avx2"]):
+        for name, options in ("main", []), ("other", avx2), ("renamed", [*avx2, "-DEigen=Eigen_avx2"]):
             text = f"#include <hydralora/core/one_instruction_set.hpp>\nint {name}() {{ return 0; }}\n"
             subprocess.run([compiler, *flags, *options, "-O0", "-c", "-x", "c++", "-", "-o", name + ".o"], input=text,
                            text=True, cwd=folder, check=True)
-        for name, good in ("same", True), ("other", False), ("renamed", True):
+        for name, good in ("other", False), ("renamed", True):
             done = subprocess.run([compiler, *flags, "main.o", name + ".o", "-o", "program"], cwd=folder, text=True,
                                   stderr=subprocess.PIPE)
             as_expected = (done.returncode == 0) == good != (symbol in done.stderr)
