@@ -259,7 +259,7 @@ TEST_CASE("peft: what cannot be done as the trainer did it is refused, all of it
   refused(R"({"r":2,"lora_alpha":16,"peft_type":"IA3"})", "'peft_type' is 'IA3', expected 'LORA'");
   refused(R"({"r":2,"lora_alpha":16,"peft_type":7})", "'peft_type' is 7, expected a string");
   refused(R"({"r":3,"lora_alpha":16})", "module 'q': its lora_A has 2 rows, the settings say rank 3");
-  refused(with(R"("target_modules":[{}])"), "has an object inside an array");
+  refused(with(R"("target_modules":[{}])"), "'target_modules' has an object inside an array");
   refused("[]", "is not a JSON object");
   refused("", "is not JSON");
   refused("{\"a\":" + std::string(10, '[') + std::string(10, ']') + "}", "is nested deeper than 8");
@@ -299,7 +299,7 @@ TEST_CASE("peft: tensors that do not fit are refused with their names") {
     refused_parts({{part, {2, 5}}}, ".lora_" + std::string(part) + ".weight' F32 [2, 5] (unknown)");
   }
   refused_parts({{"A", {2, 5}}}, "its 1 lora_A and 0 lora_B without lora_route");
-  refused_parts({{"A", {2, 5}}, {"B", {4, 3}}}, "a shape is [4, 3], expected [4, 2]");
+  refused_parts({{"A", {2, 5}}, {"B", {4, 3}}}, " has shape [4, 3], expected [4, 2]");
   refused_parts({{"A", {2, 0}}, {"B", {4, 2}}}, "it has no features");
   refused_parts({{"A", {2, 5}}, {"B", {4, 2}}, {"route", {1, 5}}}, "are not a LoRA");
   refused_parts({{"A", {2, 5}}, {"B0", {4, 2}}, {"B1", {4, 2}}, {"route", {2, 5}}},
@@ -309,14 +309,14 @@ TEST_CASE("peft: tensors that do not fit are refused with their names") {
   refused_parts({{"A", {2, 5}}, {"B0", {4, 2}}, {"B1", {4, 2}}, {"route", {2, 4}}},
                 "lora_route has shape [2, 4], expected [2, 5]", two);
   refused_parts({{"A", {2, 5}}, {"B0", {4, 2}}, {"B1", {3, 2}}, {"route", {2, 5}}},
-                "a shape is [3, 2], expected [4, 2]", two);
+                " has shape [3, 2], expected [4, 2]", two);
   // a mixture of LoRAs
   refused_parts({{"A0", {2, 5}}, {"A1", {2, 5}}, {"B0", {4, 2}}, {"B1", {4, 2}}}, "nothing thrown", two);
-  refused_parts({{"A0", {2, 5}}, {"A1", {2, 4}}, {"B0", {4, 2}}, {"B1", {4, 2}}}, "a shape is [2, 4], expected [2, 5]",
+  refused_parts({{"A0", {2, 5}}, {"A1", {2, 4}}, {"B0", {4, 2}}, {"B1", {4, 2}}}, " has shape [2, 4], expected [2, 5]",
                 two);
-  refused_parts({{"A0", {2, 5}}, {"A1", {3, 5}}, {"B0", {4, 2}}, {"B1", {4, 2}}}, "a shape is [3, 5], expected [2, 5]",
+  refused_parts({{"A0", {2, 5}}, {"A1", {3, 5}}, {"B0", {4, 2}}, {"B1", {4, 2}}}, " has shape [3, 5], expected [2, 5]",
                 two);
-  refused_parts({{"A0", {2, 5}}, {"A1", {2, 5}}, {"B0", {4, 2}}, {"B1", {3, 2}}}, "a shape is [3, 2], expected [4, 2]",
+  refused_parts({{"A0", {2, 5}}, {"A1", {2, 5}}, {"B0", {4, 2}}, {"B1", {3, 2}}}, " has shape [3, 2], expected [4, 2]",
                 two);
   refused_parts({{"A0", {2, 5}}, {"A1", {2, 5}}, {"A2", {2, 5}}, {"B0", {4, 2}}, {"B1", {4, 2}}},
                 "its 3 lora_A and 2 lora_B without lora_route", two);

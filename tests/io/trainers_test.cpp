@@ -115,7 +115,7 @@ TEST_CASE("trainers: on request the adapters are read, and the rest is listed an
            {"04_embedding_lora", 2, "model.embed_tokens.lora_embedding_A"},
            {"04_lora_bias", 4, "model.layers.0.self_attn.q_proj.lora_B.bias"},
            {"04_modules_to_save", 2, "lm_head.weight"},
-           {"04_target_parameters", 2, "model.layers.0.mlp.experts"},
+           {"04_target_parameters", 2, "model.layers.0.mlp.experts.lora_A.weight"},
            {"04_trainable_tokens", 1, "model.embed_tokens.token_adapter.trainable_tokens_delta"}}) {
     CAPTURE(folder);
     const PeftDirectory directory(trainers / folder, with_others());
@@ -134,7 +134,7 @@ TEST_CASE("trainers: the dialects of names") {
   const TemporaryFolder folder;
   const char* peft = R"({"r":2,"lora_alpha":6})";
   const char* mlx = R"({"fine_tune_type":"lora","lora_parameters":{"rank":2,"scale":10.0,"dropout":0.0}})";
-  const char* old_mlx = R"({"lora_parameters":{"rank":2,"scale":10.0,"alpha":3.0}})";
+  const char* old_mlx = R"({"num_layers":16,"lora_parameters":{"rank":2,"scale":10.0,"alpha":3.0}})";  // not used
   const char* mixlora = R"({"peft_type":"MIXLORA","r":2,"lora_alpha":6,"num_experts":8,"target_modules":{"q":true}})";
   const Dialect dialects[] = {
       {"base_model.model.a.q.lora_A.weight", "base_model.model.a.q.lora_B.weight", peft, "adapter_model", "PEFT", false,
@@ -151,7 +151,7 @@ TEST_CASE("trainers: the dialects of names") {
       {"base_model.model.a.q.lora_A.weight", "base_model.model.a.q.lora_B.weight",
        R"({"r":2,"lora_alpha":6,"lora_dtype":"AUTO","lorap_lr_ratio":null})", "adapter_model", "Swift", false, 3},
       {"a.q.lora_a", "a.q.lora_b", mlx, "adapters", "MLX", true, 10},
-      {"a.q.lora_a", "a.q.lora_b", old_mlx, "adapters", "MLX", true, 15},
+      {"a.q.lora_a", "a.q.lora_b", old_mlx, "adapters", "MLX", true, 10},
       {"mixlora.a.q.lora_A.weight", "mixlora.a.q.lora_B.weight", mixlora, "adapter_model", "MixLoRA", false, 3},
       {"unet.a.q.lora_A.weight", "unet.a.q.lora_B.weight", nullptr, "pytorch_lora_weights", "diffusers", false, 1},
       {"transformer.a.q.lora.down.weight", "transformer.a.q.lora.up.weight", nullptr, "pytorch_lora_weights",
@@ -280,6 +280,17 @@ TEST_CASE("trainers: patterns are read as PEFT reads them") {
     CAPTURE(module);
     CHECK(pattern.find(module, -1) == expected);
   }
+  // Python's syntax that ECMAScript does not have, or has with another meaning.
+  detail::PeftPattern<int> python;
+  python.add("\\Aa.q\\Z", 1);
+  python.add("(b|c)\\.[^x]", 2);
+  CHECK(python.find("m.c.y", -1) == 2);
+  CHECK(python.find("a.q", -1) == 1);
+  CHECK(python.find("x.a.q", -1) == -1);
+  for (const char* key : {"[]q]", "[[:alpha:]]", "(?i)A.Q", "(q)\\1", "\\Qq", "\\z?q"}) {
+    CAPTURE(std::string(key));
+    CHECK(message_of<std::invalid_argument>([&] { python.add(key, 0); }) == containing("no regular expression"));
+  }
   // What no name of a module needs is refused before it costs time.
   detail::PeftPattern<int> hostile;
   const auto adding = [&](const std::string& key) {
@@ -292,6 +303,50 @@ TEST_CASE("trainers: patterns are read as PEFT reads them") {
   CHECK(hostile.find(std::string(60, 'a'), -1) == -1);
   CHECK(message_of<std::invalid_argument>([&] { hostile.find(std::string(10'000'000, 'a'), -1); }) ==
         containing("takes too long"));
+}
+
+TEST_CASE("trainers: files that would be read wrong, or take long, are refused") {
+  const TemporaryFolder folder;
+  const Eigen::MatrixXf A = random_matrix<float>(2, 5, 1), B = random_matrix<float>(4, 2, 2);
+  SafetensorsWriter plain, both, gpt2, embedding, twice;
+  plain.add("m.q.lora_A.weight", A);
+  plain.add("m.q.lora_B.weight", B);
+  const auto with = [&](const SafetensorsWriter& file, const std::string& config) {
+    file.save(folder("adapter_model.safetensors"));
+    write_file(folder("adapter_config.json"), config);
+    return opens(folder.path());
+  };
+  const std::string start = R"({"r":2,"lora_alpha":6)";
+  CHECK(with(plain, start + R"(,"trainable_token_indices":[18446744073709551615]})") ==
+        containing("'trainable_token_indices' is 18446744073709551615, expected a whole number from 0 to"));
+  CHECK(with(plain, start + R"(,"enable_lora":[true,false]})") == containing("the setting 'enable_lora' is"));
+  CHECK(with(plain, R"({"lora_parameters":{"rank":2,"scale":10.0,"alpha":3.0}})") ==
+        containing("'alpha' in lora_parameters is 3.0 and the rank 2: old versions of MLX multiply"));
+  CHECK(with(plain, start + ",\"init_lora_weights\":[" + std::string(1 << 20U, ' ') + "1]}").size() < 3000);
+  // Places of dots that all differ, classes, and large repetitions: too much work for all keys together.
+  std::string keys;
+  for (int i = 0; i < 300; ++i) keys += (i > 0 ? ",\"" : "\"") + std::to_string(i) + "[a][b]\":1";
+  CHECK(with(plain, start + ",\"alpha_pattern\":{" + keys + "}}") == containing("makes the pattern too large"));
+  both.add("m.q.lora_a", A.transpose());
+  both.add("m.q.lora_B.weight", B);
+  CHECK(with(both, start + "}") == containing("module 'm.q' has names of several trainers"));
+  gpt2.add("transformer.h.0.q.lora_A.weight", A);
+  gpt2.add("transformer.h.0.q.lora_B.weight", B);
+  gpt2.save(folder("other.safetensors"));
+  CHECK(opens(folder("other.safetensors")) == containing("is not read for a file of this name; it tells the scaling"));
+  embedding.add("model.embed_tokens.lora_a", A);
+  CHECK(with(embedding, start + "}") == containing("(LoRA on an embedding)"));
+  twice.add("m.q.lora_A.weight", A);
+  twice.add("m.q.lora_B.weight", B);
+  twice.add("lm_head.weight", B);
+  twice.add("base_model.model.lm_head.modules_to_save.default.weight", B);
+  CHECK(with(twice, start + "}") == containing("has two tensors for one: "));
+  PeftWriter writer;  // a layer that cannot be written leaves nothing behind
+  LoRA<float> large(LoRAConfig{5, 4, 2});
+  large.B()(3, 1) = 1e6F;
+  CHECK(message_of([&] { writer.add("q", large, DType::F16); }) == containing("too large for F16"));
+  writer.add("q", large);
+  CHECK(message_of([&] { writer.add_tensor("a.lora_B.bias", B); }) == containing("is not a tensor of a module"));
 }
 
 TEST_CASE("trainers: a directory with an adapter for each of many experts is written and read in linear time") {

@@ -3,6 +3,7 @@
 // LoRA on lm_head or on the embedding.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <map>
@@ -140,9 +141,14 @@ class MergedModules {
       apply_tokens(other);
     } else if (module_of(".lora_embedding_B") == embedding_name) {
       apply_embedding(other);
-    } else if (module_of(".lora_embedding_A") != embedding_name) {
+    } else if (module_of(".lora_embedding_A") != embedding_name ||
+               !has_target(std::string(embedding_name) + ".lora_embedding_B")) {
       refuse(other, "is not supported in a language model, or belongs to another model");
     }
+  }
+  bool has_target(const std::string& target) const {
+    const auto& all = from_.others();
+    return std::any_of(all.begin(), all.end(), [&](const OtherTensor& one) { return one.target == target; });
   }
   template <class Matrix>
   void read(const OtherTensor& other, Matrix&& to) {
@@ -155,7 +161,7 @@ class MergedModules {
     read(other, rows);
     const bool tied = model_.head.weight == model_.embedding;
     for (std::size_t i = 0; i < tokens.size(); ++i) {
-      if (tokens[i] >= model_.config.vocabulary) refuse(other, "has a token that the model has not");
+      if (tokens[i] < 0 || tokens[i] >= model_.config.vocabulary) refuse(other, "has a token that the model has not");
       weight(embedding_name).row(tokens[i]) = rows.row(static_cast<Index>(i));
       if (tied) weight("lm_head").row(tokens[i]) = rows.row(static_cast<Index>(i));
     }

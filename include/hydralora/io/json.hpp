@@ -28,8 +28,9 @@ class JsonChecks final : public nlohmann::json_sax<nlohmann::json> {
   std::map<std::string, std::vector<std::string>> order;
 
   bool start_object(std::size_t) override {
-    // No setting has this form, and it needs the most memory per byte.
-    if (arrays_ > 0) throw FileError(path_, "has an object inside an array");
+    // It needs the most memory per byte.
+    if (arrays_ > 0)
+      throw FileError(path_, in_quotes(outer_) + " has an object inside an array, which is not supported");
     keys_.emplace_back();
     return deeper();
   }

@@ -29,7 +29,7 @@ namespace detail {
 /// Appends a reason to an error message, up to a readable length.
 inline void add_reason(std::string& text, const std::string& reason) {
   constexpr std::size_t enough = 2000;
-  if (text.size() < enough) text += (text.empty() ? "" : "; ") + reason;
+  if (text.size() < enough) text += (text.empty() ? "" : "; ") + reason.substr(0, enough);
 }
 
 /// The settings of an adapter: adapter_config.json of PEFT and the trainers that write as it does, or of MLX.
@@ -41,14 +41,13 @@ class PeftConfig {
     JsonChecks checks(path);
     json_ = parse_json_object(path, text, checks);
     order_ = std::move(checks.order);
-    if (json_.contains("lora_parameters")) {
-      read_mlx();
-    } else {
-      read_peft();
-    }
-    json_ = nullptr;
-    order_.clear();
-    if (!reasons_.empty()) throw FileError(path, reasons_);
+    read("");
+  }
+  /// @param where  begins the message of an error.
+  PeftConfig(const std::filesystem::path& path, nlohmann::json settings,
+             std::map<std::string, std::vector<std::string>> order, const std::string& where)
+      : path_(path), json_(std::move(settings)), order_(std::move(order)) {
+    read(where);
   }
   /// Of a file of weights without settings: the scaling of a module is its tensor `alpha` / rank, or 1.
   PeftConfig() : from_tensors(true) {}
@@ -66,6 +65,16 @@ class PeftConfig {
   double alpha_of(const std::string& module) { return find("alpha_pattern", alpha_pattern_, module, alpha); }
 
  private:
+  void read(const std::string& where) {
+    if (json_.contains("lora_parameters")) {
+      read_mlx();
+    } else {
+      read_peft();
+    }
+    json_ = nullptr;
+    order_.clear();
+    if (!reasons_.empty()) throw FileError(path_, where + reasons_);
+  }
   void refuse(const std::string& reason) { add_reason(reasons_, reason); }
 
   template <class Value>
@@ -79,8 +88,8 @@ class PeftConfig {
   void read_peft() {
     const std::string type = text("peft_type", "LORA");
     if (type != "LORA" && type != "MIXLORA") refuse("'peft_type' is " + in_quotes(type) + ", expected 'LORA'");
-    rank = integer("r", json_.value("r", nlohmann::json()));
-    alpha = number("lora_alpha", json_.value("lora_alpha", nlohmann::json()));
+    rank = integer("r", at("r"));
+    alpha = number("lora_alpha", at("lora_alpha"));
     if (json_.contains("lora_dropout")) dropout = number("lora_dropout", json_["lora_dropout"]);
     if (!(dropout >= 0 && dropout < 1)) refuse("'lora_dropout' is " + found("lora_dropout") + ", expected in [0, 1)");
     rank_stabilized = flag("use_rslora");
@@ -90,10 +99,11 @@ class PeftConfig {
     read_pattern("alpha_pattern", alpha_pattern_, &PeftConfig::number);
     modules_to_save = names("modules_to_save");
     target_parameters = names("target_parameters");
-    nlohmann::json tokens = json_.value("trainable_token_indices", nlohmann::json());
-    if (tokens.is_object() && tokens.size() == 1) tokens = *tokens.begin();  // of one embedding, by its name
-    for (const nlohmann::json& token : tokens) {
-      if (tokens.is_array() && token.is_number_unsigned()) trainable_tokens.push_back(token.get<Index>());
+    const nlohmann::json& indices = at("trainable_token_indices");
+    // of one embedding, by its name, or of the model's
+    const nlohmann::json& tokens = indices.is_object() && indices.size() == 1 ? *indices.begin() : indices;
+    if (tokens.is_array()) {
+      for (const nlohmann::json& token : tokens) trainable_tokens.push_back(whole("trainable_token_indices", token, 0));
     }
     if (type == "MIXLORA") trainer = "MixLoRA";
     if (json_.contains("lora_dtype") || json_.contains("lorap_lr_ratio")) trainer = "Swift";
@@ -105,28 +115,38 @@ class PeftConfig {
     check_start();
     check_unsupported(type == "MIXLORA");
   }
-  /// mlx_lm: y = W x + scale · B A x; versions that have an alpha multiply by alpha / rank, too.
+  /// mlx_lm: y = W x + scale · B A x. Many versions write an alpha that they do not use.
   void read_mlx() {
     trainer = "MLX";
     const std::string type = text("fine_tune_type", "lora");
-    if (type != "lora") refuse("'fine_tune_type' is " + in_quotes(type) + ", expected 'lora'");
+    if (type != "lora") {
+      refuse("'fine_tune_type' is " + in_quotes(type) + ", expected 'lora': merge others with mlx_lm.fuse");
+    }
     const nlohmann::json& own = json_["lora_parameters"];
     if (!own.is_object()) return refuse("'lora_parameters' is " + found("lora_parameters") + ", expected an object");
-    rank = integer("rank", own.value("rank", nlohmann::json()));
-    const double scale = number("scale", own.value("scale", nlohmann::json()));
-    alpha = own.contains("alpha") ? scale * number("alpha", own["alpha"]) : scale * static_cast<double>(rank);
+    rank = integer("rank", at("rank", own));
+    const double scale = number("scale", at("scale", own));
+    alpha = scale * static_cast<double>(rank);
+    const bool unused_alpha =
+        json_.contains("fine_tune_type") || json_.contains("num_layers") || !own.contains("alpha");
+    if (!unused_alpha && number("alpha", own["alpha"]) != static_cast<double>(rank)) {
+      refuse(
+          "'alpha' in lora_parameters is " + shown(own["alpha"]) + " and the rank " + std::to_string(rank) +
+          ": old versions of MLX multiply scale by alpha / rank, later ones do not. Correct scale, and remove alpha");
+    }
     if (own.contains("dropout")) dropout = number("dropout", own["dropout"]);
-    if (!(dropout >= 0 && dropout < 1)) refuse("'dropout' is " + own["dropout"].dump() + ", expected in [0, 1)");
+    if (!(dropout >= 0 && dropout < 1))
+      refuse("'dropout' in lora_parameters is " + shown(own["dropout"]) + ", expected in [0, 1)");
   }
   template <class Value>
   void read_pattern(const std::string& setting, PeftPattern<Value>& pattern,
-                    Value (PeftConfig::*read)(const std::string&, const nlohmann::json&, const std::string*)) {
+                    Value (PeftConfig::*read_value)(const std::string&, const nlohmann::json&, const std::string*)) {
     const auto values = json_.find(setting);
     if (values == json_.end() || values->is_null()) return;
     if (!values->is_object()) return refuse(in_quotes(setting) + " is " + found(setting) + ", expected an object");
     for (const std::string& key : order_[setting]) {
       try {
-        pattern.add(key, (this->*read)(key, (*values)[key], &setting));
+        pattern.add(key, (this->*read_value)(key, (*values)[key], &setting));
       } catch (const std::invalid_argument& error) {
         refuse(in_quotes(key) + " in " + setting + ' ' + error.what());
       }
@@ -140,7 +160,7 @@ class PeftConfig {
       const bool is_groups = key == "groups" && value.is_array() &&
                              std::all_of(value.begin(), value.end(), [](const auto& one) { return one.is_string(); });
       if (!is_gate && !is_groups) {
-        refuse("hydralora has " + in_quotes(key) + ' ' + value.dump() +
+        refuse("hydralora has " + in_quotes(key) + ' ' + shown(value) +
                ", supported: gate causal, prompt, given; groups, a list of names");
       }
       if (is_gate) gate = value.get<std::string>();
@@ -149,24 +169,24 @@ class PeftConfig {
   }
   /// Refuses starts that change the base: A and B are then not what was learned.
   void check_start() {
-    const nlohmann::json start = json_.value("init_lora_weights", nlohmann::json());
+    const nlohmann::json& start = at("init_lora_weights");
     if (start.is_null() || start.is_boolean()) {
-      if (is_nothing(json_.value("lora_ga_config", nlohmann::json()))) return;
+      if (is_nothing(at("lora_ga_config"))) return;
     }
-    std::string name = start.is_string() ? start.get<std::string>() : start.dump();
+    std::string name = start.is_string() ? start.get<std::string>() : shown(start);
     for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
     for (const char* same_base : {"gaussian", "eva", "orthogonal", "mica", "true", "false"}) {
-      if (name == same_base && is_nothing(json_.value("lora_ga_config", nlohmann::json()))) return;
+      if (name == same_base && is_nothing(at("lora_ga_config"))) return;
     }
     bool known = false;
     for (const char* changed : {"pissa", "olora", "loftq", "corda", "lora_ga"}) {
       known = known || starts_with(name, changed);
     }
-    const bool by_config = !known && !is_nothing(json_.value("lora_ga_config", nlohmann::json()));
+    const bool by_config = !known && !is_nothing(at("lora_ga_config"));
     refuse(
         (by_config
              ? "'lora_ga_config' is set: this start changed"
-             : "'init_lora_weights' is " + start.dump() + (known ? ", which changed" : ", which may have changed")) +
+             : "'init_lora_weights' is " + shown(start) + (known ? ", which changed" : ", which may have changed")) +
         " the base. Save a plain LoRA in Python: save_pretrained(..., path_initial_model_for_weight_conversion=...)");
   }
   /// Refuses settings that change the forward pass in a way that no tensor shows.
@@ -180,8 +200,7 @@ class PeftConfig {
         "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "target_modules",
         "exclude_modules", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "megatron_core", "loftq_config",
         "eva_config", "corda_config", "runtime_config", "peft_version", "qalora_group_size", "merge_weights",
-        "enable_lora", "blc_alpha", "blc_weight", "ensure_weight_tying", "lora_dtype", "lorap_lr_ratio",
-        "lorap_emb_lr"};
+        "blc_alpha", "blc_weight", "ensure_weight_tying", "lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"};
     if (mixlora) {
       known.insert({"routing_strategy", "num_experts", "top_k", "act_fn", "router_aux_loss_coef", "router_init_range",
                     "router_loss", "jitter_noise"});
@@ -192,6 +211,13 @@ class PeftConfig {
     }
   }
 
+  const nlohmann::json& at(const std::string& key) const { return at(key, json_); }
+  /// The value of a key, or null.
+  static const nlohmann::json& at(const std::string& key, const nlohmann::json& object) {
+    static const nlohmann::json null;
+    const auto found = object.find(key);
+    return found == object.end() ? null : *found;
+  }
   static bool is_nothing(const nlohmann::json& value) {
     return value.is_null() || value == false || ((value.is_array() || value.is_object()) && value.empty()) ||
            value == "";
@@ -205,20 +231,20 @@ class PeftConfig {
     return text.size() <= most ? text : text.substr(0, most) + "...";
   }
   std::string text(const char* key, const char* otherwise) {
-    const nlohmann::json value = json_.value(key, nlohmann::json());
+    const nlohmann::json& value = at(key);
     if (value.is_string()) return value.get<std::string>();
     if (!value.is_null()) refuse(in_quotes(key) + " is " + shown(value) + ", expected a string");
     return otherwise;
   }
   std::vector<std::string> names(const char* key) {
     std::vector<std::string> all;
-    for (const nlohmann::json& name : json_.value(key, nlohmann::json())) {
+    for (const nlohmann::json& name : at(key)) {
       if (name.is_string()) all.push_back(name.get<std::string>());
     }
     return all;
   }
   bool flag(const char* key) {
-    const nlohmann::json value = json_.value(key, nlohmann::json());
+    const nlohmann::json& value = at(key);
     if (!value.is_null() && !value.is_boolean()) {
       refuse(in_quotes(key) + " is " + shown(value) + ", expected true or false");
     }
@@ -226,11 +252,16 @@ class PeftConfig {
   }
   /// @param pattern  the setting that has the key, where it is not the outermost object.
   Index integer(const std::string& key, const nlohmann::json& value, const std::string* pattern = nullptr) {
+    return whole(key, value, 1, pattern);
+  }
+  Index whole(const std::string& key, const nlohmann::json& value, std::uint64_t least,
+              const std::string* pattern = nullptr) {
     constexpr std::uint64_t most = std::uint64_t{1} << 31U;
-    if (value.is_number_unsigned() && value.get<std::uint64_t>() >= 1 && value.get<std::uint64_t>() < most) {
+    if (value.is_number_unsigned() && value.get<std::uint64_t>() >= least && value.get<std::uint64_t>() < most) {
       return static_cast<Index>(value.get<std::uint64_t>());
     }
-    refuse(quoted(key, pattern) + " is " + shown(value) + ", expected a whole number from 1 to 2147483647");
+    refuse(quoted(key, pattern) + " is " + shown(value) + ", expected a whole number from " + std::to_string(least) +
+           " to 2147483647");
     return 1;
   }
   double number(const std::string& key, const nlohmann::json& value, const std::string* pattern = nullptr) {
@@ -249,23 +280,6 @@ class PeftConfig {
   PeftPattern<double> alpha_pattern_;
   std::string reasons_;
 };
-
-/// diffusers writes the settings into the metadata of the weights: {"unet.r": 8, "unet.lora_alpha": 16, …}.
-/// @return  by part of the pipeline: unet, transformer, text_encoder.
-inline std::map<std::string, PeftConfig> read_diffusers_settings(const std::filesystem::path& path,
-                                                                 const std::string& text) {
-  JsonChecks checks(path);
-  std::map<std::string, nlohmann::json> parts;
-  const nlohmann::json settings = parse_json_object(path, text, checks);
-  for (const auto& [key, value] : settings.items()) {
-    parts[key.substr(0, key.find('.'))][key.substr(key.find('.') + 1)] = value;
-  }
-  std::map<std::string, PeftConfig> all;
-  for (const auto& [part, json] : parts) {
-    all.try_emplace(part, path, json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-  }
-  return all;
-}
 
 }  // namespace detail
 }  // namespace HYDRALORA_BUILD

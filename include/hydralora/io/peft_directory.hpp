@@ -74,6 +74,7 @@ class PeftDirectory {
   const std::vector<Index>& trainable_tokens() const { return trainable_tokens_; }
   const SafetensorsFile& weights() const { return weights_; }
   /// alpha / rank, or alpha / √rank, that the settings give a module of this name and rank which modules() has not.
+  /// @throws FileError  if they give it another rank.
   double scaling_for(const std::string& module, Index rank) const { return scaling_for_(module, rank); }
   /// @throws FileError  if there is no module of this name.
   const AdapterModule& module(const std::string& name) const { return modules_[index_of(name)]; }
@@ -179,7 +180,9 @@ class PeftDirectory {
   }
   void find_modules(const PeftOptions& options) {
     const std::filesystem::path settings_path = weights_.path().parent_path() / detail::config_name;
-    const std::optional<std::string> text = settings(settings_path);
+    const std::string file = weights_.path().filename().string();
+    const bool has_settings = file == detail::weights_name || file == "adapters.safetensors";
+    const std::optional<std::string> text = has_settings ? settings(settings_path) : std::nullopt;
     detail::PeftConfig config = text ? detail::PeftConfig(settings_path, *text) : detail::PeftConfig();
     detail::ModuleFinder finder(weights_, config);
     const auto parts = weights_.metadata().find("lora_adapter_metadata");
@@ -190,10 +193,10 @@ class PeftDirectory {
       finder.add(tensor, detail::TensorName(options.rename ? options.rename(tensor.first) : tensor.first));
     }
     dialect_ = finder.dialect.empty() ? config.trainer : finder.dialect;
-    const bool needs_settings = dialect_ != "kohya" && dialect_ != "diffusers";
-    if (!text && needs_settings) {
-      throw FileError(settings_path, "No such file: it tells the scaling (lora_alpha) of the tensors in " +
-                                         weights_.path().filename().string());
+    if (!text && finder.needs_settings && finder.parts.empty()) {
+      throw FileError(settings_path,
+                      (has_settings ? "No such file: it tells" : "is not read for a file of this name; it tells") +
+                          std::string(" the scaling (lora_alpha) of the tensors in ") + file);
     }
     finder.finish();
     if (!options.allow_others) {
@@ -218,7 +221,11 @@ class PeftDirectory {
     gate_ = std::move(config.gate);
     groups_ = std::move(config.groups);
     trainable_tokens_ = config.trainable_tokens;
-    scaling_for_ = [config = std::move(config)](const std::string& module, Index rank) mutable {
+    scaling_for_ = [config = std::move(config), path = settings_path](const std::string& module, Index rank) mutable {
+      if (config.rank_of(module) != rank) {
+        throw FileError(path, "gives " + in_quotes(module) + " the rank " + std::to_string(config.rank_of(module)) +
+                                  ", its tensors have " + std::to_string(rank));
+      }
       const double alpha = config.alpha_of(module), r = static_cast<double>(rank);
       return alpha / (config.rank_stabilized ? std::sqrt(r) : r);
     };

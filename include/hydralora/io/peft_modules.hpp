@@ -6,77 +6,48 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "hydralora/io/adapter_module.hpp"
 #include "hydralora/io/peft_config.hpp"
 #include "hydralora/io/peft_names.hpp"
 #include "hydralora/io/safetensors.hpp"
-#include "hydralora/layers/gate_config.hpp"
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-enum class AdapterKind { lora, split_lora, hydra_lora };
-
-inline const char* name_of(AdapterKind kind) {
-  return kind == AdapterKind::lora ? "LoRA" : kind == AdapterKind::split_lora ? "SplitLoRA" : "HydraLoRA";
-}
-
-/// One adapted module of a directory, without its parameters.
-struct AdapterModule {
-  std::string name;                      ///< in the model, without the prefix base_model.model.
-  AdapterKind kind = AdapterKind::lora;  ///< the layer that load() makes
-  bool dora = false;                     ///< whether it has a magnitude: a LoRA for DoRALinear
-  Index in_features = 0;                 ///< columns of A
-  Index out_features = 0;                ///< rows of B
-  Index rank = 0;                        ///< of each head
-  Index heads = 1;                       ///< number of B
-  bool routed = false;                   ///< whether it has a gate; a SplitLoRA without one is the sum of its heads
-  double alpha = 0;                      ///< lora_alpha, or this module's value in alpha_pattern
-  bool rank_stabilized = false;          ///< use_rslora
-  double dropout = 0;                    ///< lora_dropout
-  DType type = DType::F32;               ///< of its A
-};
-
-/// A tensor of a directory that is no part of one of this library's layers.
-struct OtherTensor {
-  std::string name;    ///< in the file
-  std::string target;  ///< in the model: lm_head.weight, without what PEFT wraps around a module
-  std::string reason;  ///< what it is: saved by modules_to_save, a bias, …
-};
-
 namespace detail {
 
-/// Calls f("lora_A", 0, layer.A(0)) and so on for every tensor of a layer; head −1: without a number.
-template <class Layer, class Function>
-void for_each_tensor(Layer& layer, Function&& f) {
-  using Middle = typename std::decay_t<Layer>::Middle;
-  if constexpr (Middle::shares_A) f("lora_A", -1, layer.A());
-  if constexpr (Middle::shares_B) f("lora_B", -1, layer.B());
-  for (Index i = 0; i < layer.shape().heads; ++i) {
-    if constexpr (!Middle::shares_A) f("lora_A", i, layer.A(i));
-    if constexpr (!Middle::shares_B) f("lora_B", i, layer.B(i));
+/// diffusers writes the settings into the metadata of the weights: {"unet.r": 8, "unet.lora_alpha": 16, …}.
+/// @return  by part of the pipeline: unet, transformer, text_encoder; "" where they are of all modules.
+inline std::map<std::string, PeftConfig> read_diffusers_settings(const std::filesystem::path& path,
+                                                                 const std::string& text) {
+  JsonChecks checks(path);
+  struct Part {
+    nlohmann::json settings = nlohmann::json::object();
+    std::map<std::string, std::vector<std::string>> order;
+  };
+  std::map<std::string, Part> parts;
+  nlohmann::json all_settings = parse_json_object(path, text, checks);
+  for (auto& [key, value] : all_settings.items()) {
+    const std::size_t dot = key.find('.');
+    Part& part = parts[dot == std::string::npos ? "" : key.substr(0, dot)];
+    const std::string setting = dot == std::string::npos ? key : key.substr(dot + 1);
+    part.settings[setting] = std::move(value);
+    part.order[setting] = std::move(checks.order[key]);
+    constexpr std::size_t most = 16;
+    if (parts.size() > most) throw FileError(path, "lora_adapter_metadata has settings for more than 16 parts");
   }
-  if (layer.shape().gated()) f("lora_route", -1, layer.gate());
-}
-
-/// A layer with any other middle does not compile, even if its middle is derived from one of these.
-template <class Layer>
-constexpr AdapterKind kind_of() {
-  using Middle = typename Layer::Middle;
-  static_assert(std::is_same_v<typename Middle::Standard, Middle>,
-                "hydralora: directories hold LoRA, SplitLoRA and HydraLoRA.");
-  return Middle::shares_B ? AdapterKind::lora : Middle::shares_A ? AdapterKind::hydra_lora : AdapterKind::split_lora;
-}
-
-/// The settings of a layer whose directory has this gate: see PeftDirectory::gate().
-inline void apply_gate(const std::string& name, Routing& routing, GateConfig& gate) {
-  if (name == "given") routing = Routing::given;
-  if (name == "causal") gate.granularity = GateGranularity::causal;
-  if (name == "prompt") gate.granularity = GateGranularity::segment;
+  std::map<std::string, PeftConfig> all;
+  for (auto& [name, part] : parts) {
+    all.try_emplace(name, path, std::move(part.settings), std::move(part.order),
+                    "lora_adapter_metadata" + (name.empty() ? "" : " of " + in_quotes(name)) + ": ");
+  }
+  return all;
 }
 
 /// The tensors of one module.
@@ -94,17 +65,27 @@ class ModuleFinder {
  public:
   using Tensor = ModuleTensors::Tensor;
 
-  ModuleFinder(const SafetensorsFile& file, PeftConfig& config) : file_(file), config_(config) {}
+  ModuleFinder(const SafetensorsFile& file, PeftConfig& config) : file_(file), config_(config) {
+    for (const std::string& one : config.target_parameters) parents_.insert(one.substr(0, one.rfind('.')));
+    constexpr std::size_t enough = 1000;  // they only give the reason for a tensor that is listed
+    if (config.modules_to_save.size() > enough) config.modules_to_save.resize(enough);
+  }
 
   std::vector<std::pair<AdapterModule, ModuleTensors>> modules;  ///< sorted by name
   std::vector<OtherTensor> others;
   std::string dialect, reasons;
+  bool needs_settings = false;              ///< whether a module's names are of a trainer that writes settings
   std::map<std::string, PeftConfig> parts;  ///< settings for modules whose names begin so, of diffusers
 
   void add(const Tensor& tensor, const TensorName& name) {
     using Part = TensorName::Part;
     if (!name.dialect.empty()) dialect = name.dialect;
-    if (name.part == Part::other || is_parameter(name.module)) return add_other(tensor, name.module);
+    if (name.part == Part::other) return add_other(tensor, name.module);
+    if (is_parameter(name.module)) {
+      const std::size_t prefix = starts_with(tensor.first, module_prefix) ? std::string_view(module_prefix).size() : 0;
+      return add_other(tensor, tensor.first.substr(prefix));
+    }
+    if (name.needs_settings) needs_settings = true;
     if (!name.adapter.empty()) {
       if (adapter_.empty()) adapter_ = name.adapter;
       if (name.adapter != adapter_) {
@@ -113,6 +94,9 @@ class ModuleFinder {
       }
     }
     ModuleTensors& of = found_[name.module];
+    if ((!of.A.empty() || !of.B.empty()) && of.transposed != name.transposed && name.part != Part::alpha) {
+      refuse("module " + in_quotes(name.module) + " has names of several trainers");
+    }
     of.transposed = of.transposed || name.transposed;
     const Tensor*& place = name.part == Part::A           ? of.A[name.head]
                            : name.part == Part::B         ? of.B[name.head]
@@ -131,6 +115,10 @@ class ModuleFinder {
              "stage3_gather_16bit_weights_on_model_save, or convert with zero_to_fp32.py");
     }
     for (auto& [name, tensors] : found_) {
+      if (tensors.magnitude != nullptr && tensors.A.empty() && tensors.B.empty()) {
+        others.push_back({tensors.magnitude->first, name, "DoRA on what is no linear"});
+        continue;
+      }
       if (!reasons.empty()) break;
       AdapterModule module;
       module.name = name;
@@ -155,20 +143,26 @@ class ModuleFinder {
   }
   /// Whether LoRA changes a parameter of this module, not the module: target_parameters.
   bool is_parameter(const std::string& module) const {
-    const auto& all = config_.target_parameters;
-    return ends_with(module, ".base_layer") || std::any_of(all.begin(), all.end(), [&](const std::string& one) {
-             return means_module(one.substr(0, one.rfind('.')), module);
-           });
+    if (ends_with(module, ".base_layer")) return true;
+    if (parents_.empty()) return false;
+    std::size_t begin = module.size();
+    for (int ends = 0; ends < 32 && begin > 0; ++ends) {  // the name's ends behind its dots
+      const std::size_t dot = module.rfind('.', begin - 1);
+      const std::size_t first = dot == std::string::npos ? 0 : dot + 1;
+      if (parents_.count(module.substr(first)) > 0) return true;
+      begin = dot == std::string::npos ? 0 : dot;
+    }
+    return false;
   }
   void add_other(const Tensor& tensor, const std::string& target) {
     const auto has = [&, &name = tensor.first](const char* text) { return name.find(text) != std::string::npos; };
     std::string reason = "unknown";
     const std::string module = target.substr(0, target.rfind('.'));
-    if (has("lora_embedding_")) {
+    if (has("lora_embedding_") || has("embed_tokens.lora_") || has("wte.lora_")) {
       reason = "LoRA on an embedding";
     } else if (has("trainable_tokens")) {
       reason = "trainable_token_indices";
-    } else if (is_parameter(target) || (has("lora_") && has("base_layer."))) {
+    } else if (is_parameter(target.substr(0, target.rfind(".lora_"))) || (has("lora_") && has("base_layer."))) {
       reason = "LoRA on a parameter of a fused module, target_parameters";
     } else if (has("lora_route.")) {
       reason = "a gate's bias";
@@ -179,13 +173,15 @@ class ModuleFinder {
     } else if (ends_with(target, ".bias")) {
       reason = "a bias";
     } else if (std::any_of(config_.modules_to_save.begin(), config_.modules_to_save.end(),
-                           [&](const std::string& one) { return means_module(one, module); })) {
+                           [&](const std::string& one) { return ends_with(module, one); })) {
       reason = "modules_to_save";
-    } else if (has("embed_tokens.weight") || has("lm_head.weight") || has("lm_head.base_layer")) {
+    } else if (ends_with(target, "embed_tokens.weight") || ends_with(target, "lm_head.weight")) {
       reason = "an embedding that was saved, too";
     } else if (has("conv") || has("lora_mid") || has("hada_") || has("lokr_") || has("dora_scale")) {
       reason = "an adapter of a kind that this library has not";
     }
+    const auto [first, is_new] = targets_.try_emplace(target, &tensor);
+    if (!is_new) refuse("has two tensors for one: " + in_quotes(first->second->first) + ", " + in_quotes(tensor.first));
     others.push_back({tensor.first, target, reason});
   }
 
@@ -222,8 +218,9 @@ class ModuleFinder {
     if (m.in_features < 1 || m.out_features < 1) return "it has no features";
     if (m.rank < 1) return "its lora_A has 0 rows";
     const std::size_t dot = m.name.find('.');
-    const auto part = parts.find(m.name.substr(0, dot));
-    std::string reason = part != parts.end()    ? settings_of(part->second, m.name.substr(dot + 1), m, t)
+    const auto part = parts.count("") > 0 ? parts.find("") : parts.find(m.name.substr(0, dot));
+    std::string reason = part != parts.end()
+                             ? settings_of(part->second, part->first.empty() ? m.name : m.name.substr(dot + 1), m, t)
                          : config_.from_tensors ? alpha_of_tensor(m, t)
                                                 : settings_of(config_, m.name, m, t);
     if (!reason.empty()) return reason;
@@ -231,7 +228,8 @@ class ModuleFinder {
                                        std::pair(&t.B, std::vector<Index>{m.out_features, m.rank})}) {
       for (const auto& [head, tensor] : *heads) {
         if (shape_of(tensor) != shape) {
-          return "a shape is " + shape_text(shape_of(tensor)) + ", expected " + shape_text(shape);
+          return in_quotes(tensor->first) + " has shape " + shape_text(shape_of(tensor)) + ", expected " +
+                 shape_text(shape);
         }
       }
     }
@@ -285,6 +283,8 @@ class ModuleFinder {
   const SafetensorsFile& file_;
   PeftConfig& config_;
   std::map<std::string, ModuleTensors> found_;
+  std::map<std::string, const Tensor*> targets_;  // of `others`
+  std::set<std::string> parents_;                 // of target_parameters
   std::string adapter_, empty_;
 };
 

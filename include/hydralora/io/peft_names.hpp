@@ -46,28 +46,35 @@ inline bool starts_with(std::string_view text, std::string_view begin) { return 
 struct TensorName {
   enum class Part { other, A, B, route, magnitude, alpha };
 
-  std::string module;        ///< in the model; of `other` the tensor's name there
-  Part part = Part::other;   ///< `other`: no part of an adapter that this library has
-  Index head = -1;           ///< -1: no number
-  bool transposed = false;   ///< [in, r] and [r, out], as MLX writes
-  std::string adapter;       ///< the adapter's name in PEFT's state_dict, or empty
-  std::string_view dialect;  ///< whose name this is; empty: PEFT's
+  std::string module;          ///< in the model; of `other` the tensor's name there
+  Part part = Part::other;     ///< `other`: no part of an adapter that this library has
+  Index head = -1;             ///< -1: no number
+  bool transposed = false;     ///< [in, r] and [r, out], as MLX writes
+  bool needs_settings = true;  ///< whether its trainer writes the scaling into a file of settings
+  std::string adapter;         ///< the adapter's name in PEFT's state_dict, or empty
+  std::string_view dialect;    ///< whose name this is; empty: PEFT's
 
   explicit TensorName(std::string name) {
     constexpr std::size_t longest = 4096;
     module = name;
     if (name.size() > longest) return;
     if (remove_all(name, "_orig_mod.")) dialect = "torch.compile";
-    if (remove_all(name, "_fsdp_wrapped_module.")) dialect = "FSDP";
+    if (remove_all(name, "_fsdp_wrapped_module.") || remove_all(name, "_checkpoint_wrapped_module.")) dialect = "FSDP";
+    if (starts_with(name, "module.")) name.erase(0, std::string_view("module.").size());
     if (starts_with(name, module_prefix)) {
       name.erase(0, std::string_view(module_prefix).size());
     } else if (starts_with(name, "mixlora.")) {
       name.replace(0, std::string_view("mixlora.").size(), "model.");
       dialect = "MixLoRA";
-    } else if (starts_with(name, "lora_unet_") || starts_with(name, "lora_te")) {
+    } else if (starts_with(name, "lora_unet_") || starts_with(name, "lora_te_") || starts_with(name, "lora_te1_") ||
+               starts_with(name, "lora_te2_")) {
       dialect = "kohya";
-    } else if (starts_with(name, "unet.") || starts_with(name, "transformer.") || starts_with(name, "text_encoder")) {
+      needs_settings = false;
+    } else if (starts_with(name, "unet.") || starts_with(name, "text_encoder") ||
+               (starts_with(name, "transformer.") && !starts_with(name, "transformer.h.") &&
+                !starts_with(name, "transformer.layers."))) {
       dialect = "diffusers";
+      needs_settings = false;
     } else if (dialect.empty()) {
       dialect = "names without a prefix";
     }
@@ -102,8 +109,9 @@ struct TensorName {
   bool split(std::string name) {
     for (const auto& [end, which] : {std::pair("lora_a", Part::A), std::pair("lora_b", Part::B)}) {
       if (!cut(name, end)) continue;
-      transposed = true;
       dialect = "MLX";
+      if (ends_with(name, "embed_tokens") || ends_with(name, "wte")) return false;  // [vocabulary, r] and [r, features]
+      transposed = true;
       return is(which, name);
     }
     if (cut(name, "alpha")) return is(Part::alpha, name);

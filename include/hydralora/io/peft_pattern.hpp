@@ -2,6 +2,8 @@
 // rank_pattern and alpha_pattern of adapter_config.json, read as PEFT reads them.
 #pragma once
 
+#include <algorithm>
+#include <cctype>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -21,14 +23,15 @@ namespace detail {
 
 /// A regular expression of an adapter's settings. It must match a whole name, or the end of one behind a dot:
 /// (.*\.)?(key)$, as in PEFT. Files are not trusted: long keys and large repetitions are refused, and the work is
-/// counted.
+/// counted. Standard libraries other than libstdc++ match by backtracking, and end what takes too long with an error.
 class NamePattern {
  public:
   /// @throws std::invalid_argument  a key that is no regular expression of ECMAScript, or that could take long.
   explicit NamePattern(const std::string& key) : size_(checked_size(key)) {
+    const std::string own = translated(key);
     try {
-      std::regex(key, flags);  // refuses "a)|(b", which is one only inside the brackets
-      regex_.assign("(?:.*\\.)?(?:" + key + ")", flags);
+      std::regex(own, flags);  // refuses "a)|(b", which is one only inside the brackets
+      regex_.assign("(?:.*\\.)?(?:" + own + ")", flags);
     } catch (const std::regex_error&) {
       throw std::invalid_argument("is no regular expression that this library reads");
     }
@@ -40,6 +43,7 @@ class NamePattern {
       throw std::invalid_argument("takes too long to match");
     }
   }
+  std::uint64_t size() const { return size_; }
   /// Steps for a name of this length, at most.
   std::uint64_t cost(std::size_t length) const { return size_ * (length + 1); }
 
@@ -52,10 +56,44 @@ class NamePattern {
   static constexpr auto flags = std::regex::ECMAScript;
 #endif
 
-  /// The number of states after repetitions are written out.
+  /// Python's syntax in that of ECMAScript. Groups need not be remembered, which takes time for every step.
+  static std::string translated(const std::string& key) {
+    const auto refuse = [](const char* what) {
+      throw std::invalid_argument(std::string("has ") + what +
+                                  ", which is no regular expression that this library reads");
+    };
+    std::string own;
+    bool in_class = false;
+    for (std::size_t i = 0; i < key.size(); ++i) {
+      const char c = key[i], next = i + 1 < key.size() ? key[i + 1] : '\0';
+      if (c == '\\') {
+        const bool is_letter = std::isalnum(static_cast<unsigned char>(next)) != 0;
+        if (!in_class && (next == 'A' || next == 'Z')) {
+          own += next == 'A' ? '^' : '$';
+        } else if (is_letter && std::string_view("dDwWsSbBntrfv").find(next) == std::string_view::npos) {
+          refuse("an escape");
+        } else {
+          own += {c, next};
+        }
+        ++i;
+      } else if (in_class) {
+        if (c == '[' && (next == ':' || next == '=' || next == '.')) refuse("a class of names");
+        in_class = c != ']';
+        own += c;
+      } else {
+        in_class = c == '[';
+        own += c;
+        if (c == '(' && next != '?') own += "?:";
+        if (c == '[' && next == '^') own += key[++i];
+        if (c == '[' && i + 1 < key.size() && key[i + 1] == ']') refuse("a ] at the beginning of a class");
+      }
+    }
+    return own;
+  }
+  /// The number of states after repetitions are written out. A class takes a table to compile.
   static std::uint64_t checked_size(const std::string& key) {
     constexpr std::uint64_t most = 4000;
-    std::uint64_t size = key.size();
+    std::uint64_t size = key.size() + 64 * static_cast<std::uint64_t>(std::count(key.begin(), key.end(), '['));
     for (std::size_t i = 0; i < key.size() && size <= most; ++i) {
       if (key[i] != '{') continue;
       std::uint64_t times = 1, number = 0;
@@ -76,8 +114,8 @@ class NamePattern {
 };
 
 /// The values of a pattern by module. As in PEFT the first key that matches counts, in the order of the file.
-/// A key without special characters but dots, which stand for any character there, takes a search in a hash table;
-/// so a file with a key for each of its modules is read in linear time.
+/// Keys without special characters but dots, which stand for any character there, take one search in a hash table for
+/// all keys with dots at the same places. So a file with a key for each of its modules is read in about linear time.
 template <class Value>
 class PeftPattern {
  public:
@@ -86,6 +124,8 @@ class PeftPattern {
     const std::size_t number = values_.size();
     if (key.empty() || key.find_first_of(NamePattern::special) != std::string::npos) {
       regexes_.emplace_back(number, NamePattern(key));
+      constexpr std::uint64_t most = 40000;
+      if ((size_ += regexes_.back().second.size()) > most) throw std::invalid_argument("makes the pattern too large");
     } else {
       std::string dots = key;
       for (char& c : dots) c = c == '.' ? '.' : ' ';
@@ -96,6 +136,7 @@ class PeftPattern {
   /// @throws std::invalid_argument  if all calls together take too long.
   Value find(const std::string& module, Value otherwise) {
     std::size_t first = values_.size();
+    count(plain_.size());
     for (const auto& [dots, keys] : plain_) {
       if (dots.size() > module.size()) continue;
       const std::size_t begin = module.size() - dots.size();
@@ -125,7 +166,7 @@ class PeftPattern {
   std::vector<Value> values_;                                                  // in the order of the file
   std::map<std::string, std::unordered_map<std::string, std::size_t>> plain_;  // by the places of their dots
   std::vector<std::pair<std::size_t, NamePattern>> regexes_;
-  std::uint64_t steps_ = 0;
+  std::uint64_t size_ = 0, steps_ = 0;
 };
 
 }  // namespace detail

@@ -9,6 +9,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -39,12 +40,11 @@ class PeftWriter {
   ///                       that the format cannot express; heads or dropout that differ from the earlier layers'.
   template <class Layer>
   void add(const std::string& module, const Layer& layer, std::optional<DType> type = {}) {
-    add(module, layer, type, false);
+    add<Layer>(module, layer, type, nullptr);
   }
   template <class Scalar>
   void add(const std::string& module, const DoRALinear<Scalar>& layer, std::optional<DType> type = {}) {
-    add(module, layer.adapter, type, true);
-    weights_.add(detail::module_prefix + module + ".lora_magnitude_vector", layer.magnitude, type, true);
+    add(module, layer.adapter, type, &layer.magnitude);
   }
   /// Adds a tensor of the model itself, trained beside the adapters: "lm_head.weight", "model.norm.weight", a bias.
   /// Names that a module has inside a PEFT model (modules_to_save.default, base_layer) are accepted. It goes where PEFT
@@ -55,7 +55,8 @@ class PeftWriter {
   void add_tensor(const std::string& name, const Eigen::MatrixBase<Derived>& matrix, std::optional<DType> type = {}) {
     const detail::TensorName parsed(detail::module_prefix + name);
     const std::string target = parsed.module, module = target.substr(0, target.rfind('.'));
-    expects(parsed.part == detail::TensorName::Part::other && !module.empty() && module != target,
+    const bool is_part = target.find("lora_") != std::string::npos || target.find("token_adapter") != std::string::npos;
+    expects(parsed.part == detail::TensorName::Part::other && !is_part && !module.empty() && module != target,
             "PeftWriter: ", in_quotes(name), " is not a tensor of a module of the model");
     const bool adapted_bias = modules_.count(module) > 0 && detail::ends_with(target, ".bias");
     expects(adapted_bias || modules_.count(module) == 0, "PeftWriter: ", in_quotes(name),
@@ -63,12 +64,13 @@ class PeftWriter {
     weights_.add(detail::module_prefix + (adapted_bias ? module + ".base_layer.bias" : target), matrix, type,
                  Derived::ColsAtCompileTime == 1);
     has_biases_ = has_biases_ || adapted_bias;
-    if (!adapted_bias && (saved_.empty() || saved_.back() != module)) saved_.push_back(module);
+    if (!adapted_bias) saved_.insert(module);
   }
 
   /// Creates the folder if it is missing and replaces both files, each atomically, the weights first. Between the two
   /// the file of weights holds the new settings and the ones beside it, so that PeftDirectory sees the old adapter or
-  /// the new one whenever the process is killed. PEFT reads new weights with old settings there.
+  /// the new one whenever the process is killed. PEFT would read new weights with old settings until the second file is
+  /// replaced.
   /// @throws FileError              if it cannot.
   /// @throws std::invalid_argument  with nothing written, if nothing was added or a name is not UTF-8.
   void save(const std::filesystem::path& folder) const {
@@ -94,7 +96,9 @@ class PeftWriter {
   };
 
   template <class Layer>
-  void add(const std::string& module, const Layer& layer, std::optional<DType> type, bool dora) {
+  void add(const std::string& module, const Layer& layer, std::optional<DType> type,
+           const Eigen::Matrix<typename Layer::Scalar, Eigen::Dynamic, 1>* magnitude) {
+    const bool dora = magnitude != nullptr;
     using Config = typename Layer::Config;
     const Config& config = layer.config();
     expects(!module.empty() && module.find_first_of("/\\^$|()[]{}*+?") == std::string::npos,
@@ -119,10 +123,14 @@ class PeftWriter {
     expects(heads < most_heads, "PeftWriter: ", in_quotes(module), " has ", heads,
             " heads, a directory holds fewer than ", most_heads);
     expects(std::isfinite(settings.alpha), "PeftWriter: ", in_quotes(module), " has a scaling that is not finite");
-    expects(modules_.count(module) == 0, "PeftWriter: ", in_quotes(module), " was added before");
+    expects(modules_.count(module) + saved_.count(module) == 0, "PeftWriter: ", in_quotes(module), " was added before");
+    SafetensorsWriter tensors;  // all or none
     detail::for_each_tensor(layer, [&](const char* part, Index head, const auto& matrix) {
-      weights_.add(detail::tensor_name(module, part, head), matrix, type);
+      tensors.add(detail::tensor_name(module, part, head), matrix, type);
     });
+    if (magnitude != nullptr)
+      tensors.add(detail::module_prefix + module + ".lora_magnitude_vector", *magnitude, type, true);
+    weights_.merge(std::move(tensors));
     modules_[module] = settings;
     heads_ = heads;
     dropout_ = config.dropout;
@@ -191,7 +199,7 @@ class PeftWriter {
   Index heads_ = 0;
   double dropout_ = 0;
   bool dora_ = false, has_biases_ = false;
-  std::vector<std::string> saved_;  // modules_to_save
+  std::set<std::string> saved_;  // modules_to_save
 };
 
 }  // namespace HYDRALORA_BUILD

@@ -78,6 +78,13 @@ class SafetensorsWriter {
     const bool is_new = tensors_.try_emplace(name, Tensor{type, std::move(shape), std::move(bytes)}).second;
     expects(is_new, "SafetensorsWriter: ", in_quotes(name), " was added before");
   }
+  /// Takes all tensors of another. @throws std::invalid_argument  a name that was added before; nothing is then taken.
+  void merge(SafetensorsWriter&& other) {
+    for (const auto& [name, tensor] : other.tensors_) {
+      expects(tensors_.count(name) == 0, "SafetensorsWriter: ", in_quotes(name), " was added before");
+    }
+    tensors_.merge(other.tensors_);
+  }
   /// The whole file. Wider types come first, so that all numbers are aligned, then by name, as in other writers.
   /// @throws std::invalid_argument  if a name or the metadata is not UTF-8.
   std::string content() const { return content(metadata); }

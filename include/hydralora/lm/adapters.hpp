@@ -155,13 +155,14 @@ class Adapters {
       plan(*found, module, seed);
     }
     build();
-    for (const Plan& plan : plans_) plan.linear->adapter->load(directory, plan.linear->name);
+    try {
+      for (const Plan& plan : plans_) plan.linear->adapter->load(directory, plan.linear->name);
+    } catch (...) {
+      remove();
+      throw;
+    }
   }
-  ~Adapters() {
-    model_.pools_prompts = model_.pools_causally = false;
-    model_.given_heads = 0;
-    for (const Plan& plan : plans_) plan.linear->adapter.reset();
-  }
+  ~Adapters() { remove(); }
   Adapters(const Adapters&) = delete;
   Adapters& operator=(const Adapters&) = delete;
 
@@ -195,6 +196,11 @@ class Adapters {
     std::function<std::unique_ptr<LinearAdapter<Scalar>>(Buffer, Buffer)> make;
   };
 
+  void remove() {
+    model_.pools_prompts = model_.pools_causally = false;
+    model_.given_heads = 0;
+    for (const Plan& plan : plans_) plan.linear->adapter.reset();
+  }
   template <class Layer>
   void add(Linear<Scalar>& linear, const typename Layer::Config& config, std::uint64_t seed) {
     const Index size = hydralora::detail::checked_shape<typename Layer::Middle>(config).parameter_count();
