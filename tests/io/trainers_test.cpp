@@ -95,6 +95,7 @@ TEST_CASE("trainers: what would be wrong is refused with the reason") {
            {"06_empty_rank0", "'layers.1.self_attn.q_proj' in rank_pattern is 0, expected a whole number"},
            {"06_f8", "q_proj.lora_A.weight' is F8_E4M3 [2, 6], expected a matrix of F64, F32, F16 or BF16"},
            {"06_half_zero3", "1.self_attn.v_proj.lora_B.weight': DeepSpeed ZeRO-3"},
+           {"06_meta_number", "a number where none is allowed: __metadata__ has no text for 'epoch'"},
            {"06_no_config", "adapter_config.json: No such file: it tells the scaling"},
            {"06_no_tensors_40_bytes", "holds no adapter"},
            {"06_zero3_empty", "DeepSpeed ZeRO-3 saved a part that it did not gather"},
@@ -235,6 +236,7 @@ TEST_CASE("trainers: files that cannot be an adapter say what they are") {
   write_file(folder("adapter_model.bin"), "PK");
   CHECK(opens(folder.path()) == containing("adapter_model.bin: is a pickle, which may run any code. Convert it"));
   SafetensorsWriter conv, two, mixture, extra;
+  CHECK(with(conv, config) == containing("tensors. adapter_model.bin beside it is a pickle, which may run"));
   conv.add_bytes(p + "lora_A.weight", DType::F32, {2, 5, 3, 3}, std::vector<unsigned char>(360));
   conv.add_bytes(p + "lora_B.weight", DType::F32, {4, 2, 1, 1}, std::vector<unsigned char>(32));
   CHECK(with(conv, config) ==

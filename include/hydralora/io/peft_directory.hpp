@@ -152,6 +152,10 @@ class PeftDirectory {
   }
 
  private:
+  static constexpr const char* pickle_is =
+      "is a pickle, which may run any code. Convert it in Python: import torch; from safetensors.torch import "
+      "save_file; save_file(torch.load('adapter_model.bin'), 'adapter_model.safetensors')";
+
   static std::filesystem::path weights_path(const std::filesystem::path& path) {
     std::error_code error;
     if (std::filesystem::is_regular_file(path, error)) return path;
@@ -159,12 +163,7 @@ class PeftDirectory {
       if (std::filesystem::exists(path / name, error)) return path / name;
     }
     const std::filesystem::path pickle = path / "adapter_model.bin";
-    if (std::filesystem::exists(pickle, error)) {
-      throw FileError(pickle,
-                      "is a pickle, which may run any code. Convert it in Python: import torch; from "
-                      "safetensors.torch import save_file; save_file(torch.load('adapter_model.bin'), "
-                      "'adapter_model.safetensors')");
-    }
+    if (std::filesystem::exists(pickle, error)) throw FileError(pickle, pickle_is);
     return path / detail::weights_name;  // opening it tells
   }
   /// The text of adapter_config.json, or none. A save that was interrupted between its two files left the new settings
@@ -210,7 +209,10 @@ class PeftDirectory {
       }
     }
     if (finder.reasons.empty() && finder.modules.empty() && finder.others.empty()) {
-      finder.reasons = "holds no adapter: the trainer saved " + std::to_string(weights_.tensors().size()) + " tensors";
+      std::error_code error;
+      const bool has_pickle = std::filesystem::exists(weights_.path().parent_path() / "adapter_model.bin", error);
+      finder.reasons = "holds no adapter: the trainer saved " + std::to_string(weights_.tensors().size()) + " tensors" +
+                       (has_pickle ? std::string(". adapter_model.bin beside it ") + pickle_is : "");
     }
     if (!finder.reasons.empty()) throw FileError(weights_.path(), finder.reasons);
     for (auto& [module, tensors] : finder.modules) {

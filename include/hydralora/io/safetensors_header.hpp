@@ -101,6 +101,7 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
       const auto [found, is_new] = metadata.try_emplace(text);
       if (!is_new) refuse("__metadata__: " + in_quotes(text) + " appears twice");
       metadata_value_ = &found->second;
+      name_ = text;
       return enter(Place::text);
     }
     for (const auto& [field, place, seen] :
@@ -183,7 +184,10 @@ class SafetensorsHeader final : public nlohmann::json_sax<nlohmann::json> {
   enum class Place { start, file, entry, metadata, text, tensor, type, shape_key, shape, offsets_key, offsets, end };
 
   bool enter(Place place) { return place_ = place, true; }
-  [[noreturn]] void refuse(const std::string& reason) const { throw FileError(path_, "header: " + reason); }
+  [[noreturn]] void refuse(const std::string& reason) const {
+    throw FileError(path_, "header: " + reason +
+                               (place_ == Place::text ? ": __metadata__ has no text for " + in_quotes(name_) : ""));
+  }
   [[noreturn]] void refuse_tensor(const std::string& reason) const { fail_tensor(path_, name_, ": " + reason); }
 
   const std::filesystem::path& path_;
