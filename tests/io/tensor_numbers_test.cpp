@@ -52,7 +52,7 @@ TEST_CASE("a tensor is read into any layout, whole or in parts") {
   const TemporaryFolder folder;
   // Sizes around tiles, and rows longer than what is read of them at once.
   const std::pair<Index, Index> shapes[] = {{1, 1},   {1, 5000}, {5000, 1}, {3, 7},     {64, 64},    {65, 63},
-                                            {131, 8}, {70, 129}, {200, 33}, {67, 5001}, {1, 300001}, {300001, 1}};
+                                            {131, 8}, {70, 129}, {200, 33}, {67, 5001}, {1, 140001}, {140001, 1}};
   for (const DType type : {DType::F64, DType::F32, DType::F16, DType::BF16}) {
     for (const auto& [rows, columns] : shapes) {
       CAPTURE(info_of(type).name);
