@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Adapters as many trainers write them (golden/trainers.tar.xz, rebuilt from public bug reports): read right, or refused
-// with the reason.
+// Adapters as many trainers write them (golden/trainers.tar.xz, rebuilt from public bug reports): read right, or
+// refused with the reason.
 #include <chrono>
 #include <fstream>
 #include <set>

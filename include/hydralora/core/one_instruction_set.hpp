@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Included by headers that need Eigen's products, decompositions or memory: files that include one of them must have one
-// instruction set, or a name of their own for Eigen. Otherwise the program does not link (docs/design.md).
+// Included by headers that need Eigen's products, decompositions or memory: files that include one of them must have
+// one instruction set, or a name of their own for Eigen. Otherwise the program does not link (docs/design.md).
 #pragma once
 
 #include "hydralora/core/config.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What an adapter directory changes in a language model beside the adapters of its linears: saved modules, biases, DoRA,
-// LoRA on lm_head or on the embedding.
+// What an adapter directory changes in a language model beside the adapters of its linears: saved modules, biases,
+// DoRA, LoRA on lm_head or on the embedding.
 #pragma once
 
 #include <algorithm>
@@ -44,9 +44,9 @@ void merge_module(const PeftDirectory& from, const AdapterModule& m, Matrix& wei
 }
 
 /// Puts into a model what is no adapter of lm::Adapters: whole tensors, DoRA, biases, LoRA on lm_head and on the
-/// embedding. The changed weights are float32 and multiplied by Eigen, whatever the base. They are gone, and the model
-/// is as before, when this object is: it must not outlive the model. lm_head that was tied to the embedding is no longer
-/// where only one of them is changed, as in PEFT.
+/// embedding. The changed weights are float32 and multiplied by Eigen, whatever the base. The destructor restores the
+/// model; the object must not outlive it. Where lm_head is tied to the embedding and only one of them is changed, they
+/// are no longer tied, as in PEFT.
 template <class Scalar>
 class MergedModules {
  public:

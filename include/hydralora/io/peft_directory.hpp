@@ -38,7 +38,8 @@ inline namespace HYDRALORA_BUILD {
 /// How an adapter directory is read.
 struct PeftOptions {
   /// Whether tensors are accepted that are no part of an adapter: saved modules, biases, embeddings. They are then in
-  /// others(). By default a directory with such tensors is refused, because its adapters alone are not what was trained.
+  /// others(). By default a directory with such tensors is refused, because its adapters alone are not what was
+  /// trained.
   bool allow_others = false;
   /// From a tensor's name in the file to one of the names in io/peft_names.hpp, where a trainer has its own.
   std::function<std::string(const std::string&)> rename;

@@ -5,7 +5,8 @@
 //   PEFT's state_dict        base_model.model.<module>.lora_A.<adapter>.weight
 //   torch.compile, FSDP      … _orig_mod. … _fsdp_wrapped_module. …
 //   no prefix                <module>.lora_A.weight
-//   diffusers                unet.<module>.lora_A.weight, unet.<module>.lora.down.weight, <module>.processor.to_q_lora.down.weight
+//   diffusers                unet.<module>.lora_A.weight, unet.<module>.lora.down.weight,
+//                            <module>.processor.to_q_lora.down.weight
 //   kohya                    lora_unet_<module_with_underscores>.lora_down.weight, .lora_up.weight, .alpha
 //   MLX                      <module>.lora_a [in, r], <module>.lora_b [r, out]
 //   MixLoRA                  mixlora.layers.<n>.<module>.lora_A.weight

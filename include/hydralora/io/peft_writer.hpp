@@ -27,7 +27,8 @@ inline namespace HYDRALORA_BUILD {
 ///   adapter.add("model.layers.0.mlp.up_proj", layer);
 ///   adapter.save("my_adapter");
 ///
-/// All layers of a directory are DoRA, or none. The scaling is always written as lora_alpha / r with use_rslora false, because some tools ignore use_rslora.
+/// All layers of a directory are DoRA, or none. The scaling is always written as lora_alpha / r with use_rslora false,
+/// because some tools ignore use_rslora.
 class PeftWriter {
  public:
   std::string base_model;  ///< base_model_name_or_path
@@ -48,8 +49,8 @@ class PeftWriter {
   }
   /// Adds a tensor of the model itself, trained beside the adapters: "lm_head.weight", "model.norm.weight", a bias.
   /// Names that a module has inside a PEFT model (modules_to_save.default, base_layer) are accepted. It goes where PEFT
-  /// expects it: modules_to_save names its module; the bias of a module that has an adapter, which must be added before,
-  /// sets bias to lora_only.
+  /// expects it: modules_to_save names its module; the bias of a module that has an adapter, which must be added
+  /// before, sets bias to lora_only.
   /// @throws std::invalid_argument  a name that was added before, or is no tensor of a module.
   template <class Derived>
   void add_tensor(const std::string& name, const Eigen::MatrixBase<Derived>& matrix, std::optional<DType> type = {}) {

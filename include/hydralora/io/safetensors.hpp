@@ -29,8 +29,8 @@ inline namespace HYDRALORA_BUILD {
 
 /// A safetensors file, open for reading. The constructor reads and checks only the header: every tensor lies inside the
 /// file and has the size that its type and shape need; there are no gaps or overlaps. Of a type that the library does
-/// not know (DType::other) the size is not checked, and only bytes() reads it. All functions throw FileError on a broken
-/// file or a tensor that is missing, has another shape or type, or cannot be read.
+/// not know (DType::other) the size is not checked, and only bytes() reads it. All functions throw FileError on a
+/// broken file or a tensor that is missing, has another shape or type, or cannot be read.
 class SafetensorsFile {
  public:
   /// Memory   about 4 times the header, at most 32 times; a header has at most 100 MB.
@@ -85,8 +85,8 @@ class SafetensorsFile {
     }
     return found;
   }
-  /// Reads a floating-point tensor of shape [rows, columns], [rows] for one column, or [] for one number, rounded to the
-  /// matrix's type. Further dimensions must be 1, as in 1 × 1 convolutions.
+  /// Reads a floating-point tensor of shape [rows, columns], [rows] for one column, or [] for one number, rounded to
+  /// the matrix's type. Further dimensions must be 1, as in 1 × 1 convolutions.
   /// @param matrix       an Eigen matrix or writable view of the tensor's size, OVERWRITTEN.
   /// @param finite_only  refuse a tensor with an infinity or a NaN.
   /// @throws FileError  also if it is not floating-point. The matrix may be changed.
