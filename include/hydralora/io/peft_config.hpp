@@ -90,8 +90,7 @@ class PeftConfig {
     if (type != "LORA" && type != "MIXLORA") refuse("'peft_type' is " + in_quotes(type) + ", expected 'LORA'");
     rank = integer("r", at("r"));
     alpha = number("lora_alpha", at("lora_alpha"));
-    if (json_.contains("lora_dropout")) dropout = number("lora_dropout", json_["lora_dropout"]);
-    if (!(dropout >= 0 && dropout < 1)) refuse("'lora_dropout' is " + found("lora_dropout") + ", expected in [0, 1)");
+    read_dropout("lora_dropout", json_);
     rank_stabilized = flag("use_rslora");
     dora = flag("use_dora");
     if (json_.contains("lora_nums")) heads = integer("lora_nums", json_["lora_nums"]);
@@ -134,9 +133,14 @@ class PeftConfig {
           "'alpha' in lora_parameters is " + shown(own["alpha"]) + " and the rank " + std::to_string(rank) +
           ": old versions of MLX multiply scale by alpha / rank, later ones do not. Correct scale, and remove alpha");
     }
-    if (own.contains("dropout")) dropout = number("dropout", own["dropout"]);
-    if (!(dropout >= 0 && dropout < 1))
-      refuse("'dropout' in lora_parameters is " + shown(own["dropout"]) + ", expected in [0, 1)");
+    const std::string within = "lora_parameters";
+    read_dropout("dropout", own, &within);
+  }
+  void read_dropout(const std::string& key, const nlohmann::json& object, const std::string* within = nullptr) {
+    if (!object.contains(key)) return;
+    dropout = number(key, object[key], within);
+    if (dropout >= 0 && dropout < 1) return;
+    refuse(quoted(key, within) + " is " + shown(object[key]) + ", expected in [0, 1)");
   }
   template <class Value>
   void read_pattern(const std::string& setting, PeftPattern<Value>& pattern,
@@ -170,24 +174,19 @@ class PeftConfig {
   /// Refuses starts that change the base: A and B are then not what was learned.
   void check_start() {
     const nlohmann::json& start = at("init_lora_weights");
-    if (start.is_null() || start.is_boolean()) {
-      if (is_nothing(at("lora_ga_config"))) return;
-    }
-    std::string name = start.is_string() ? start.get<std::string>() : shown(start);
+    std::string name = start.is_string() ? start.get<std::string>() : "";
     for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-    for (const char* same_base : {"gaussian", "eva", "orthogonal", "mica", "true", "false"}) {
-      if (name == same_base && is_nothing(at("lora_ga_config"))) return;
-    }
-    bool known = false;
-    for (const char* changed : {"pissa", "olora", "loftq", "corda", "lora_ga"}) {
-      known = known || starts_with(name, changed);
-    }
-    const bool by_config = !known && !is_nothing(at("lora_ga_config"));
-    refuse(
-        (by_config
-             ? "'lora_ga_config' is set: this start changed"
-             : "'init_lora_weights' is " + shown(start) + (known ? ", which changed" : ", which may have changed")) +
-        " the base. Save a plain LoRA in Python: save_pretrained(..., path_initial_model_for_weight_conversion=...)");
+    const std::set<std::string> same_base = {"gaussian", "eva", "orthogonal", "mica", "true", "false"};
+    const bool has_lora_ga = !is_nothing(at("lora_ga_config"));
+    if (!has_lora_ga && (start.is_null() || start.is_boolean() || same_base.count(name) > 0)) return;
+    const bool is_known = starts_with(name, "pissa") || starts_with(name, "olora") || starts_with(name, "loftq") ||
+                          starts_with(name, "corda") || starts_with(name, "lora_ga");
+    const std::string what = has_lora_ga && !is_known ? "'lora_ga_config' is set: this start changed"
+                                                      : "'init_lora_weights' is " + shown(start) +
+                                                            (is_known ? ", which changed" : ", which may have changed");
+    refuse(what +
+           " the base. Save a plain LoRA in Python: "
+           "save_pretrained(..., path_initial_model_for_weight_conversion=...)");
   }
   /// Refuses settings that change the forward pass in a way that no tensor shows.
   void check_unsupported(bool mixlora) {

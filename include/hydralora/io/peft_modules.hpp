@@ -103,9 +103,7 @@ class ModuleFinder {
                            : name.part == Part::route     ? of.route
                            : name.part == Part::magnitude ? of.magnitude
                                                           : of.alpha;
-    if (place != nullptr)
-      refuse("has two tensors for one: " + in_quotes(place->first) + ", " + in_quotes(tensor.first));
-    place = &tensor;
+    put(place, tensor);
     if (name.part == Part::A || name.part == Part::B || name.part == Part::route) check_matrix(tensor);
   }
   void finish() {
@@ -131,6 +129,12 @@ class ModuleFinder {
   void refuse(const std::string& reason) { add_reason(reasons, reason); }
 
  private:
+  void put(const Tensor*& place, const Tensor& tensor) {
+    if (place != nullptr) {
+      refuse("has two tensors for one: " + in_quotes(place->first) + ", " + in_quotes(tensor.first));
+    }
+    place = &tensor;
+  }
   void check_matrix(const Tensor& tensor) {
     const auto& [name, entry] = tensor;
     if (entry.shape.size() == 2 && is_floating(entry.type)) return;
@@ -180,8 +184,7 @@ class ModuleFinder {
     } else if (has("conv") || has("lora_mid") || has("hada_") || has("lokr_") || has("dora_scale")) {
       reason = "an adapter of a kind that this library has not";
     }
-    const auto [first, is_new] = targets_.try_emplace(target, &tensor);
-    if (!is_new) refuse("has two tensors for one: " + in_quotes(first->second->first) + ", " + in_quotes(tensor.first));
+    put(targets_[target], tensor);
     others.push_back({tensor.first, target, reason});
   }
 
