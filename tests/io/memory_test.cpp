@@ -41,9 +41,28 @@ void* operator new(std::size_t size, std::align_val_t alignment) {
       posix_memalign(&p, std::max<std::size_t>(static_cast<std::size_t>(alignment), 8), size) == 0 ? p : nullptr);
 }
 void operator delete(void* p) noexcept { uncounted(p); }
-void operator delete(void* p, std::size_t) noexcept { uncounted(p); }
-void operator delete(void* p, std::align_val_t) noexcept { uncounted(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { uncounted(p); }
+void operator delete(void* p, std::align_val_t /*alignment*/) noexcept { uncounted(p); }
+
+// The others call these in the standard library, but not in a sanitizer's runtime, which has its own: memory from one
+// and freed by the other is an error there.
+void* operator new[](std::size_t size) { return ::operator new(size); }
+void* operator new[](std::size_t size, std::align_val_t alignment) { return ::operator new(size, alignment); }
+void* operator new(std::size_t size, const std::nothrow_t& /*tag*/) noexcept {
+  try {
+    return ::operator new(size);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+void* operator new[](std::size_t size, const std::nothrow_t& tag) noexcept { return ::operator new(size, tag); }
+void operator delete(void* p, std::size_t /*size*/) noexcept { uncounted(p); }
+void operator delete(void* p, std::size_t /*size*/, std::align_val_t /*alignment*/) noexcept { uncounted(p); }
+void operator delete(void* p, const std::nothrow_t& /*tag*/) noexcept { uncounted(p); }
+void operator delete[](void* p) noexcept { uncounted(p); }
+void operator delete[](void* p, std::size_t /*size*/) noexcept { uncounted(p); }
+void operator delete[](void* p, std::align_val_t /*alignment*/) noexcept { uncounted(p); }
+void operator delete[](void* p, std::size_t /*size*/, std::align_val_t /*alignment*/) noexcept { uncounted(p); }
+void operator delete[](void* p, const std::nothrow_t& /*tag*/) noexcept { uncounted(p); }
 
 using namespace hydralora;
 using namespace support;
