@@ -32,6 +32,7 @@ struct Plan {
   std::size_t most_at_once = ~std::size_t{0};  ///< bytes that one write() takes
   int error = ENOSPC;
   std::vector<std::string>* trace = nullptr;  ///< gets the names of the calls
+  unsigned created_with = 0;                  ///< the rights of the last file that was created
 } plan;
 
 /// Makes a call, unless the plan has it fail or kills this process before or after it.
@@ -68,6 +69,7 @@ int open(const char* path, int flags, ...) {
   va_start(list, flags);
   const unsigned mode = (flags & O_CREAT) != 0 ? va_arg(list, unsigned) : 0;
   va_end(list);
+  if ((flags & O_CREAT) != 0) plan.created_with = mode;
   static const auto call = real<int(const char*, int, ...)>("open");
   return planned((flags & O_DIRECTORY) != 0 ? "open folder" : "open file", [&] { return call(path, flags, mode); });
 }
@@ -323,6 +325,7 @@ TEST_CASE("atomic save: what takes a file's place has its rights") {
     save(file, "new");
     CHECK(file_content(file) == "new");
     CHECK((status_of(file).st_mode & 07777) == rights);
+    CHECK((plan.created_with & 077U) == 0);  // nobody else may read it before it has the old file's group
   }
   if (geteuid() == 0) {  // who else may give a file away?
     write_file(folder("shared"), "old");

@@ -127,6 +127,13 @@ TEST_CASE("GGUF: broken files are refused") {
   CHECK(message(changed("a.number\x04", "a.number\x0d")) == containing("value of type 13"));
   CHECK(message(changed("a.flag", "a.list")) == containing("the key 'a.list' twice"));
   CHECK(message(changed("\x04\0\0\0\0\0\0\0q4_0"s, "\x04\0\0\0\0\0\0\0q4_1"s)) == containing("twice"));
+  GgufWriter two;
+  for (const char* name : {"a", "b"}) two.add(name, Eigen::MatrixXf::Ones(1, 32), GgufType::F32);
+  std::string overlapping = two.content();
+  const std::size_t b = overlapping.find("\x01\0\0\0\0\0\0\0b"s) + 9 + 4 + 2 * 8 + 4;  // where b begins
+  REQUIRE(overlapping[b] == '\x80');
+  overlapping[b] = '\x20';
+  CHECK(message(overlapping) == containing("tensor 'b' overlaps 'a'"));
   const std::size_t padding = 28;  // behind the last tensor
   for (std::size_t size = 0; size < whole.size() - padding; ++size) {
     if (size % 7 == 0 || size < 600) CHECK(message(whole.substr(0, size)) != "nothing thrown");

@@ -12,8 +12,8 @@ once (`old`), what replaces it (`new`), the test file (`test`) and the names of 
 
 Every test file is compiled alone, with -O1, and first without a bug: its cases must then pass. A bug is caught where
 they fail, crash or run into the time limit. A bug that does not compile is an error of the table. --only takes those
-whose test or words have this text, --cheapest those whose test compiles in this many CPU-seconds. --suite runs
-the whole suite (the preset test) for bugs that survived.
+whose test or words have this text; repeated, it takes more, in this order. --cheapest takes those whose test compiles
+in so many CPU-seconds. --suite runs the whole suite (the preset test) for bugs that survived.
 """
 import argparse
 import collections
@@ -71,6 +71,12 @@ def table():
     if failures:
         sys.exit("\n".join(failures))
     return entries
+
+
+def selected(entries, texts):
+    """Those whose test or words have one of the texts, in the order of the texts."""
+    found = [entry for text in texts for entry in entries if text in f"{entry['test']} {entry['bug']}"]
+    return list({id(entry): entry for entry in found}.values())
 
 
 def children_seconds():
@@ -208,14 +214,14 @@ def main():
         print(f"{len(table())} bugs fit the headers")
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", action="append")
     parser.add_argument("--cheapest", type=float, default=0)
     parser.add_argument("--suite", action="store_true")
     parser.add_argument("--report", type=pathlib.Path)
     parser.add_argument("scratch")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    entries = [entry for entry in table() if options.only in f"{entry['test']} {entry['bug']}"]
+    entries = selected(table(), options.only or [""])
     bench = Bench(options.scratch, options.command)
     rows = []
     for entry, result, seconds in mutate(bench, entries, options.cheapest, options.suite):
