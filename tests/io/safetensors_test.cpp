@@ -154,6 +154,8 @@ TEST_CASE("safetensors: a writer refuses what a file cannot hold") {
         "SafetensorsWriter: 'n' as I8, expected F64, F32, F16 or BF16");
   CHECK(message_of([&] { out.add("n", m, DType::F32, true); }) ==
         "SafetensorsWriter: 'n' has 3 columns, a vector has 1");
+  CHECK(message_of([&] { out.add("n", 1e6F * m, DType::F16); }) ==
+        "SafetensorsWriter: 'n' has 1e+06, too large for F16");
   CHECK(message_of([&] { out.add_bytes("n", DType::I64, {2}, std::vector<unsigned char>(15)); }) ==
         "SafetensorsWriter: 'n' has 15 bytes, I64 [2] needs 16");
   CHECK(message_of([&] { out.add_bytes("n", DType::I8, {-1}, {}); }) == "SafetensorsWriter: 'n' has shape [-1]");

@@ -85,12 +85,12 @@ def children_seconds():
 
 
 class Bench:
-    """A copy of the headers and tests, with the programs compiled from them."""
+    """A copy of the headers and tests, and the program compiled from them."""
 
     def __init__(self, scratch, command):
         self.root = pathlib.Path(scratch).resolve()
         shutil.rmtree(self.root, ignore_errors=True)
-        for folder in "include", "tests":
+        for folder in "include", "tests", "examples":
             shutil.copytree(ROOT / folder, self.root / folder)
         self.common = self.root / "common.hpp"
         self.common.write_text("".join(f"#include <{name}>\n" for name in COMMON))
@@ -186,7 +186,7 @@ def mutate(bench, entries, cheapest, suite):
             text = path.read_text()
             path.write_text(text.replace(entry["old"], entry["new"]))
             if wrong:
-                result = "error: red without a bug"
+                result = "error: not green without a bug"
             elif bench.build(test):
                 result = "error: does not compile"
             else:
