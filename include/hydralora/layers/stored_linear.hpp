@@ -156,7 +156,7 @@ class StoredLinear {
   void backward(ConstTokens<Scalar> dy, Tokens<Scalar> dx, Write write = Write::add) const {
     check("backward", dy, dx, out_features(), in_features());
     parallel_slices(in_features(), strip, [&](Index begin, Index count) {
-      for (Index row = 0; row < out_features(); row += strip_rows) {
+      for (Index row = 0; row == 0 || row < out_features(); row += strip_rows) {  // of no rows: dx = 0
         const Index rows = (std::min)(strip_rows, out_features() - row);
         ScratchFrame scratch;
         const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(count, rows);
