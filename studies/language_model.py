@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-STEPS, BATCH, TESTS, RATE, WARMUP = 64, 8, 200, 4e-3, 6
+STEPS, BATCH, TESTS, RATE, WARMUP = 64, 8, 100, 4e-3, 6
 SETTINGS = {"steps": STEPS, "micro-batch": BATCH, "warmup-steps": WARMUP, "weight-decay": 0}
 SCALING = 2  # alpha / rank
 # Ranks give adapters of about equal size, see the column of parameters.

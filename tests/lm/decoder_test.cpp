@@ -204,6 +204,21 @@ TEST_CASE("every gradient is the derivative, by complex step through the plain t
   }
 }
 
+TEST_CASE("loss() tells the most probable token in the place of each scored one") {
+  const auto model = random_decoder<float>(small_model(), 1);
+  const Batch batch = small_batch();
+  std::vector<int> best = {-7};  // it appends
+  model->loss(batch, &best);
+  const std::vector<Index> scored = batch.scored();
+  const Matrix<float> logits = all_logits(*model, batch);
+  REQUIRE(best.size() == 1 + scored.size());
+  for (std::size_t i = 0; i < scored.size(); ++i) {
+    Index expected = -1;
+    logits.col(scored[i]).maxCoeff(&expected);
+    CHECK(best[i + 1] == expected);
+  }
+}
+
 TEST_CASE("no gate lets a token see what comes after it, or another document") {
   const Batch batch = small_batch();
   Batch other = batch;

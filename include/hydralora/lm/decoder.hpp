@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <complex>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -57,10 +58,12 @@ class Decoder {
   }
 
   /// Σ over the scored tokens of −ln p(label), for evaluation.
-  loss_t<Scalar> loss(const Batch& batch, LinearCall<Scalar> call = {}) {
+  /// @param best  if not null, the most probable token in the place of each scored one is APPENDED.
+  loss_t<Scalar> loss(const Batch& batch, std::vector<int>* best = nullptr) {
+    LinearCall<Scalar> call;
     complete(batch, call);
     forward(batch, call);
-    return head_loss(batch, 0, call);
+    return head_loss(batch, 0, call, best);
   }
 
   /// The same, with the gradients of scale · loss ADDED to those of the adapters or weights. With scale = 1 / (labelled
@@ -198,7 +201,8 @@ class Decoder {
   }
 
   /// The loss of the scored tokens, chunk by chunk; in training their gradient goes to dx_.
-  loss_t<Scalar> head_loss(const Batch& batch, real_t<Scalar> scale, const LinearCall<Scalar>& call) {
+  loss_t<Scalar> head_loss(const Batch& batch, real_t<Scalar> scale, const LinearCall<Scalar>& call,
+                           std::vector<int>* best = nullptr) {
     const std::vector<Index> scored = batch.scored();
     loss_t<Scalar> sum(0);
     for (Index first = 0; first < static_cast<Index>(scored.size()); first += head_chunk) {
@@ -208,6 +212,11 @@ class Decoder {
       for (Index i = 0; i < count; ++i) labels.push_back(batch.labels[at(columns[i] + 1)]);
       head_forward(columns, count, call);
       const Tokens<Scalar> z = Tokens<Scalar>(logits_).slice(0, count);
+      const auto less = [](const Scalar& a, const Scalar& b) { return std::real(a) < std::real(b); };
+      for (Index i = 0; best != nullptr && i < count; ++i) {
+        const Scalar *begin = z.token(i), *end = begin + config.vocabulary;
+        best->push_back(static_cast<int>(std::max_element(begin, end, less) - begin));
+      }
       sum += cross_entropy<Scalar>(z, labels.data(), scale);
       if (!call.training) continue;
       dn_.resize(config.hidden, head_chunk);
