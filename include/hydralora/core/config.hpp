@@ -55,6 +55,8 @@ Compile this file without it."
 #define HYDRALORA_ISA_TAG avx512
 #elif defined(__AVX512F__)
 #define HYDRALORA_ISA_TAG avx512f
+#elif defined(__AVX2__) && defined(__FMA__) && !defined(__F16C__)
+#define HYDRALORA_ISA_TAG avx2_fma_without_f16c
 #elif defined(__AVX2__) && defined(__FMA__)
 #define HYDRALORA_ISA_TAG avx2_fma
 #elif defined(__AVX2__)
@@ -84,11 +86,32 @@ Compile this file without it."
 #define HYDRALORA_VECTOR_REGISTERS 16
 #endif
 
-// xsimd has no transposition before its version 13: simd.hpp uses <emmintrin.h>.
+// What xsimd does not offer is written in intrinsics: transpositions (before its version 13) and numbers of 16 bits
+// (core/narrow.hpp).
 #if defined(__SSE2__) || defined(_M_X64)
 #define HYDRALORA_HAS_SSE2 1
 #else
 #define HYDRALORA_HAS_SSE2 0
+#endif
+#if defined(__AVX2__)
+#define HYDRALORA_HAS_AVX2 1
+#else
+#define HYDRALORA_HAS_AVX2 0
+#endif
+#if defined(__F16C__)
+#define HYDRALORA_HAS_F16C 1
+#else
+#define HYDRALORA_HAS_F16C 0
+#endif
+#if defined(__AVX512F__)
+#define HYDRALORA_HAS_AVX512F 1
+#else
+#define HYDRALORA_HAS_AVX512F 0
+#endif
+#if defined(__aarch64__)
+#define HYDRALORA_HAS_NEON64 1
+#else
+#define HYDRALORA_HAS_NEON64 0
 #endif
 
 // Memory maps, and saving that survives a power failure (io/file.hpp).

@@ -79,26 +79,6 @@ void copy_few(const Scalar* from, Scalar* to, Index count) {
 }
 }  // namespace detail
 
-/// The first `count` lanes from memory, the others zero. Reads nothing else.
-template <class Arch, class Scalar>
-Batch<Scalar, Arch> load_first(const Scalar* from, Index count) {
-  constexpr Index width = lanes<Scalar, Arch>;
-  if (count >= width) return Batch<Scalar, Arch>::load_unaligned(from);
-  Scalar buffer[static_cast<std::size_t>(width)] = {};
-  detail::copy_few<width / 2>(from, buffer, count);
-  return Batch<Scalar, Arch>::load_unaligned(buffer);
-}
-
-/// Writes the first `count` lanes only.
-template <class Arch, class Scalar>
-void store_first(const Batch<Scalar, Arch>& value, Scalar* to, Index count) {
-  constexpr Index width = lanes<Scalar, Arch>;
-  if (count >= width) return value.store_unaligned(to);
-  Scalar buffer[static_cast<std::size_t>(width)];
-  value.store_unaligned(buffer);
-  detail::copy_few<width / 2>(buffer, to, count);
-}
-
 /// A mask of the first `count` lanes.
 template <class Arch, class Scalar>
 auto first_lanes(Index count) {
@@ -106,15 +86,6 @@ auto first_lanes(Index count) {
   Scalar lane[static_cast<std::size_t>(width)];
   for (Index i = 0; i < width; ++i) lane[i] = static_cast<Scalar>(i);
   return Batch<Scalar, Arch>::load_unaligned(lane) < Batch<Scalar, Arch>(static_cast<Scalar>(count));
-}
-
-/// to[0 … count) = from[0 … count).
-template <class Arch, class Scalar>
-void copy(const Scalar* from, Scalar* to, Index count) {
-  constexpr Index width = lanes<Scalar, Arch>;
-  Index i = 0;
-  for (; i + width <= count; i += width) Batch<Scalar, Arch>::load_unaligned(from + i).store_unaligned(to + i);
-  for (; i < count; ++i) to[i] = from[i];
 }
 
 /// Asks for the cache line at this address, into the L2 cache, to be read soon. Any address is allowed.
@@ -132,38 +103,6 @@ Scalar ordered_sum(const Batch<Scalar, Arch>& value, Index count = lanes<Scalar,
   for (Index lane = 1; lane < (count < width ? count : width); ++lane) sum += buffer[lane];
   return sum;
 }
-
-/// Side of the square that transpose_square() transposes: four floats or two doubles with SSE2, else one number.
-template <class Scalar>
-inline constexpr Index transpose_side = 1;
-
-/// to(j, i) = from(i, j); strides are between rows.
-template <class Scalar>
-void transpose_square(const Scalar* from, Index /*from_stride*/, Scalar* to, Index /*to_stride*/) {
-  *to = *from;
-}
-
-#if HYDRALORA_HAS_SSE2
-template <>
-inline constexpr Index transpose_side<float> = 4;
-template <>
-inline constexpr Index transpose_side<double> = 2;
-
-inline void transpose_square(const float* from, Index from_stride, float* to, Index to_stride) {
-  __m128 row0 = _mm_loadu_ps(from), row1 = _mm_loadu_ps(from + from_stride);
-  __m128 row2 = _mm_loadu_ps(from + 2 * from_stride), row3 = _mm_loadu_ps(from + 3 * from_stride);
-  _MM_TRANSPOSE4_PS(row0, row1, row2, row3);
-  _mm_storeu_ps(to, row0);
-  _mm_storeu_ps(to + to_stride, row1);
-  _mm_storeu_ps(to + 2 * to_stride, row2);
-  _mm_storeu_ps(to + 3 * to_stride, row3);
-}
-inline void transpose_square(const double* from, Index from_stride, double* to, Index to_stride) {
-  const __m128d row0 = _mm_loadu_pd(from), row1 = _mm_loadu_pd(from + from_stride);
-  _mm_storeu_pd(to, _mm_unpacklo_pd(row0, row1));
-  _mm_storeu_pd(to + to_stride, _mm_unpackhi_pd(row0, row1));
-}
-#endif
 
 }  // namespace simd
 

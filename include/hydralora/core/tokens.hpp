@@ -15,6 +15,15 @@
 
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
+
+/// T, where it takes no part in the deduction of template arguments, so that views convert from Eigen's matrices.
+template <class T>
+struct TypeOf {
+  using type = T;
+};
+template <class T>
+using type_t = typename TypeOf<T>::type;
+
 namespace detail {
 
 template <class T>
@@ -158,10 +167,10 @@ class Tokens : public ConstTokens<Scalar> {
 
 /// Whether two views share a number. Exact for interleaved columns: the upper and the lower half of one matrix do not
 /// overlap. Cost: constant unless the address ranges intersect, else O(tokens).
-template <class Scalar>
-bool overlap(ConstTokens<Scalar> a, ConstTokens<Scalar> b) {
-  const auto address = [](const Scalar* p) { return reinterpret_cast<std::uintptr_t>(p); };
-  const auto end = [](const ConstTokens<Scalar>& v) { return v.token(v.tokens() - 1) + v.features(); };
+template <class Scalar, class Other = Scalar>
+bool overlap(ConstTokens<Scalar> a, type_t<ConstTokens<Other>> b) {
+  const auto address = [](const auto* p) { return reinterpret_cast<std::uintptr_t>(p); };
+  const auto end = [](const auto& v) { return v.token(v.tokens() - 1) + v.features(); };
   if (a.features() == 0 || b.features() == 0 || a.tokens() == 0 || b.tokens() == 0) return false;
   if (address(end(a)) <= address(b.data()) || address(end(b)) <= address(a.data())) return false;
   Index i = 0, j = 0;

@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/io/dtype.hpp"
 #include "hydralora/io/file.hpp"

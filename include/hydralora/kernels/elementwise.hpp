@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cassert>
 
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"
 
@@ -18,29 +19,37 @@ void fill(Tokens<Scalar> y, Scalar value) {
   for (Index t = 0; t < y.tokens(); ++t) std::fill(y.token(t), y.token(t) + y.features(), value);
 }
 
-/// Y = X.
-template <class Scalar>
-void copy(ConstTokens<Scalar> x, Tokens<Scalar> y) {
+/// Y = X, where numbers of 16 bits are widened or rounded.
+template <class Scalar, class Y = Scalar>
+void copy(ConstTokens<Scalar> x, type_t<Tokens<Y>> y) {
   assert(x.shape() == y.shape());
-  for (Index t = 0; t < y.tokens(); ++t) std::copy(x.token(t), x.token(t) + x.features(), y.token(t));
+  for (Index t = 0; t < y.tokens(); ++t) {
+    if constexpr (std::is_same_v<Scalar, Y>) {
+      std::copy(x.token(t), x.token(t) + x.features(), y.token(t));
+    } else if constexpr (simd::has_simd_sums<Scalar>) {
+      simd::copy<simd::DefaultArch>(x.token(t), y.token(t), x.features());
+    } else {
+      for (Index i = 0; i < y.features(); ++i) y(i, t) = narrow<Y>(widen(x(i, t)));
+    }
+  }
 }
 
 /// Y += X.
-template <class Scalar>
-void add(ConstTokens<Scalar> x, Tokens<Scalar> y) {
+template <class Scalar, class Y = Scalar>
+void add(ConstTokens<Scalar> x, type_t<Tokens<Y>> y) {
   assert(x.shape() == y.shape());
   for (Index t = 0; t < y.tokens(); ++t) {
     const Scalar* from = x.token(t);
-    Scalar* to = y.token(t);
+    Y* to = y.token(t);
     Index i = 0;
-    if constexpr (simd::has_simd<Scalar>) {
-      using B = simd::Batch<Scalar, simd::DefaultArch>;
-      constexpr Index width = simd::lanes<Scalar, simd::DefaultArch>;
+    if constexpr (simd::has_simd_sums<Scalar>) {
+      constexpr Index width = simd::lanes<sum_t<Scalar>, simd::DefaultArch>;
       for (; i + width <= y.features(); i += width) {
-        (B::load_unaligned(to + i) + B::load_unaligned(from + i)).store_unaligned(to + i);
+        simd::store<simd::DefaultArch>(simd::load<simd::DefaultArch>(to + i) + simd::load<simd::DefaultArch>(from + i),
+                                       to + i);
       }
     }
-    for (; i < y.features(); ++i) to[i] += from[i];
+    for (; i < y.features(); ++i) to[i] = narrow<Y>(widen(to[i]) + widen(from[i]));
   }
 }
 

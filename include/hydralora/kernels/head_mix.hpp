@@ -90,16 +90,17 @@ void sum_heads_backward(ConstTokens<Scalar> v, ConstTokens<Scalar> h, ConstToken
 /// Cost             2 · N · r · features flop, as much as expand() of one token. It pays from three tokens on with two
 ///                  heads, from two tokens with more heads.
 template <class Scalar>
-void combine_heads(ConstStack<Scalar> s, ConstTokens<Scalar> weights, Stack<Scalar> combined) {
+void combine_heads(ConstStack<Scalar> s, ConstTokens<sum_t<Scalar>> weights, Stack<sum_t<Scalar>> combined) {
+  using Sum = sum_t<Scalar>;
   const Index heads = weights.features(), rank = combined.rows;
   assert(weights.tokens() == 1 && s.rows == heads * rank);
   assert(s.features == combined.features && combined.feature_stride == 1);
   // Column j of B̄ is expand() of ω with the columns j of the heads.
   parallel_for(rank, 2 * s.rows * s.features, [&](Index j) {
     const ConstStack<Scalar> columns{&s(j, 0), heads, s.features, rank * s.row_stride, s.feature_stride};
-    const Tokens<Scalar> sum(&combined(j, 0), s.features, 1);
-    std::fill(sum.data(), sum.data() + s.features, Scalar(0));
-    expand<Scalar>(columns, weights, Scalar(1), sum);
+    const Tokens<Sum> sum(&combined(j, 0), s.features, 1);
+    std::fill(sum.data(), sum.data() + s.features, Sum(0));
+    expand<Scalar, Sum>(columns, weights, Sum(1), sum);
   });
 }
 
@@ -110,34 +111,35 @@ void combine_heads(ConstStack<Scalar> s, ConstTokens<Scalar> weights, Stack<Scal
 /// @param weights   ω, (N × tokens), read. B̄ uses the weights of the segment's first token.
 /// @param segments  lengths that sum to the number of tokens.
 /// @param y         (features × tokens), ADDED to. All scratch memory is reserved before y is written.
-template <class Scalar>
-void expand_segments(ConstStack<Scalar> up, ConstTokens<Scalar> h, ConstTokens<Scalar> weights, Segments segments,
-                     Scalar scale, Tokens<Scalar> y) {
+template <class Scalar, class Y = Scalar>
+void expand_segments(ConstStack<Scalar> up, ConstTokens<sum_t<Scalar>> h, ConstTokens<sum_t<Scalar>> weights,
+                     Segments segments, sum_t<Scalar> scale, type_t<Tokens<Y>> y) {
+  using Sum = sum_t<Scalar>;
   const Index heads = weights.features(), rank = h.features();
   // In units of 2 · rank · features flop: forming B̄ costs N, and each token then costs 1 instead of N.
   const auto combines = [&](Index count) { return heads + count < heads * count; };
   ScratchFrame scratch;
-  const Tokens<Scalar> columns = scratch.take_tokens<Scalar>(up.features, rank);
-  const Stack<Scalar> combined{columns.data(), rank, up.features, columns.stride(), 1};
+  const Tokens<Sum> columns = scratch.take_tokens<Sum>(up.features, rank);
+  const Stack<Sum> combined{columns.data(), rank, up.features, columns.stride(), 1};
 
   // Every segment uses the same scratch. The largest need is reserved first: if memory runs out, y is unchanged.
   Index largest = 0;
   segments.for_each(y.tokens(), [&](Index, Index count) {
-    constexpr Index line = cache_line<Scalar>;  // scratch begins at a cache line
-    largest = (std::max)(largest, combines(count) ? expand_scratch<Scalar>(combined, count)
+    constexpr Index line = cache_line<Sum>;  // scratch begins at a cache line
+    largest = (std::max)(largest, combines(count) ? expand_scratch<Sum>(combined, count)
                                                   : up.rows * count + line + expand_scratch<Scalar>(up, count));
   });
-  { ScratchFrame().template take<Scalar>(largest); }
+  { ScratchFrame().template take<Sum>(largest); }
 
   segments.for_each(y.tokens(), [&](Index first, Index count) {
     if (combines(count)) {
       combine_heads<Scalar>(up, weights.slice(first, 1), combined);
-      return expand<Scalar>(combined, h.slice(first, count), scale, y.slice(first, count));
+      return expand<Sum, Y>(combined, h.slice(first, count), scale, y.slice(first, count));
     }
     ScratchFrame of_segment;
-    const Tokens<Scalar> u = of_segment.take_tokens<Scalar>(up.rows, count);
-    mix_heads<Scalar>(h.slice(first, count), weights.slice(first, count), u);
-    expand<Scalar>(up, u, scale, y.slice(first, count));
+    const Tokens<Sum> u = of_segment.take_tokens<Sum>(up.rows, count);
+    mix_heads<Sum>(h.slice(first, count), weights.slice(first, count), u);
+    expand<Scalar, Y>(up, u, scale, y.slice(first, count));
   });
 }
 

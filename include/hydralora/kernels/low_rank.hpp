@@ -7,6 +7,8 @@
 //
 // With xsimd, float and double use the vectorised kernels of simd/, otherwise any scalar type uses the plain loops of
 // reference/. The caller checks the shapes; here are assertions only.
+// S, X and Y may have numbers of 16 bits (core/narrow.hpp): P and dS are then float. Their types are template arguments,
+// and the views convert as if there was one type: shrink<bfloat16>(S, X, …), expand<float, bfloat16>(S, P, …, Y).
 //
 // Numerics  The bits of a token's result depend on that token only, not on the other tokens, its place in the batch or
 //           the number of threads. A sum over tokens does not depend on the number of threads.
@@ -14,6 +16,7 @@
 
 #include <cassert>
 
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/kernels/elementwise.hpp"
@@ -29,16 +32,16 @@ namespace kernels {
 /// @param s  (rows × features), read.
 /// @param x  (features × tokens), read.
 /// @param p  (rows × tokens), OVERWRITTEN. Must overlap neither s nor x.
-/// Cost      2 · tokens · rows · features flop; scratch for one copy of s.
-template <class Scalar>
-void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Scalar scale, Tokens<Scalar> p) {
+/// Cost      2 · tokens · rows · features flop; scratch for one copy of s, as sum_t.
+template <class Scalar, class X = Scalar>
+void shrink(ConstStack<Scalar> s, type_t<ConstTokens<X>> x, sum_t<Scalar> scale, Tokens<sum_t<Scalar>> p) {
   assert(x.features() == s.features && p.features() == s.rows && p.tokens() == x.tokens());
-  if constexpr (simd::has_simd<Scalar>) {
-    simd::shrink<simd::DefaultArch>(s, x, p);
+  if constexpr (simd::has_simd_sums<Scalar>) {
+    simd::shrink<simd::DefaultArch, Scalar, X>(s, x, p);
   } else {
-    reference::shrink(s, x, p);
+    reference::shrink<Scalar, X>(s, x, p);
   }
-  if (scale != Scalar(1)) kernels::scale<Scalar>(p, scale);
+  if (scale != sum_t<Scalar>(1)) kernels::scale<sum_t<Scalar>>(p, scale);
 }
 /// The former name of shrink(), without a scale.
 template <class Scalar>
@@ -52,20 +55,21 @@ template <class Scalar>
 /// @param p  (rows × tokens), read.
 /// @param y  (features × tokens), ADDED to. Must overlap neither s nor p.
 /// Cost      2 · tokens · rows · features flop; expand_scratch() numbers, taken before y is written.
-template <class Scalar>
-void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
+/// Numerics  each number of y is rounded once.
+template <class Scalar, class Y = Scalar>
+void expand(ConstStack<Scalar> s, ConstTokens<sum_t<Scalar>> p, sum_t<Scalar> scale, type_t<Tokens<Y>> y) {
   assert(p.features() == s.rows && y.features() == s.features && p.tokens() == y.tokens());
-  if constexpr (simd::has_simd<Scalar>) {
-    simd::expand<simd::DefaultArch>(s, p, scale, y);
+  if constexpr (simd::has_simd_sums<Scalar>) {
+    simd::expand<simd::DefaultArch, Scalar, Y>(s, p, scale, y);
   } else {
-    reference::expand(s, p, scale, y);
+    reference::expand<Scalar, Y>(s, p, scale, y);
   }
 }
 
-/// Numbers of scratch memory that expand() takes from the calling thread.
+/// Numbers (sum_t) of scratch memory that expand() takes from the calling thread.
 template <class Scalar>
 Index expand_scratch([[maybe_unused]] ConstStack<Scalar> s, [[maybe_unused]] Index tokens) {
-  if constexpr (simd::has_simd<Scalar>) {
+  if constexpr (simd::has_simd_sums<Scalar>) {
     return simd::ExpandPlan<simd::DefaultArch, Scalar>(s, tokens).rooms;
   } else {
     return 0;
@@ -77,14 +81,14 @@ Index expand_scratch([[maybe_unused]] ConstStack<Scalar> s, [[maybe_unused]] Ind
 /// @param x   (features × tokens), read.
 /// @param ds  (rows × features), ADDED to. Must overlap neither p nor x.
 /// Cost       2 · tokens · rows · features flop.
-template <class Scalar>
-void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stack<Scalar> ds) {
+template <class Scalar, class X = Scalar>
+void accumulate(ConstTokens<Scalar> p, type_t<ConstTokens<X>> x, Scalar scale, Stack<Scalar> ds) {
   assert(p.features() == ds.rows && x.features() == ds.features && p.tokens() == x.tokens());
   assert(ds.row_stride == 1 || ds.feature_stride == 1);
   if constexpr (simd::has_simd<Scalar>) {
-    simd::accumulate<simd::DefaultArch>(p, x, scale, ds);
+    simd::accumulate<simd::DefaultArch, Scalar, X>(p, x, scale, ds);
   } else {
-    reference::accumulate(p, x, scale, ds);
+    reference::accumulate<Scalar, X>(p, x, scale, ds);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
 #include "hydralora/layers/adapter_cache.hpp"
@@ -30,16 +31,22 @@ class AdapterGradients : public AdapterTensors<Scalar, Middle> {
 
 /// An adapter, y += s · [B_1 … B_N] u with u = middle(A x): LoRA, SplitLoRA, HydraLoRA, SharedBLoRA, or a layer with
 /// a user's middle (docs/adding-a-layer.md).
-template <class ScalarType, class MiddleType>
+/// @tparam ScalarType      of the parameters
+/// @tparam ActivationType  of x, y, dy and dx. Eigen::bfloat16 and Eigen::half are possible for both: all between, the
+///                         gradients and the options are then float, and y and dx are rounded once, with dropout twice.
+template <class ScalarType, class MiddleType, class ActivationType = ScalarType>
 class Adapter : public AdapterTensors<ScalarType, MiddleType> {
   using Base = AdapterTensors<ScalarType, MiddleType>;
 
  public:
   using Scalar = ScalarType;
+  using Activation = ActivationType;
+  using Sum = sum_t<Scalar>;  ///< of all that is computed
+  static_assert(std::is_same_v<Sum, sum_t<Activation>>, "hydralora: these parameters and activations do not multiply");
   using Middle = MiddleType;
   using Config = typename Middle::Config;
-  using Cache = AdapterCache<Scalar>;
-  using Gradients = AdapterGradients<Scalar, Middle>;
+  using Cache = AdapterCache<Sum>;
+  using Gradients = AdapterGradients<Sum, Middle>;
 
   /// A and the gate kaiming-uniform (a = √5) from the seed, B = 0: a new adapter adds nothing.
   /// @throws std::invalid_argument  a size below 1, alpha not finite, dropout outside [0, 1), an invalid gate.
@@ -57,7 +64,7 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
   /// Overwrites the parameters with those of a new layer with this seed.
   void initialize() { this->initialize_tensors(seed_); }
 
-  Scalar scaling() const { return Scalar(static_cast<real_t<Scalar>>(scaling_of(this->config()))); }  ///< s
+  Sum scaling() const { return Sum(static_cast<real_t<Sum>>(scaling_of(this->config()))); }  ///< s
   std::uint64_t seed() const { return seed_; }  ///< of initialize() and dropout
 
   /// y += ΔW(x), for every token (column) x, by the layer's formula.
@@ -69,18 +76,19 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
   /// Cost     2 flop per token and parameter; allocates only where the cache or the thread's scratch must grow.
   /// Numerics a token's bits do not depend on other tokens (if a gate pools: of other segments) or the threads.
   ///          Thread-safe.
-  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
-    detail::check_forward<Scalar>(this->shape(), x, y, options);
+  void forward(ConstTokens<Activation> x, Tokens<Activation> y, Cache& cache,
+               const CallOptions<Sum>& options = {}) const {
+    detail::check_forward<Activation>(this->shape(), x, y, options);
     const auto pass = cache.begin(this->shape(), x.tokens(), dropout(options), options.segments);
     if (x.tokens() == 0) return;
     formula().forward(x, y, pass, options);
     cache.end(x.tokens());
   }
-  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
-    detail::check_forward<Scalar>(this->shape(), x, y, options);
+  void forward(ConstTokens<Activation> x, Tokens<Activation> y, const CallOptions<Sum>& options = {}) const {
+    detail::check_forward<Activation>(this->shape(), x, y, options);
     if (x.tokens() == 0) return;
     ScratchFrame scratch;
-    const Tokens<Scalar> saved = scratch.take_tokens<Scalar>(this->shape().saved_rows(), x.tokens());
+    const Tokens<Sum> saved = scratch.take_tokens<Sum>(this->shape().saved_rows(), x.tokens());
     formula().forward(x, y, {saved, detail::Dropout{}, options.segments}, options);
   }
 
@@ -95,33 +103,33 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
   ///                                another shape; nothing is written.
   /// Cost     4 flop per token and parameter. Dropout draws its mask again.
   /// Numerics dx as y in forward(); the bits of g do not depend on the number of threads. Thread-safe for different g.
-  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
-                const CallOptions<Scalar>& options = {}) const {
-    detail::check_backward<Scalar>(this->shape(), dropout(options), x, dy, cache, g.shape(), dx, options);
+  void backward(ConstTokens<Activation> x, ConstTokens<Activation> dy, const Cache& cache, Gradients& g,
+                Tokens<Activation> dx, const CallOptions<Sum>& options = {}) const {
+    detail::check_backward<Activation>(this->shape(), dropout(options), x, dy, cache, g.shape(), dx, options);
     check_dx(dx, dy.tokens());
     if (dy.tokens() > 0) formula().backward(x, dy, cache.pass(), g, dx, options);
   }
   /// backward() without dx.
-  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
-                const CallOptions<Scalar>& options = {}) const {
-    detail::check_backward<Scalar>(this->shape(), dropout(options), x, dy, cache, g.shape(), {}, options);
+  void backward(ConstTokens<Activation> x, ConstTokens<Activation> dy, const Cache& cache, Gradients& g,
+                const CallOptions<Sum>& options = {}) const {
+    detail::check_backward<Activation>(this->shape(), dropout(options), x, dy, cache, g.shape(), {}, options);
     if (dy.tokens() > 0) formula().backward(x, dy, cache.pass(), g, {}, options);
   }
 
   /// backward() with A frozen, and with it a gate that reads x. B, a gate that reads A x, and dx get the same bits as
   /// from backward(); the frozen gradients stay as they are. It needs no x, so the host need not store the layer's
   /// input. Source: LoRA-FA, Zhang et al. 2023, arXiv:2308.03303.
-  void backward_frozen_A(ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
-                         const CallOptions<Scalar>& options = {}) const {
-    detail::check_backward<Scalar>(this->shape(), dropout(options), dy, cache, g.shape(), dx, options);
+  void backward_frozen_A(ConstTokens<Activation> dy, const Cache& cache, Gradients& g, Tokens<Activation> dx,
+                         const CallOptions<Sum>& options = {}) const {
+    detail::check_backward<Activation>(this->shape(), dropout(options), dy, cache, g.shape(), dx, options);
     check_dx(dx, dy.tokens());
     if (dy.tokens() > 0) formula().backward({}, dy, cache.pass(), g, dx, options);
   }
 
   /// The steps of a pass, for code that runs them one by one (sliced.hpp). Refers to the layer.
-  Formula<Scalar, Middle> formula() const { return {*this, middle_, scaling()}; }
+  Formula<Scalar, Middle, Activation> formula() const { return {*this, middle_, scaling()}; }
   /// The dropout of a pass with a cache.
-  detail::Dropout dropout(const CallOptions<Scalar>& options) const {
+  detail::Dropout dropout(const CallOptions<Sum>& options) const {
     return {this->config().dropout, detail::layer_random(seed_, detail::RandomStream::dropout), options.step,
             options.first_token};
   }
@@ -134,7 +142,7 @@ class Adapter : public AdapterTensors<ScalarType, MiddleType> {
       return Middle();
     }
   }
-  void check_dx(Tokens<Scalar> dx, Index tokens) const {
+  void check_dx(Tokens<Activation> dx, Index tokens) const {
     detail::check_view(this->shape(), "::backward: ", "dx", dx.shape(), {this->shape().in, tokens}, "in_features");
   }
 

@@ -5,6 +5,7 @@
 #include <ostream>
 
 #include "hydralora/core/expects.hpp"
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/layers/adapter_cache.hpp"
 #include "hydralora/layers/adapter_shape.hpp"
@@ -53,14 +54,15 @@ inline void check_segments(const AdapterShape& s, Segments segments, Index token
 }
 
 template <class Scalar>
-void check_forward(const AdapterShape& s, ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options) {
+void check_forward(const AdapterShape& s, ConstTokens<Scalar> x, Tokens<Scalar> y,
+                   const CallOptions<sum_t<Scalar>>& options) {
   constexpr auto where = "::forward: ";
   check_view(s, where, "x", x.shape(), {s.in, x.tokens()}, "in_features");
   check_view(s, where, "y", y.shape(), {s.out, x.tokens()}, "out_features");
   expects(!overlap<Scalar>(x, y), s.layer, where, "x ", x.shape(), " and y ", y.shape(), " overlap");
-  check_weights<Scalar>(s, where, "weights", options.weights, x.tokens(), true);
-  expects(!overlap<Scalar>(options.weights, y), s.layer, where, "weights ", options.weights.shape(), " and y ",
-          y.shape(), " overlap");
+  check_weights<sum_t<Scalar>>(s, where, "weights", options.weights, x.tokens(), true);
+  expects(!overlap<sum_t<Scalar>, Scalar>(options.weights, y), s.layer, where, "weights ", options.weights.shape(),
+          " and y ", y.shape(), " overlap");
   check_segments(s, options.segments, x.tokens());
 }
 
@@ -86,8 +88,8 @@ struct CacheDifference {
 /// The checks of backward() that need no x. dx may be empty.
 template <class Scalar>
 void check_backward(const AdapterShape& s, const Dropout& dropout, ConstTokens<Scalar> dy,
-                    const AdapterCache<Scalar>& cache, const AdapterShape& g, Tokens<Scalar> dx,
-                    const CallOptions<Scalar>& options) {
+                    const AdapterCache<sum_t<Scalar>>& cache, const AdapterShape& g, Tokens<Scalar> dx,
+                    const CallOptions<sum_t<Scalar>>& options) {
   constexpr auto where = "::backward: ";
   const Index tokens = dy.tokens();
   check_view(s, where, "dy", dy.shape(), {s.out, tokens}, "out_features");
@@ -95,29 +97,29 @@ void check_backward(const AdapterShape& s, const Dropout& dropout, ConstTokens<S
           "the cache is from ", cache.shape(), " with ", cache.tokens(), " tokens, expected ", s, " with ", tokens,
           " tokens", CacheDifference{cache.shape().gate, s.gate, cache.dropout(), dropout});
   expects(g.same_tensors(s), s.layer, where, "the gradients are for ", g, ", expected ", s);
-  check_weights<Scalar>(s, where, "weights_gradient", options.weights_gradient, tokens, false);
-  expects(!overlap<Scalar>(options.weights_gradient, dy), s.layer, where, "weights_gradient ",
+  check_weights<sum_t<Scalar>>(s, where, "weights_gradient", options.weights_gradient, tokens, false);
+  expects(!overlap<sum_t<Scalar>, Scalar>(options.weights_gradient, dy), s.layer, where, "weights_gradient ",
           options.weights_gradient.shape(), " overlaps x or dy");
-  const ConstTokens<Scalar> logits_gradient = options.logits_gradient;
+  const ConstTokens<sum_t<Scalar>> logits_gradient = options.logits_gradient;
   if (logits_gradient.features() > 0 || logits_gradient.tokens() > 0) {
     expects(s.gated(), s.layer, where, "logits_gradient is ", logits_gradient.shape(), ", but this layer has no gate");
     check_view(s, where, "logits_gradient", logits_gradient.shape(), {s.heads, tokens}, "heads");
-    expects(!overlap<Scalar>(logits_gradient, dx), s.layer, where, "logits_gradient ", logits_gradient.shape(),
-            " overlaps dx");
+    expects(!overlap<sum_t<Scalar>, Scalar>(logits_gradient, dx), s.layer, where, "logits_gradient ",
+            logits_gradient.shape(), " overlaps dx");
   }
   expects(!overlap<Scalar>(dx, dy), s.layer, where, "dx ", dx.shape(), " and dy ", dy.shape(), " overlap");
-  expects(!overlap<Scalar>(dx, options.weights_gradient), s.layer, where, "dx ", dx.shape(), " and weights_gradient ",
-          options.weights_gradient.shape(), " overlap");
+  expects(!overlap<Scalar, sum_t<Scalar>>(dx, options.weights_gradient), s.layer, where, "dx ", dx.shape(),
+          " and weights_gradient ", options.weights_gradient.shape(), " overlap");
 }
 
 template <class Scalar>
 void check_backward(const AdapterShape& s, const Dropout& dropout, ConstTokens<Scalar> x, ConstTokens<Scalar> dy,
-                    const AdapterCache<Scalar>& cache, const AdapterShape& g, Tokens<Scalar> dx,
-                    const CallOptions<Scalar>& options) {
+                    const AdapterCache<sum_t<Scalar>>& cache, const AdapterShape& g, Tokens<Scalar> dx,
+                    const CallOptions<sum_t<Scalar>>& options) {
   constexpr auto where = "::backward: ";
   check_view(s, where, "x", x.shape(), {s.in, x.tokens()}, "in_features");
   check_view(s, where, "dy", dy.shape(), {s.out, x.tokens()}, "out_features");
-  expects(!overlap<Scalar>(options.weights_gradient, x), s.layer, where, "weights_gradient ",
+  expects(!overlap<sum_t<Scalar>, Scalar>(options.weights_gradient, x), s.layer, where, "weights_gradient ",
           options.weights_gradient.shape(), " overlaps x or dy");
   check_backward<Scalar>(s, dropout, dy, cache, g, dx, options);
   expects(!overlap<Scalar>(dx, x), s.layer, where, "dx ", dx.shape(), " and x ", x.shape(), " overlap");

@@ -36,7 +36,8 @@ inline constexpr Index base_only = -1;
 template <class Layer>
 class AdapterSet {
  public:
-  using Scalar = typename Layer::Scalar;
+  using Activation = typename Layer::Activation;
+  using Sum = typename Layer::Sum;
 
   /// What forward() over runs saves for backward(). Reusable, grows, never shrinks.
   class Cache {
@@ -84,7 +85,7 @@ class AdapterSet {
   Index used() const { return used_; }
 
   /// y += ΔW(x) of the adapter in use, if there is one. Arguments and errors as in Layer::forward().
-  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
+  void forward(ConstTokens<Activation> x, Tokens<Activation> y, const CallOptions<Sum>& options = {}) const {
     if (used_ != base_only) (*this)[used_].forward(x, y, options);
   }
   /// y += ΔW(x), every run of tokens with its adapter. The bits are those of one call per run.
@@ -94,7 +95,7 @@ class AdapterSet {
   /// @throws std::invalid_argument  a run with an unknown adapter, another sum of tokens, layers that take weights from
   ///                 the caller, or as Layer::forward(); y and the cache are then untouched.
   /// Cost    that of the layers; no token is copied.
-  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const std::vector<AdapterRun>& runs) const {
+  void forward(ConstTokens<Activation> x, Tokens<Activation> y, const std::vector<AdapterRun>& runs) const {
     check("AdapterSet::forward", x, y, runs);
     for_each_run(runs, [&](std::size_t, Index adapter, Index first, Index count) {
       (*this)[adapter].forward(x.slice(first, count), y.slice(first, count));
@@ -103,8 +104,8 @@ class AdapterSet {
   /// The same, and saves the cache for backward(). Dropout counts tokens over the whole batch from options.first_token
   /// on. For a gate that pools, every run is one segment. Options other than step and first_token are refused, because
   /// adapters may have different numbers of heads.
-  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const std::vector<AdapterRun>& runs, Cache& cache,
-               const CallOptions<Scalar>& options = {}) const {
+  void forward(ConstTokens<Activation> x, Tokens<Activation> y, const std::vector<AdapterRun>& runs, Cache& cache,
+               const CallOptions<Sum>& options = {}) const {
     check("AdapterSet::forward", x, y, runs);
     expects(options.segments.count == 0 && options.weights.features() == 0 &&
                 options.weights_gradient.features() == 0 && options.logits_gradient.features() == 0,
@@ -113,7 +114,7 @@ class AdapterSet {
     cache.tokens_ = 0;
     cache.runs_.assign(runs.begin(), runs.end());
     for_each_run(runs, [&](std::size_t run, Index adapter, Index first, Index count) {
-      CallOptions<Scalar> own;
+      CallOptions<Sum> own;
       own.step = options.step;
       own.first_token = options.first_token + static_cast<std::uint64_t>(first);
       (*this)[adapter].forward(x.slice(first, count), y.slice(first, count), cache.caches_[run], own);
@@ -129,8 +130,8 @@ class AdapterSet {
   /// @param dx         ADDED to; unchanged for tokens without an adapter.
   /// @throws std::invalid_argument  a cache of other tokens, missing gradients, or as Layer::backward(); nothing is
   ///                 then written for the run that failed and the runs after it.
-  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache,
-                const std::vector<typename Layer::Gradients*>& gradients, Tokens<Scalar> dx) const {
+  void backward(ConstTokens<Activation> x, ConstTokens<Activation> dy, const Cache& cache,
+                const std::vector<typename Layer::Gradients*>& gradients, Tokens<Activation> dx) const {
     constexpr auto where = "AdapterSet::backward";
     expects(cache.tokens_ == x.tokens() && dy.tokens() == x.tokens() && dx.tokens() == x.tokens(), where,
             ": the cache holds ", cache.tokens_, " tokens, x is ", x.shape(), ", dy ", dy.shape(), ", dx ", dx.shape());
@@ -174,9 +175,10 @@ class AdapterSet {
     expects(shape.in == first.in && shape.out == first.out, where, ": an adapter ", shape.in, "->", shape.out,
             " beside those of ", first.in, "->", first.out);
   }
-  void check(const char* where, ConstTokens<Scalar> x, Tokens<Scalar> y, const std::vector<AdapterRun>& runs) const {
+  void check(const char* where, ConstTokens<Activation> x, Tokens<Activation> y,
+             const std::vector<AdapterRun>& runs) const {
     expects(y.tokens() == x.tokens(), where, ": x is ", x.shape(), " and y is ", y.shape());
-    expects(!overlap<Scalar>(x, y), where, ": x ", x.shape(), " and y ", y.shape(), " overlap");
+    expects(!overlap<Activation>(x, y), where, ": x ", x.shape(), " and y ", y.shape(), " overlap");
     Index left = x.tokens();
     for (const AdapterRun& run : runs) {
       expects(run.tokens >= 0 && run.tokens <= left, where, ": the runs hold ", x.tokens() - left, " and then ",

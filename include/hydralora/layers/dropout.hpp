@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/random.hpp"
 #include "hydralora/core/tokens.hpp"
@@ -62,18 +63,19 @@ inline bool same_masks(const Dropout& a, const Dropout& b) {
 /// P = [A x̃; G x] for every token, x̃ being x with dropout. Without dropout it is one product.
 /// @param down    [A; G], (rows × features), read. A is its first a_rows rows.
 /// @param p       (rows × tokens), OVERWRITTEN.
-template <class Scalar>
-void shrink(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, ConstTokens<Scalar> x, Tokens<Scalar> p) {
-  if (dropout.probability == 0) return kernels::shrink<Scalar>(down, x, Scalar(1), p);
+template <class Scalar, class X = Scalar>
+void shrink(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, ConstTokens<X> x, Tokens<sum_t<Scalar>> p) {
+  using Sum = sum_t<Scalar>;
+  if (dropout.probability == 0) return kernels::shrink<Scalar, X>(down, x, Sum(1), p);
 
   ScratchFrame scratch;
-  const Tokens<Scalar> dropped = scratch.take_tokens<Scalar>(x.features(), x.tokens());
-  kernels::copy<Scalar>(x, dropped);
+  const Tokens<Sum> dropped = scratch.take_tokens<Sum>(x.features(), x.tokens());
+  kernels::copy<X, Sum>(x, dropped);
   dropout.apply(dropped);
   const Index gate_rows = down.rows - a_rows;
-  kernels::shrink<Scalar>(down.row_range(0, a_rows), dropped, Scalar(1), p.rows(0, a_rows));
+  kernels::shrink<Scalar, Sum>(down.row_range(0, a_rows), dropped, Sum(1), p.rows(0, a_rows));
   if (gate_rows == 0) return;
-  kernels::shrink<Scalar>(down.row_range(a_rows, gate_rows), x, Scalar(1), p.rows(a_rows, gate_rows));
+  kernels::shrink<Scalar, X>(down.row_range(a_rows, gate_rows), x, Sum(1), p.rows(a_rows, gate_rows));
 }
 
 /// dDown += dP Xᵀ. With the mask m of dropout:  dA += dH (m∘X)ᵀ  and  dG += dL Xᵀ.
@@ -81,38 +83,39 @@ void shrink(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, Const
 /// @param dp             [dH; dL], (rows × tokens), read.
 /// @param ddown          (rows × features), ADDED to.
 /// @param first_feature  number of the first row of x and of the first feature of ddown.
-template <class Scalar>
-void shrink_gradient(Index a_rows, const Dropout& dropout, ConstTokens<Scalar> x, ConstTokens<Scalar> dp,
+template <class Scalar, class X = Scalar>
+void shrink_gradient(Index a_rows, const Dropout& dropout, ConstTokens<X> x, ConstTokens<Scalar> dp,
                      Stack<Scalar> ddown, Index first_feature) {
-  if (dropout.probability == 0) return kernels::accumulate<Scalar>(dp, x, Scalar(1), ddown);
+  if (dropout.probability == 0) return kernels::accumulate<Scalar, X>(dp, x, Scalar(1), ddown);
 
   ScratchFrame scratch;
   const Tokens<Scalar> dropped = scratch.take_tokens<Scalar>(x.features(), x.tokens());
   const Index gate_rows = ddown.rows - a_rows;
-  kernels::copy<Scalar>(x, dropped);
+  kernels::copy<X, Scalar>(x, dropped);
   dropout.apply(dropped, first_feature);
   kernels::accumulate<Scalar>(dp.rows(0, a_rows), dropped, Scalar(1), ddown.row_range(0, a_rows));
   if (gate_rows == 0) return;
-  kernels::accumulate<Scalar>(dp.rows(a_rows, gate_rows), x, Scalar(1), ddown.row_range(a_rows, gate_rows));
+  kernels::accumulate<Scalar, X>(dp.rows(a_rows, gate_rows), x, Scalar(1), ddown.row_range(a_rows, gate_rows));
 }
 
 /// dX += downᵀ dP. With the mask m of dropout:  dX += m ∘ (Aᵀ dH) + Gᵀ dL.
 /// @param dx             (features × tokens), ADDED to. It may be some of the features.
 /// @param first_feature  number of the first row of dx and of the first feature of down.
-template <class Scalar>
-void shrink_backward(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, ConstTokens<Scalar> dp,
-                     Tokens<Scalar> dx, Index first_feature) {
-  if (dropout.probability == 0) return kernels::expand<Scalar>(down, dp, Scalar(1), dx);
+template <class Scalar, class X = Scalar>
+void shrink_backward(ConstStack<Scalar> down, Index a_rows, const Dropout& dropout, ConstTokens<sum_t<Scalar>> dp,
+                     Tokens<X> dx, Index first_feature) {
+  using Sum = sum_t<Scalar>;
+  if (dropout.probability == 0) return kernels::expand<Scalar, X>(down, dp, Sum(1), dx);
 
   ScratchFrame scratch;
-  const Tokens<Scalar> through_A = scratch.take_tokens<Scalar>(dx.features(), dx.tokens());
+  const Tokens<Sum> through_A = scratch.take_tokens<Sum>(dx.features(), dx.tokens());
   const Index gate_rows = down.rows - a_rows;
-  kernels::fill<Scalar>(through_A, Scalar(0));
-  kernels::expand<Scalar>(down.row_range(0, a_rows), dp.rows(0, a_rows), Scalar(1), through_A);
+  kernels::fill<Sum>(through_A, Sum(0));
+  kernels::expand<Scalar, Sum>(down.row_range(0, a_rows), dp.rows(0, a_rows), Sum(1), through_A);
   dropout.apply(through_A, first_feature);
-  kernels::add<Scalar>(through_A, dx);
+  kernels::add<Sum, X>(through_A, dx);
   if (gate_rows == 0) return;
-  kernels::expand<Scalar>(down.row_range(a_rows, gate_rows), dp.rows(a_rows, gate_rows), Scalar(1), dx);
+  kernels::expand<Scalar, X>(down.row_range(a_rows, gate_rows), dp.rows(a_rows, gate_rows), Sum(1), dx);
 }
 
 #define HYDRALORA_DROPOUT_INSTANCES(keyword, Scalar)                                                             \

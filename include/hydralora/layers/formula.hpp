@@ -18,6 +18,7 @@
 
 #include <type_traits>
 
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/segments.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
@@ -44,49 +45,51 @@ struct Pass {
 
 /// The steps of a layer's passes. The arguments have been checked. A result with an empty view is not computed. A
 /// Formula refers to the layer, so it is made for one call.
-template <class Scalar, class Middle>
+template <class Scalar, class Middle, class Activation = Scalar>
 struct Formula {
+  using Sum = sum_t<Scalar>;  ///< of all but the parameters and activations
+
   const AdapterTensors<Scalar, Middle>& layer;  ///< A, G, B and their shape
   const Middle& middle;                         ///< the layer's
-  Scalar s;                                     ///< the scaling
+  Sum s;                                        ///< the scaling
   /// Whether this is HydraLoRA, u_i = ω_i h.
   static constexpr bool shares_A_alone =
       std::is_same_v<typename Middle::Standard, Middle> && Middle::shares_A && !Middle::shares_B;
 
   /// y += ΔW(x).
-  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const Pass<Tokens<Scalar>>& pass,
-               const CallOptions<Scalar>& options) const {
+  void forward(ConstTokens<Activation> x, Tokens<Activation> y, const Pass<Tokens<Sum>>& pass,
+               const CallOptions<Sum>& options) const {
     const AdapterShape& shape = layer.shape();
     const Gate& gate = shape.gate;
-    const Tokens<Scalar> h_and_logits = pass.saved.rows(0, shape.down_rows());
+    const Tokens<Sum> h_and_logits = pass.saved.rows(0, shape.down_rows());
 
     // F1  [h; ℓ] = [A; G] x
-    detail::shrink<Scalar>(layer.down_stack(), shape.a_rows, pass.dropout, x, h_and_logits);
+    detail::shrink<Scalar, Activation>(layer.down_stack(), shape.a_rows, pass.dropout, x, h_and_logits);
     // F4  y += s B h, where u = h and there is no gate
-    if (!shape.mixes) return kernels::expand<Scalar>(layer.up_stack(), h_and_logits, s, y);
+    if (!shape.mixes) return kernels::expand<Scalar, Activation>(layer.up_stack(), h_and_logits, s, y);
     // F2  ω = softmax(ℓ); ω replaces the logits
-    const Tokens<Scalar> h = pass.saved.rows(0, shape.a_rows);
-    const Tokens<Scalar> saved_by_gate = pass.saved.rows(shape.a_rows, gate.saved_rows());
-    const Tokens<Scalar> weights = saved_by_gate.rows(0, gate.heads);
+    const Tokens<Sum> h = pass.saved.rows(0, shape.a_rows);
+    const Tokens<Sum> saved_by_gate = pass.saved.rows(shape.a_rows, gate.saved_rows());
+    const Tokens<Sum> weights = saved_by_gate.rows(0, gate.heads);
     gate.forward<Scalar>(layer.gate_stack(), h, options.weights, pass.segments, saved_by_gate);
     // F3 and F4 of HydraLoRA with B̄ = Σ_i ω_i B_i, where the tokens of a segment share ω. backward() does not use B̄.
     if (shares_A_alone && gate.same_in_segment()) {
-      return kernels::expand_segments<Scalar>(layer.up_stack(), h, weights, pass.segments, s, y);
+      return kernels::expand_segments<Scalar, Activation>(layer.up_stack(), h, weights, pass.segments, s, y);
     }
     // F3  u, in HydraLoRA u_i = ω_i h
     ScratchFrame scratch;
-    const Tokens<Scalar> u = scratch.take_tokens<Scalar>(shape.up_rows(), x.tokens());
-    middle.mix(MiddleInput<Scalar>{h, weights}, u);
+    const Tokens<Sum> u = scratch.take_tokens<Sum>(shape.up_rows(), x.tokens());
+    middle.mix(MiddleInput<Sum>{h, weights}, u);
     // F4  y += s [B_1 … B_N] u
-    kernels::expand<Scalar>(layer.up_stack(), u, s, y);
+    kernels::expand<Scalar, Activation>(layer.up_stack(), u, s, y);
   }
 
   /// Adds the gradients of the layer's matrices to g, and that of x to dx.
   /// @param x  empty: A and a gate on x are frozen.
-  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Pass<ConstTokens<Scalar>>& pass,
-                AdapterTensors<Scalar, Middle>& g, Tokens<Scalar> dx, const CallOptions<Scalar>& options) const {
+  void backward(ConstTokens<Activation> x, ConstTokens<Activation> dy, const Pass<ConstTokens<Sum>>& pass,
+                AdapterTensors<Sum, Middle>& g, Tokens<Activation> dx, const CallOptions<Sum>& options) const {
     ScratchFrame scratch;
-    const Tokens<Scalar> dp = scratch.take_tokens<Scalar>(gradient_rows(), dy.tokens());
+    const Tokens<Sum> dp = scratch.take_tokens<Sum>(gradient_rows(), dy.tokens());
     backward_tokens(dy, pass, dp, g.gate_stack(), options);
     backward_up(dy, pass, g.up_stack());
     backward_down(x, dp, pass, g.down_stack(), dx, 0);
@@ -95,60 +98,60 @@ struct Formula {
   /// The first step of backward(), for some of the tokens: from dY to dp = [dh; dℓ].
   /// @param dp  (gradient_rows() × tokens), OVERWRITTEN.
   /// @param dG  ADDED to by a gate on A x.
-  void backward_tokens(ConstTokens<Scalar> dy, const Pass<ConstTokens<Scalar>>& pass, Tokens<Scalar> dp,
-                       Stack<Scalar> dG, const CallOptions<Scalar>& options) const {
+  void backward_tokens(ConstTokens<Activation> dy, const Pass<ConstTokens<Sum>>& pass, Tokens<Sum> dp, Stack<Sum> dG,
+                       const CallOptions<Sum>& options) const {
     const AdapterShape& shape = layer.shape();
     const Gate& gate = shape.gate;
-    const Tokens<Scalar> dh = dp.rows(0, shape.a_rows);
+    const Tokens<Sum> dh = dp.rows(0, shape.a_rows);
 
     // R4  dh = s Bᵀ dY, where u = h
-    if (!shape.mixes) return kernels::shrink<Scalar>(layer.up_stack(), dy, s, dh);
+    if (!shape.mixes) return kernels::shrink<Scalar, Activation>(layer.up_stack(), dy, s, dh);
     // R4  V = s [B_1 … B_N]ᵀ dY
     ScratchFrame scratch;
-    const Tokens<Scalar> v = scratch.take_tokens<Scalar>(shape.up_rows(), dy.tokens());
-    kernels::shrink<Scalar>(layer.up_stack(), dy, s, v);
+    const Tokens<Sum> v = scratch.take_tokens<Sum>(shape.up_rows(), dy.tokens());
+    kernels::shrink<Scalar, Activation>(layer.up_stack(), dy, s, v);
     // R3  dω and dh, in HydraLoRA dω_i = ⟨V_i, h⟩, dh = Σ_i ω_i V_i
-    const ConstTokens<Scalar> h = pass.saved.rows(0, shape.a_rows);
-    const ConstTokens<Scalar> saved_by_gate = pass.saved.rows(shape.a_rows, gate.saved_rows());
-    const Tokens<Scalar> dweights = dp.rows(shape.a_rows, gate.heads);
-    middle.mix_backward(MiddleInput<Scalar>{h, saved_by_gate.rows(0, gate.heads)}, ConstTokens<Scalar>(v),
-                        MiddleGradient<Scalar>{dh, dweights});
+    const ConstTokens<Sum> h = pass.saved.rows(0, shape.a_rows);
+    const ConstTokens<Sum> saved_by_gate = pass.saved.rows(shape.a_rows, gate.saved_rows());
+    const Tokens<Sum> dweights = dp.rows(shape.a_rows, gate.heads);
+    middle.mix_backward(MiddleInput<Sum>{h, saved_by_gate.rows(0, gate.heads)}, ConstTokens<Sum>(v),
+                        MiddleGradient<Sum>{dh, dweights});
     // R2  dℓ = ω ∘ (dω − ⟨ω, dω⟩); dℓ replaces dω
     gate.backward<Scalar>(layer.gate_stack(), h, saved_by_gate, pass.segments, options.logits_gradient,
                           options.weights_gradient, dweights, dG, dh);
   }
 
   /// The second step, for some of the output features: the gradients of B.
-  void backward_up(ConstTokens<Scalar> dy, const Pass<ConstTokens<Scalar>>& pass, Stack<Scalar> dB) const {
+  void backward_up(ConstTokens<Activation> dy, const Pass<ConstTokens<Sum>>& pass, Stack<Sum> dB) const {
     const AdapterShape& shape = layer.shape();
-    const ConstTokens<Scalar> h = pass.saved.rows(0, shape.a_rows);
+    const ConstTokens<Sum> h = pass.saved.rows(0, shape.a_rows);
 
     // G4  dB += s dY Hᵀ, where u = h
-    if (!shape.mixes) return kernels::accumulate<Scalar>(h, dy, s, dB);
+    if (!shape.mixes) return kernels::accumulate<Sum, Activation>(h, dy, s, dB);
     // F3  u again
     ScratchFrame scratch;
-    const Tokens<Scalar> u = scratch.take_tokens<Scalar>(shape.up_rows(), dy.tokens());
-    middle.mix(MiddleInput<Scalar>{h, pass.saved.rows(shape.a_rows, shape.gate.heads)}, u);
+    const Tokens<Sum> u = scratch.take_tokens<Sum>(shape.up_rows(), dy.tokens());
+    middle.mix(MiddleInput<Sum>{h, pass.saved.rows(shape.a_rows, shape.gate.heads)}, u);
     // G4  dB_i += s dY U_iᵀ
-    kernels::accumulate<Scalar>(u, dy, s, dB);
+    kernels::accumulate<Sum, Activation>(u, dy, s, dB);
   }
 
   /// The third step, for some of the input features: the gradients of A and of a gate on x, and dX.
   /// @param first  number of the first row of x and dx.
-  void backward_down(ConstTokens<Scalar> x, ConstTokens<Scalar> dp, const Pass<ConstTokens<Scalar>>& pass,
-                     Stack<Scalar> ddown, Tokens<Scalar> dx, Index first) const {
+  void backward_down(ConstTokens<Activation> x, ConstTokens<Sum> dp, const Pass<ConstTokens<Sum>>& pass,
+                     Stack<Sum> ddown, Tokens<Activation> dx, Index first) const {
     const AdapterShape& shape = layer.shape();
-    const ConstTokens<Scalar> dh_and_dlogits = dp.rows(0, shape.down_rows());
+    const ConstTokens<Sum> dh_and_dlogits = dp.rows(0, shape.down_rows());
 
     // G1  [dA; dG] += [dH; dL] Xᵀ
     if (x.features() > 0) {
-      detail::shrink_gradient<Scalar>(shape.a_rows, pass.dropout, x, dh_and_dlogits,
-                                      ddown.feature_range(first, x.features()), first);
+      detail::shrink_gradient<Sum, Activation>(shape.a_rows, pass.dropout, x, dh_and_dlogits,
+                                               ddown.feature_range(first, x.features()), first);
     }
     // R1  dX += [A; G]ᵀ [dH; dL]
     if (dx.features() > 0) {
-      detail::shrink_backward<Scalar>(layer.down_stack().feature_range(first, dx.features()), shape.a_rows,
-                                      pass.dropout, dh_and_dlogits, dx, first);
+      detail::shrink_backward<Scalar, Activation>(layer.down_stack().feature_range(first, dx.features()), shape.a_rows,
+                                                  pass.dropout, dh_and_dlogits, dx, first);
     }
   }
 

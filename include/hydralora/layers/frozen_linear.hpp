@@ -152,7 +152,8 @@ void base_backward(const Base& base, const In& dy, const Out& dx, long) {
 /// A frozen base with an adapter:  y += W x + ΔW(x). The adapter comes first, as it checks the arguments.
 template <class Base, class Adapter>
 struct AdaptedLinear {
-  using Scalar = typename Adapter::Scalar;
+  using Activation = typename Adapter::Activation;
+  using Options = CallOptions<typename Adapter::Sum>;
   using Cache = typename Adapter::Cache;
   using Gradients = typename Adapter::Gradients;
 
@@ -167,22 +168,22 @@ struct AdaptedLinear {
   }
 
   /// Arguments and errors as in the adapter's forward().
-  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, const CallOptions<Scalar>& options = {}) const {
+  void forward(ConstTokens<Activation> x, Tokens<Activation> y, const Options& options = {}) const {
     adapter.forward(x, y, options);
     detail::base_forward(base, x, y, 0);
   }
-  void forward(ConstTokens<Scalar> x, Tokens<Scalar> y, Cache& cache, const CallOptions<Scalar>& options = {}) const {
+  void forward(ConstTokens<Activation> x, Tokens<Activation> y, Cache& cache, const Options& options = {}) const {
     adapter.forward(x, y, cache, options);
     detail::base_forward(base, x, y, 0);
   }
   /// The adapter's backward(), and dx += Wᵀ dy. Without dx, the base is not used.
-  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g, Tokens<Scalar> dx,
-                const CallOptions<Scalar>& options = {}) const {
+  void backward(ConstTokens<Activation> x, ConstTokens<Activation> dy, const Cache& cache, Gradients& g,
+                Tokens<Activation> dx, const Options& options = {}) const {
     adapter.backward(x, dy, cache, g, dx, options);
     detail::base_backward(base, dy, dx, 0);
   }
-  void backward(ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
-                const CallOptions<Scalar>& options = {}) const {
+  void backward(ConstTokens<Activation> x, ConstTokens<Activation> dy, const Cache& cache, Gradients& g,
+                const Options& options = {}) const {
     adapter.backward(x, dy, cache, g, options);
   }
 };

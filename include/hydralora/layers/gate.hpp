@@ -14,6 +14,7 @@
 #include <string>
 
 #include "hydralora/core/expects.hpp"
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/segments.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
@@ -74,8 +75,8 @@ struct Gate {
   /// @param given  ω with Routing::given, read.
   /// @param rows   (saved_rows() × tokens), OVERWRITTEN. A gate on x reads its logits from the first `heads` rows.
   template <class Scalar>
-  void forward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> given, Segments segments,
-               Tokens<Scalar> rows) const;
+  void forward(ConstStack<Scalar> G, ConstTokens<sum_t<Scalar>> h, ConstTokens<sum_t<Scalar>> given, Segments segments,
+               Tokens<sum_t<Scalar>> rows) const;
 
   /// Computes the gradient of the logits G x, or those of G and h, from dω.
   /// @param rows      as written by forward(), read.
@@ -85,10 +86,10 @@ struct Gate {
   /// @param dweights  (heads × tokens): holds dω, and is OVERWRITTEN by a learned gate with the gradient of its logits.
   /// @param dG        ADDED to by a gate on A x.
   /// @param dh        ADDED to by a gate on A x.
-  template <class Scalar>
-  void backward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> rows, Segments segments,
-                ConstTokens<Scalar> logits_gradient, Tokens<Scalar> dgiven, Tokens<Scalar> dweights, Stack<Scalar> dG,
-                Tokens<Scalar> dh) const;
+  template <class Scalar, class Sum = sum_t<Scalar>>
+  void backward(ConstStack<Scalar> G, ConstTokens<Sum> h, ConstTokens<Sum> rows, Segments segments,
+                ConstTokens<Sum> logits_gradient, Tokens<Sum> dgiven, Tokens<Sum> dweights, Stack<Sum> dG,
+                Tokens<Sum> dh) const;
 
   /// Whether one gate can use the cache of the other. Settings without effect are not compared, such as top_k of a
   /// dense gate or the temperature of a single head.
@@ -117,60 +118,60 @@ struct Gate {
 };
 
 template <class Scalar>
-void Gate::forward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> given, Segments segments,
-                   Tokens<Scalar> rows) const {
+void Gate::forward(ConstStack<Scalar> G, ConstTokens<sum_t<Scalar>> h, ConstTokens<sum_t<Scalar>> given,
+                   Segments segments, Tokens<sum_t<Scalar>> rows) const {
+  using Sum = sum_t<Scalar>;
   if (heads == 0) return;
   const auto [weights, probabilities, log_partition] = saved(rows);
-  if (routing == Routing::uniform) kernels::fill<Scalar>(weights, Scalar(1));
-  if (routing == Routing::given) kernels::copy<Scalar>(given, weights);
+  if (routing == Routing::uniform) kernels::fill<Sum>(weights, Sum(1));
+  if (routing == Routing::given) kernels::copy<Sum>(given, weights);
   if (routing != Routing::learned) return;
-  const Tokens<Scalar> logits = weights;
-  if (config.input == GateInput::projection) kernels::shrink<Scalar>(G, h, Scalar(1), logits);  // ℓ = G h
+  const Tokens<Sum> logits = weights;
+  if (config.input == GateInput::projection) kernels::shrink<Scalar, Sum>(G, h, Sum(1), logits);  // ℓ = G h
   if (config.input == GateInput::rms_projection) {
     ScratchFrame scratch;
-    const Tokens<Scalar> z = scratch.take_tokens<Scalar>(h.features(), h.tokens());
+    const Tokens<Sum> z = scratch.take_tokens<Sum>(h.features(), h.tokens());
     detail::pool_rms(config.granularity, segments, h, z);
-    kernels::shrink<Scalar>(G, z, Scalar(1), logits);  // ℓ = G z
+    kernels::shrink<Scalar, Sum>(G, z, Sum(1), logits);  // ℓ = G z
   } else if (config.pools()) {
     detail::pool_mean(config.granularity, segments, logits);
   }
-  if (config.temperature != 1) kernels::divide<Scalar>(logits, Scalar(static_cast<real_t<Scalar>>(config.temperature)));
-  if (log_partition.features() > 0) detail::log_sum_exp<Scalar>(logits, log_partition);
+  if (config.temperature != 1) kernels::divide<Sum>(logits, Sum(static_cast<real_t<Sum>>(config.temperature)));
+  if (log_partition.features() > 0) detail::log_sum_exp<Sum>(logits, log_partition);
   kernels::softmax(logits);  // π
   if (probabilities.features() == 0) return;
-  kernels::copy<Scalar>(weights, probabilities);
-  detail::select_heads<Scalar>(config, probabilities, weights);
+  kernels::copy<Sum>(weights, probabilities);
+  detail::select_heads<Sum>(config, probabilities, weights);
 }
 
-template <class Scalar>
-void Gate::backward(ConstStack<Scalar> G, ConstTokens<Scalar> h, ConstTokens<Scalar> rows, Segments segments,
-                    ConstTokens<Scalar> logits_gradient, Tokens<Scalar> dgiven, Tokens<Scalar> dweights,
-                    Stack<Scalar> dG, Tokens<Scalar> dh) const {
-  if (takes_weights() && dgiven.tokens() > 0) kernels::add<Scalar>(dweights, dgiven);
+template <class Scalar, class Sum>
+void Gate::backward(ConstStack<Scalar> G, ConstTokens<Sum> h, ConstTokens<Sum> rows, Segments segments,
+                    ConstTokens<Sum> logits_gradient, Tokens<Sum> dgiven, Tokens<Sum> dweights, Stack<Sum> dG,
+                    Tokens<Sum> dh) const {
+  if (takes_weights() && dgiven.tokens() > 0) kernels::add<Sum>(dweights, dgiven);
   if (!learned()) return;
   // The derivative of the softmax over the selected heads: the others have ω = 0. With one_hot as if ω were π.
-  const GateSaved<ConstTokens<Scalar>> from = saved(rows);
+  const GateSaved<ConstTokens<Sum>> from = saved(rows);
   kernels::softmax_backward(config.straight_through() ? from.probabilities : from.weights, dweights);
-  const Tokens<Scalar> dlogits = dweights;
-  if (logits_gradient.tokens() > 0) kernels::add<Scalar>(logits_gradient, dlogits);
-  if (config.temperature != 1)
-    kernels::divide<Scalar>(dlogits, Scalar(static_cast<real_t<Scalar>>(config.temperature)));
+  const Tokens<Sum> dlogits = dweights;
+  if (logits_gradient.tokens() > 0) kernels::add<Sum>(logits_gradient, dlogits);
+  if (config.temperature != 1) kernels::divide<Sum>(dlogits, Sum(static_cast<real_t<Sum>>(config.temperature)));
   if (config.pools() && config.input != GateInput::rms_projection) {
     detail::pool_mean_backward(config.granularity, segments, dlogits);
   }
   if (config.input == GateInput::projection) {
-    kernels::accumulate<Scalar>(dlogits, h, Scalar(1), dG);  // dG += dL Hᵀ
-    kernels::expand<Scalar>(G, dlogits, Scalar(1), dh);      // dH += Gᵀ dL
+    kernels::accumulate<Sum>(dlogits, h, Sum(1), dG);      // dG += dL Hᵀ
+    kernels::expand<Scalar, Sum>(G, dlogits, Sum(1), dh);  // dH += Gᵀ dL
   }
   if (config.input == GateInput::rms_projection) {
     ScratchFrame scratch;
-    const Tokens<Scalar> z = scratch.take_tokens<Scalar>(h.features(), h.tokens());
-    const Tokens<Scalar> dz = scratch.take_tokens<Scalar>(h.features(), h.tokens());
+    const Tokens<Sum> z = scratch.take_tokens<Sum>(h.features(), h.tokens());
+    const Tokens<Sum> dz = scratch.take_tokens<Sum>(h.features(), h.tokens());
     detail::pool_rms(config.granularity, segments, h, z);
-    kernels::accumulate<Scalar>(dlogits, z, Scalar(1), dG);  // dG += dL Zᵀ
-    kernels::fill<Scalar>(dz, Scalar(0));
-    kernels::expand<Scalar>(G, dlogits, Scalar(1), dz);  // dZ = Gᵀ dL
-    detail::pool_rms_backward<Scalar>(config.granularity, segments, h, z, dz, dh);
+    kernels::accumulate<Sum>(dlogits, z, Sum(1), dG);  // dG += dL Zᵀ
+    kernels::fill<Sum>(dz, Sum(0));
+    kernels::expand<Scalar, Sum>(G, dlogits, Sum(1), dz);  // dZ = Gᵀ dL
+    detail::pool_rms_backward<Sum>(config.granularity, segments, h, z, dz, dh);
   }
 }
 

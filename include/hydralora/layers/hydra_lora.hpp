@@ -37,10 +37,10 @@ struct HydraLoRAMiddle : HeadsMiddle<Shared::A> {
 ///
 /// Line by line: formula.hpp. Saved for backward: H and Ω, rank + heads numbers per token; backward computes U again.
 /// The members are documented in Adapter.
-template <class Scalar = float>
-class HydraLoRA : public Adapter<Scalar, HydraLoRAMiddle> {
+template <class Scalar = float, class Activation = Scalar>
+class HydraLoRA : public Adapter<Scalar, HydraLoRAMiddle, Activation> {
  public:
-  using Adapter<Scalar, HydraLoRAMiddle>::Adapter;
+  using Adapter<Scalar, HydraLoRAMiddle, Activation>::Adapter;
 };
 
 /// A former name.

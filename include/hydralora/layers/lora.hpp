@@ -41,10 +41,10 @@ struct LoRAMiddle : MiddleDefaults {
 /// backward  V = s Bᵀ dY   dB += s dY Hᵀ   dA += V Xᵀ   dX += Aᵀ V
 ///
 /// Line by line: formula.hpp. Saved for backward: H, rank numbers per token. The members are documented in Adapter.
-template <class Scalar = float>
-class LoRA : public Adapter<Scalar, LoRAMiddle> {
+template <class Scalar = float, class Activation = Scalar>
+class LoRA : public Adapter<Scalar, LoRAMiddle, Activation> {
  public:
-  using Adapter<Scalar, LoRAMiddle>::Adapter;
+  using Adapter<Scalar, LoRAMiddle, Activation>::Adapter;
 };
 
 /// A former name.

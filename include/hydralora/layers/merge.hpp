@@ -110,9 +110,9 @@ struct ApproximateMerge {
 /// @throws std::invalid_argument  on a layer without a learned gate, no tokens, or as merge(); W is then unchanged.
 template <class Layer, class Weight>
 ApproximateMerge<typename std::decay_t<Weight>::Scalar> merge_approximately(
-    const Layer& layer, Weight&& weight, ConstTokens<typename Layer::Scalar> calibration,
-    const CallOptions<typename Layer::Scalar>& options = {}) {
-  using Scalar = typename Layer::Scalar;
+    const Layer& layer, Weight&& weight, ConstTokens<typename Layer::Activation> calibration,
+    const CallOptions<typename Layer::Sum>& options = {}) {
+  using Scalar = typename Layer::Activation;
   constexpr auto where = "merge_approximately";
   const AdapterShape& shape = layer.shape();
   expects(shape.gated(), where, ": a ", shape.layer, " without a learned gate is merged exactly by merge()");

@@ -40,10 +40,10 @@ struct SharedBLoRAMiddle : HeadsMiddle<Shared::B> {
 ///
 /// Line by line: formula.hpp. Saved for backward: heads · rank + heads numbers per token; backward computes U again.
 /// The members are documented in Adapter.
-template <class Scalar = float>
-class SharedBLoRA : public Adapter<Scalar, SharedBLoRAMiddle> {
+template <class Scalar = float, class Activation = Scalar>
+class SharedBLoRA : public Adapter<Scalar, SharedBLoRAMiddle, Activation> {
  public:
-  using Adapter<Scalar, SharedBLoRAMiddle>::Adapter;
+  using Adapter<Scalar, SharedBLoRAMiddle, Activation>::Adapter;
 };
 
 /// Former names.

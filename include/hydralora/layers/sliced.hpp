@@ -49,14 +49,15 @@ struct SliceRange {
 template <class Layer>
 class SlicedForward {
  public:
-  using Scalar = typename Layer::Scalar;
+  using Activation = typename Layer::Activation;
+  using Sum = typename Layer::Sum;
 
   /// Checks the arguments and allocates the cache.
-  SlicedForward(const Layer& layer, ConstTokens<Scalar> x, Tokens<Scalar> y, typename Layer::Cache& cache,
-                const CallOptions<Scalar>& options = {})
+  SlicedForward(const Layer& layer, ConstTokens<Activation> x, Tokens<Activation> y, typename Layer::Cache& cache,
+                const CallOptions<Sum>& options = {})
       : layer_(layer), x_(x), y_(y), options_(options) {
     detail::check_sliceable(layer.shape());
-    detail::check_forward<Scalar>(layer.shape(), x, y, options);
+    detail::check_forward<Activation>(layer.shape(), x, y, options);
     pass_ = cache.begin(layer.shape(), x.tokens(), layer.dropout(options), options.segments);
     cache.end(x.tokens());
   }
@@ -67,17 +68,17 @@ class SlicedForward {
     if (tokens.count == 0) return;
     const SerialScope serial;
     const auto part = [&](const auto& view) { return view.slice(tokens.begin, tokens.count); };
-    CallOptions<Scalar> options = options_;
+    CallOptions<Sum> options = options_;
     if (options.weights.tokens() > 0) options.weights = part(options.weights);
     layer_.formula().forward(part(x_), part(y_), part(pass_), options);
   }
 
  private:
   const Layer& layer_;
-  ConstTokens<Scalar> x_;
-  Tokens<Scalar> y_;
-  CallOptions<Scalar> options_;
-  Pass<Tokens<Scalar>> pass_;
+  ConstTokens<Activation> x_;
+  Tokens<Activation> y_;
+  CallOptions<Sum> options_;
+  Pass<Tokens<Sum>> pass_;
 };
 
 /// layer.backward(x, dy, cache, g, dx, options) in numbered phases:
@@ -90,21 +91,22 @@ class SlicedForward {
 template <class Layer>
 class SlicedBackward {
  public:
-  using Scalar = typename Layer::Scalar;
+  using Activation = typename Layer::Activation;
+  using Sum = typename Layer::Sum;
   using Cache = typename Layer::Cache;
   using Gradients = typename Layer::Gradients;
   static constexpr int phases = 2;  ///< run() takes 0 … phases − 1
 
   /// Checks the arguments and allocates. dx is ADDED to.
-  SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
-                 Tokens<Scalar> dx, const CallOptions<Scalar>& options = {})
+  SlicedBackward(const Layer& layer, ConstTokens<Activation> x, ConstTokens<Activation> dy, const Cache& cache,
+                 Gradients& g, Tokens<Activation> dx, const CallOptions<Sum>& options = {})
       : SlicedBackward(layer, x, dy, cache, g, options, dx) {
     detail::check_view(layer.shape(), "::backward: ", "dx", dx.shape(), {layer.shape().in, x.tokens()}, "in_features");
   }
   /// Without dx.
-  SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
-                 const CallOptions<Scalar>& options = {})
-      : SlicedBackward(layer, x, dy, cache, g, options, Tokens<Scalar>{}) {}
+  SlicedBackward(const Layer& layer, ConstTokens<Activation> x, ConstTokens<Activation> dy, const Cache& cache,
+                 Gradients& g, const CallOptions<Sum>& options = {})
+      : SlicedBackward(layer, x, dy, cache, g, options, Tokens<Activation>{}) {}
 
   /// Thread-safe for different slices of the same phase.
   void run(int phase, Index slice, Index slices) const {
@@ -118,7 +120,7 @@ class SlicedBackward {
                                    g_.up_stack().feature_range(up.begin, up.count));
     }
     if (down.count > 0) {
-      const Tokens<Scalar> dx = dx_.features() == 0 ? dx_ : dx_.rows(down.begin, down.count);
+      const Tokens<Activation> dx = dx_.features() == 0 ? dx_ : dx_.rows(down.begin, down.count);
       layer_.formula().backward_down(x_.rows(down.begin, down.count), dp(), pass_, g_.down_stack(), dx, down.begin);
     }
   }
@@ -128,32 +130,32 @@ class SlicedBackward {
   static constexpr Index grain = 16;
   static_assert(grain % detail::Dropout::share == 0);
 
-  SlicedBackward(const Layer& layer, ConstTokens<Scalar> x, ConstTokens<Scalar> dy, const Cache& cache, Gradients& g,
-                 const CallOptions<Scalar>& options, Tokens<Scalar> dx)
+  SlicedBackward(const Layer& layer, ConstTokens<Activation> x, ConstTokens<Activation> dy, const Cache& cache,
+                 Gradients& g, const CallOptions<Sum>& options, Tokens<Activation> dx)
       : layer_(layer), x_(x), dy_(dy), dx_(dx), pass_(cache.pass()), g_(g), options_(options) {
     detail::check_sliceable(layer.shape());
-    detail::check_backward<Scalar>(layer.shape(), layer.dropout(options), x, dy, cache, g.shape(), dx, options);
+    detail::check_backward<Activation>(layer.shape(), layer.dropout(options), x, dy, cache, g.shape(), dx, options);
     dp_.resize(
         static_cast<std::size_t>(checked_product(layer.formula().gradient_rows(), x.tokens(), "SlicedBackward")));
   }
 
-  Tokens<Scalar> dp() const { return {dp_.data(), layer_.formula().gradient_rows(), x_.tokens()}; }
+  Tokens<Sum> dp() const { return {dp_.data(), layer_.formula().gradient_rows(), x_.tokens()}; }
 
   void run_tokens(detail::SliceRange tokens) const {
     if (tokens.count == 0) return;
     const auto slice = [&](const auto& view) { return view.slice(tokens.begin, tokens.count); };
-    CallOptions<Scalar> options = options_;
+    CallOptions<Sum> options = options_;
     if (options.weights_gradient.tokens() > 0) options.weights_gradient = slice(options.weights_gradient);
     if (options.logits_gradient.tokens() > 0) options.logits_gradient = slice(options.logits_gradient);
     layer_.formula().backward_tokens(slice(dy_), slice(pass_), slice(dp()), g_.gate_stack(), options);
   }
   const Layer& layer_;
-  ConstTokens<Scalar> x_, dy_;
-  Tokens<Scalar> dx_;
-  Pass<ConstTokens<Scalar>> pass_;
+  ConstTokens<Activation> x_, dy_;
+  Tokens<Activation> dx_;
+  Pass<ConstTokens<Sum>> pass_;
   Gradients& g_;
-  CallOptions<Scalar> options_;
-  mutable AlignedVector<Scalar> dp_;  // every slice of phase 0 writes its own tokens
+  CallOptions<Sum> options_;
+  mutable AlignedVector<Sum> dp_;  // every slice of phase 0 writes its own tokens
 };
 
 }  // namespace HYDRALORA_BUILD

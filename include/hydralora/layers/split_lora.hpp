@@ -45,10 +45,10 @@ struct SplitLoRAMiddle : HeadsMiddle<Shared::nothing> {
 ///
 /// Line by line: formula.hpp. Saved for backward: heads · rank numbers per token, and ω where it is not all 1. The
 /// members are documented in Adapter.
-template <class Scalar = float>
-class SplitLoRA : public Adapter<Scalar, SplitLoRAMiddle> {
+template <class Scalar = float, class Activation = Scalar>
+class SplitLoRA : public Adapter<Scalar, SplitLoRAMiddle, Activation> {
  public:
-  using Adapter<Scalar, SplitLoRAMiddle>::Adapter;
+  using Adapter<Scalar, SplitLoRAMiddle, Activation>::Adapter;
 };
 
 /// A former name.

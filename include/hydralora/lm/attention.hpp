@@ -6,6 +6,7 @@
 #include <cassert>
 #include <cmath>
 
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/segments.hpp"
 #include "hydralora/core/simd.hpp"

@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cmath>
 
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"

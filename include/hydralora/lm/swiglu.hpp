@@ -4,6 +4,7 @@
 
 #include <cassert>
 
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"

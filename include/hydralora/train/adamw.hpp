@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "hydralora/core/expects.hpp"
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/train/parameter_group.hpp"

@@ -3,6 +3,7 @@
 // sums of products, so that they stay analytic in complex numbers.
 #pragma once
 
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/kernels/stack.hpp"
 
@@ -11,36 +12,36 @@ inline namespace HYDRALORA_BUILD {
 namespace reference {
 
 /// P = S X.
-template <class Scalar>
-void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
+template <class Scalar, class X>
+void shrink(ConstStack<Scalar> s, ConstTokens<X> x, Tokens<sum_t<Scalar>> p) {
   for (Index t = 0; t < x.tokens(); ++t) {
     for (Index k = 0; k < s.rows; ++k) {
-      Scalar sum(0);
-      for (Index j = 0; j < s.features; ++j) sum += s(k, j) * x(j, t);
+      sum_t<Scalar> sum(0);
+      for (Index j = 0; j < s.features; ++j) sum += widen(s(k, j)) * widen(x(j, t));
       p(k, t) = sum;
     }
   }
 }
 
 /// Y += scale · Sᵀ P.
-template <class Scalar>
-void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
+template <class Scalar, class Y>
+void expand(ConstStack<Scalar> s, ConstTokens<sum_t<Scalar>> p, sum_t<Scalar> scale, Tokens<Y> y) {
   for (Index t = 0; t < p.tokens(); ++t) {
     for (Index j = 0; j < s.features; ++j) {
-      Scalar sum(0);
-      for (Index k = 0; k < s.rows; ++k) sum += s(k, j) * p(k, t);
-      y(j, t) += scale * sum;
+      sum_t<Scalar> sum(0);
+      for (Index k = 0; k < s.rows; ++k) sum += widen(s(k, j)) * p(k, t);
+      y(j, t) = narrow<Y>(widen(y(j, t)) + scale * sum);
     }
   }
 }
 
 /// dS += scale · P Xᵀ.
-template <class Scalar>
-void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stack<Scalar> ds) {
+template <class Scalar, class X>
+void accumulate(ConstTokens<Scalar> p, ConstTokens<X> x, Scalar scale, Stack<Scalar> ds) {
   for (Index k = 0; k < ds.rows; ++k) {
     for (Index j = 0; j < ds.features; ++j) {
       Scalar sum(0);
-      for (Index t = 0; t < x.tokens(); ++t) sum += p(k, t) * x(j, t);
+      for (Index t = 0; t < x.tokens(); ++t) sum += p(k, t) * widen(x(j, t));
       ds(k, j) += scale * sum;
     }
   }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/tokens.hpp"

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "hydralora/core/aligned.hpp"
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/core/workspace.hpp"
@@ -54,15 +55,15 @@ void for_each_tile(Index count, Function&& f) {
 }
 
 /// P += `used` rows of a panel times x, block by block, for one tile of tokens.
-template <class Arch, class Scalar>
-void shrink_tile(const Scalar* panel, Index step, const Scalar* x, Index x_stride, Index features, Index tokens,
-                 Scalar* p, Index p_stride, Index used) {
-  using Shapes = Tiles<Arch, Scalar>;
+template <class Arch, class A, class Scalar = sum_t<A>>
+void shrink_tile(const A* panel, Index step, const Scalar* x, Index x_stride, Index features, Index tokens, Scalar* p,
+                 Index p_stride, Index used) {
+  using Shapes = Tiles<Arch, A, Scalar>;
   constexpr Index lane_count = lanes<Scalar, Arch>;
   static_assert(tile_registers == 2);
   const bool one = used <= lane_count;  // register
   const Index whole = one ? lane_count : 2 * lane_count;
-  TileArguments<Scalar> tile;
+  TileArguments<A, Scalar> tile;
   tile.a_step = step;
   tile.a_copy = feature_block * step;
   tile.b_step = 1;
@@ -100,28 +101,36 @@ void shrink_tile(const Scalar* panel, Index step, const Scalar* x, Index x_strid
 }  // namespace detail
 
 /// Loads: rows of the stack at one feature. Broadcasts: that feature of a tile's tokens.
-template <class Arch, class Scalar>
-void shrink(ConstStack<Scalar> s, ConstTokens<Scalar> x, Tokens<Scalar> p) {
-  constexpr Index width = tile_width<Scalar, Arch>;
-  ScratchFrame scratch;
-  const detail::Panels<Scalar> stack = detail::panels_of_rows<Arch>(s, x.tokens(), scratch);
+template <class Arch, class Scalar, class X>
+void shrink(ConstStack<Scalar> s, ConstTokens<X> x, Tokens<sum_t<Scalar>> p) {
+  using Sum = sum_t<Scalar>;
+  constexpr Index width = tile_width<Sum, Arch>;
   const Index groups = detail::ceil_div(x.tokens(), shrink_tokens);
   const bool fits = s.rows * s.features * static_cast<Index>(sizeof(Scalar)) <= shrink_stack_bytes;
-  parallel_for(groups, 2 * x.tokens() * s.rows * s.features, [&](Index group) {
-    const Index begin = x.tokens() * group / groups, tokens = x.tokens() * (group + 1) / groups - begin;
-    for (Index t = begin; t < begin + tokens; ++t) std::fill(p.token(t), p.token(t) + s.rows, Scalar(0));
-    // Several tiles share a block of the stack while it is in the cache.
-    const Index span = tokens <= tile_rows || fits ? s.features : feature_block;
-    for (Index j = 0; j < s.features; j += span) {
-      const Index features = (std::min)(span, s.features - j);
-      detail::for_each_tile(tokens, [&](Index t, Index count) {
-        for (Index row = 0; row < s.rows; row += width) {
-          const Scalar* panel = stack.data + row / width * stack.panel_stride + j * stack.step;
-          detail::shrink_tile<Arch>(panel, stack.step, x.token(begin + t) + j, x.stride(), features, count,
-                                    p.token(begin + t) + row, p.stride(), (std::min)(width, s.rows - row));
-        }
-      });
-    }
+  detail::with_panels_of_rows<Arch>(s, x.tokens(), [&](const auto& stack) {
+    parallel_for(groups, 2 * x.tokens() * s.rows * s.features, [&](Index group) {
+      const Index begin = x.tokens() * group / groups, tokens = x.tokens() * (group + 1) / groups - begin;
+      for (Index t = begin; t < begin + tokens; ++t) std::fill(p.token(t), p.token(t) + s.rows, Sum(0));
+      // Several tiles share a block of the stack while it is in the cache.
+      const Index shared = tokens <= tile_rows || fits ? s.features : feature_block;
+      for (Index j = 0; j < s.features; j += shared) {
+        const Index end = (std::min)(j + shared, s.features);
+        detail::for_each_tile(tokens, [&](Index t, Index count) {
+          detail::BroadcastTokens<Arch, X> broadcast;
+          const Index span = broadcast.span(count, end - j);
+          for (Index k = j; k < end; k += span) {
+            const Index features = (std::min)(span, end - k);
+            Index stride = 0;
+            const Sum* const from = broadcast.read(x, begin + t, k, count, features, stride);
+            for (Index row = 0; row < s.rows; row += width) {
+              const auto* panel = stack.data + row / width * stack.panel_stride + k * stack.step;
+              detail::shrink_tile<Arch>(panel, stack.step, from, stride, features, count, p.token(begin + t) + row,
+                                        p.stride(), (std::min)(width, s.rows - row));
+            }
+          }
+        });
+      }
+    });
   });
 }
 
@@ -133,10 +142,11 @@ struct ExpandPlan {
   Index room, rooms;  ///< numbers of scratch memory for each thread, and for all
 
   ExpandPlan(ConstStack<Scalar> s, Index tokens) {
-    constexpr Index width = tile_width<Scalar, Arch>, line = cache_line<Scalar>;
+    using Sum = sum_t<Scalar>;
+    constexpr Index width = tile_width<Sum, Arch>, line = cache_line<Sum>;
     in_place = s.feature_stride == 1 && tokens <= expand_in_place_tokens;
     const Index bytes = in_place ? expand_in_place_bytes : expand_chunk_bytes;
-    chunk = (std::max)(width, bytes / static_cast<Index>(sizeof(Scalar)) / width * width);
+    chunk = (std::max)(width, bytes / static_cast<Index>(sizeof(Sum)) / width * width);
     chunks = detail::ceil_div(s.features, chunk);
     groups = detail::ceil_div(tokens, expand_tokens);
     tasks = chunks * groups;
@@ -150,17 +160,17 @@ struct ExpandPlan {
 };
 
 /// Loads: a panel of features of one row. Broadcasts: that row's number of a tile's tokens.
-template <class Arch, class Scalar>
-void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Scalar> y) {
-  using Shapes = Tiles<Arch, Scalar>;
-  constexpr Index width = tile_width<Scalar, Arch>;
+template <class Arch, class Scalar, class Y>
+void expand(ConstStack<Scalar> s, ConstTokens<sum_t<Scalar>> p, sum_t<Scalar> scale, Tokens<Y> y) {
+  using Sum = sum_t<Scalar>;
+  constexpr Index width = tile_width<Sum, Arch>;
   const ExpandPlan<Arch, Scalar> plan(s, p.tokens());
   const bool in_place = plan.in_place;
   const Index chunk = plan.chunk, chunks = plan.chunks, groups = plan.groups, room = plan.room;
 
   // Taken for all threads before the first writes to Y: if memory runs out, Y is unchanged.
   ScratchFrame scratch;
-  Scalar* rooms = plan.rooms == 0 ? nullptr : scratch.take<Scalar>(plan.rooms);
+  Sum* rooms = plan.rooms == 0 ? nullptr : scratch.take<Sum>(plan.rooms);
 
   parallel_for(plan.tasks, plan.work, [&](Index task, Index thread) {
     const Index begin = task % chunks * chunk, end = (std::min)(s.features, begin + chunk);
@@ -169,47 +179,53 @@ void expand(ConstStack<Scalar> s, ConstTokens<Scalar> p, Scalar scale, Tokens<Sc
     const Index tokens = p.tokens() * (task / chunks + 1) / groups - token;
 
     const Index packed_from = in_place ? full : begin;
-    Scalar* packed = rooms + thread * room;
+    Sum* packed = rooms + thread * room;
     for (Index first = packed_from; first < end; first += width) {
       const ConstStack<Scalar> panel{&s(0, first), (std::min)(width, end - first), s.rows, s.feature_stride,
                                      s.row_stride};
-      pack_panel<Arch>(panel, packed + (first - packed_from) * s.rows, width);
+      pack_panel<Arch, Scalar>(panel, packed + (first - packed_from) * s.rows, width);
     }
 
     detail::for_each_tile(tokens, [&](Index t, Index rows) {
-      TileArguments<Scalar> tile;
-      tile.length = s.rows;
-      tile.b = p.token(token + t);
-      tile.b_step = 1;
-      tile.b_row = p.stride();
-      tile.to_row = y.stride();
-      tile.factor = scale;
       const Index next = t + 2 * rows <= tokens ? rows * y.stride() : 0;
-      const auto& single = Shapes::template single<tile_registers>[rows - 1];
-      const auto& wide = Shapes::wide[rows - 1];
-      const Index wide_width = wide.size * lanes<Scalar, Arch>;
-      for (Index first = begin; first < end;) {
-        const bool here = first < packed_from, fits = first + wide_width <= packed_from;
-        tile.a = here ? &s(0, first) : packed + (first - packed_from) * s.rows;
-        tile.a_step = here ? s.row_stride : width;
-        tile.to = y.token(token + t) + first;
-        tile.next_to = tile.to + next;
-        tile.used = end - first;
-        (fits ? wide : single).add(tile);
-        first += fits ? wide_width : width;
-      }
+      // Features [from, to) in panels, those of a in place or those of the packed ones.
+      const auto add = [&](const auto* a, Index a_step, Index a_next, Index from, Index to, bool wide_fits) {
+        using A = std::remove_const_t<std::remove_pointer_t<decltype(a)>>;
+        using Shapes = Tiles<Arch, A, Y>;
+        TileArguments<A, Y> tile;
+        tile.length = s.rows;
+        tile.a_step = a_step;
+        tile.b = p.token(token + t);
+        tile.b_step = 1;
+        tile.b_row = p.stride();
+        tile.to_row = y.stride();
+        tile.factor = scale;
+        const auto& single = Shapes::template single<tile_registers>[rows - 1];
+        const auto& wide = Shapes::wide[rows - 1];
+        const Index wide_width = wide.size * lanes<Sum, Arch>;
+        for (Index first = from; first < to;) {
+          const bool fits = wide_fits && first + wide_width <= to;
+          tile.a = a + (first - from) * a_next;
+          tile.to = y.token(token + t) + first;
+          tile.next_to = tile.to + next;
+          tile.used = end - first;
+          (fits ? wide : single).add(tile);
+          first += fits ? wide_width : width;
+        }
+      };
+      if (packed_from > begin) add(&s(0, begin), s.row_stride, 1, begin, packed_from, true);
+      if (end > packed_from) add(static_cast<const Sum*>(packed), width, s.rows, packed_from, end, false);
     });
   });
 }
 
 /// Loads: a panel of one token's features. Broadcasts: a tile's rows of that token's P.
-template <class Arch, class Scalar>
-void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stack<Scalar> ds) {
+template <class Arch, class Scalar, class X>
+void accumulate(ConstTokens<Scalar> p, ConstTokens<X> x, Scalar scale, Stack<Scalar> ds) {
   constexpr Index width = tile_width<Scalar, Arch>;
   constexpr Index chunk = (std::max)(width, accumulate_chunk_bytes / static_cast<Index>(sizeof(Scalar)));
-  constexpr Index line = cache_line<Scalar>;
   const auto fetch = [&](Index token, Index feature, Index count) {
-    for (Index j = 0; j < count; j += line) prefetch(x.token(token) + feature + j);
+    for (Index j = 0; j < count; j += cache_line<X>) prefetch(x.token(token) + feature + j);
   };
 
   parallel_for(detail::ceil_div(ds.features, chunk), 2 * x.tokens() * ds.rows * ds.features, [&](Index task) {
@@ -223,8 +239,8 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
     Stack<Scalar> sums{&ds(0, begin), ds.rows, features, ds.row_stride, ds.feature_stride};
     if (ds.feature_stride != 1) {
       sums = {scratch.take<Scalar>(ds.rows * chunk), ds.rows, features, chunk, 1};
-      pack_panel<Arch>(ConstStack<Scalar>{&ds(0, begin), features, ds.rows, ds.feature_stride, ds.row_stride},
-                       sums.data, chunk);
+      pack_panel<Arch, Scalar>(ConstStack<Scalar>{&ds(0, begin), features, ds.rows, ds.feature_stride, ds.row_stride},
+                               sums.data, chunk);
     }
     const Index calls = detail::ceil_div(ds.rows, tile_rows) * detail::ceil_div(features, width);
     for (Index block = 0; block < x.tokens(); block += token_block) {
@@ -243,7 +259,7 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
       const Index next_features = (std::min)(chunk, ds.features - next_feature);
       Index call = 0;
       detail::for_each_tile(ds.rows, [&](Index k, Index rows) {
-        TileArguments<Scalar> tile;
+        TileArguments<Scalar, Scalar> tile;
         tile.length = length;
         tile.a_step = chunk;
         tile.b = p.token(block) + k;
@@ -251,7 +267,7 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
         tile.b_row = 1;
         tile.to_row = sums.row_stride;
         tile.factor = scale;
-        const auto add = Tiles<Arch, Scalar>::template single<tile_registers>[rows - 1].add;
+        const auto add = Tiles<Arch, Scalar, Scalar>::template single<tile_registers>[rows - 1].add;
         for (Index first = 0; first < features; first += width, ++call) {
           for (Index t = next_tokens * call / calls; t < next_tokens * (call + 1) / calls; ++t) {
             fetch(next_token + t, next_feature, next_features);
@@ -265,8 +281,8 @@ void accumulate(ConstTokens<Scalar> p, ConstTokens<Scalar> x, Scalar scale, Stac
       });
     }
     if (ds.feature_stride != 1) {
-      rows_side_by_side<Arch>(ConstStack<Scalar>{sums.data, ds.rows, features, chunk, 1}, &ds(0, begin),
-                              ds.feature_stride);
+      rows_side_by_side<Arch, Scalar>(ConstStack<Scalar>{sums.data, ds.rows, features, chunk, 1}, &ds(0, begin),
+                                      ds.feature_stride);
     }
   });
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "hydralora/core/aligned.hpp"
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/parallel.hpp"
 #include "hydralora/core/simd.hpp"
 #include "hydralora/core/workspace.hpp"
@@ -21,7 +22,7 @@ inline constexpr Index feature_block = 256;
 
 /// to[feature · step + row] = s(row, feature), and writes nothing else.
 template <class Arch, class Scalar>
-void rows_side_by_side(ConstStack<Scalar> s, Scalar* to, Index step) {
+void rows_side_by_side(ConstStack<Scalar> s, sum_t<Scalar>* to, Index step) {
   if (s.row_stride == 1) {
     for (Index j = 0; j < s.features; ++j) copy<Arch>(&s(0, j), to + j * step, s.rows);
     return;
@@ -37,16 +38,16 @@ void rows_side_by_side(ConstStack<Scalar> s, Scalar* to, Index step) {
     }
   }
   for (Index j = 0; j < s.features; ++j) {
-    for (Index k = j < square_features ? square_rows : 0; k < s.rows; ++k) to[j * step + k] = s(k, j);
+    for (Index k = j < square_features ? square_rows : 0; k < s.rows; ++k) to[j * step + k] = widen(s(k, j));
   }
 }
 
 /// The same with zeros from the last row to `step`. They enter only sums that are not read.
 template <class Arch, class Scalar>
-void pack_panel(ConstStack<Scalar> s, Scalar* to, Index step) {
-  rows_side_by_side<Arch>(s, to, step);
+void pack_panel(ConstStack<Scalar> s, sum_t<Scalar>* to, Index step) {
+  rows_side_by_side<Arch, Scalar>(s, to, step);
   if (s.rows == step) return;
-  for (Index j = 0; j < s.features; ++j) std::fill(to + j * step + s.rows, to + (j + 1) * step, Scalar(0));
+  for (Index j = 0; j < s.features; ++j) std::fill(to + j * step + s.rows, to + (j + 1) * step, sum_t<Scalar>(0));
 }
 
 namespace detail {
@@ -61,27 +62,56 @@ struct Panels {
   Index step;
 };
 
-/// The stack in panels of a tile's width along its rows. In place where rows lie so, or one tile of tokens uses them.
-template <class Arch, class Scalar>
-Panels<Scalar> panels_of_rows(ConstStack<Scalar> s, Index tokens, ScratchFrame& scratch) {
-  constexpr Index width = tile_width<Scalar, Arch>, lane_count = lanes<Scalar, Arch>;
+/// Calls use() with the stack in panels of a tile's width along its rows. In place where rows lie so, or one tile of
+/// tokens uses them.
+template <class Arch, class Scalar, class Use>
+void with_panels_of_rows(ConstStack<Scalar> s, Index tokens, Use&& use) {
+  using Sum = sum_t<Scalar>;
+  constexpr Index width = tile_width<Sum, Arch>, lane_count = lanes<Sum, Arch>;
   const Index overhang = ceil_div(s.rows, lane_count) * lane_count - s.rows;
   const bool whole_registers = s.row_stride == 1 && overhang <= s.slack;  // whether they may be read in place
-  if (whole_registers && (tokens <= tile_rows || (overhang == 0 && s.rows <= width))) {
-    return {s.data, width, s.feature_stride};
+  if (whole_registers && (tokens <= tile_rows || (overhang == 0 && s.rows <= width && !is_narrow<Scalar>))) {
+    return use(Panels<Scalar>{s.data, width, s.feature_stride});
   }
+  ScratchFrame scratch;
   const Index panels = ceil_div(s.rows, width), blocks = ceil_div(s.features, feature_block);
   const Index step = (std::min)(width, s.rows + overhang);
-  Scalar* packed = scratch.take<Scalar>(panels * step * s.features);
+  Sum* packed = scratch.take<Sum>(panels * step * s.features);
   constexpr Index cost = 8;  // packing a number takes about as long as so many flop of the tile
   parallel_for(panels * blocks, cost * panels * step * s.features, [&](Index i) {
     const Index row = i / blocks * width, feature = i % blocks * feature_block;
     const ConstStack<Scalar> piece{&s(row, feature), (std::min)(width, s.rows - row + (whole_registers ? overhang : 0)),
                                    (std::min)(feature_block, s.features - feature), s.row_stride, s.feature_stride};
-    pack_panel<Arch>(piece, packed + i / blocks * step * s.features + feature * step, step);
+    pack_panel<Arch, Scalar>(piece, packed + i / blocks * step * s.features + feature * step, step);
   });
-  return {packed, step * s.features, step};
+  use(Panels<Sum>{packed, step * s.features, step});
 }
+
+/// A tile's piece of X as the tile broadcasts it: itself, or the widened copy of numbers of 16 bits in the L1 cache.
+template <class Arch, class X>
+class BroadcastTokens {
+ public:
+  using Scalar = sum_t<X>;
+  /// Features of a piece. Several blocks for few tokens, as tiles of few tokens have copies.
+  static Index span(Index tokens, Index features) {
+    return is_narrow<X> ? (std::max)(feature_block, numbers / tokens / feature_block * feature_block) : features;
+  }
+  /// @return  where token 0 begins. @param stride  from one token to the next, OVERWRITTEN.
+  const Scalar* read(ConstTokens<X> x, Index token, Index feature, Index tokens, Index features, Index& stride) {
+    if constexpr (is_narrow<X>) {
+      stride = features;
+      for (Index t = 0; t < tokens; ++t) copy<Arch>(x.token(token + t) + feature, widened + t * features, features);
+      return widened;
+    } else {
+      stride = x.stride();
+      return x.token(token) + feature;
+    }
+  }
+
+ private:
+  static constexpr Index numbers = feature_block * 8;  // 8 KiB
+  alignas(64) Scalar widened[is_narrow<X> ? static_cast<std::size_t>(numbers) : 1];
+};
 
 }  // namespace detail
 }  // namespace simd
