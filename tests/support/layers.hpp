@@ -24,7 +24,7 @@ inline bool takes_weights(Kind kind) { return kind == Kind::split_given || kind 
 
 /// A layer with all parameters random (B too, or nothing but B would have a gradient), handed to f by reference. What
 /// fails inside f says which layer it was.
-template <class Scalar, class Function>
+template <class Scalar, class Activation = Scalar, class Function>
 void with_layer(Kind kind, const LayerShape& s, double dropout, std::uint64_t seed, Function&& f) {
   using namespace hydralora;
   CAPTURE(name(kind));
@@ -39,13 +39,15 @@ void with_layer(Kind kind, const LayerShape& s, double dropout, std::uint64_t se
                           : kind == Kind::split_uniform ? Routing::uniform
                                                         : Routing::learned;
   if (kind == Kind::lora) {
-    run(LoRA<Scalar>(LoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout}, seed));
+    run(LoRA<Scalar, Activation>(LoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout}, seed));
   } else if (kind == Kind::hydra) {
-    run(HydraLoRA<Scalar>(HydraLoRAConfig{s.in, s.out, s.rank, 3.0, true, dropout, s.heads}, seed));
+    run(HydraLoRA<Scalar, Activation>(HydraLoRAConfig{s.in, s.out, s.rank, 3.0, true, dropout, s.heads}, seed));
   } else if (kind == Kind::shared_b || kind == Kind::shared_b_given) {
-    run(SharedBLoRA<Scalar>(SharedBLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing}, seed));
+    run(SharedBLoRA<Scalar, Activation>(SharedBLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing},
+                                        seed));
   } else {
-    run(SplitLoRA<Scalar>(SplitLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing}, seed));
+    run(SplitLoRA<Scalar, Activation>(SplitLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing},
+                                      seed));
   }
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <hydralora/core/narrow.hpp>
 #include <type_traits>
 
 namespace tolerance {
@@ -20,9 +21,15 @@ inline constexpr double central_difference = 1e-7;
 /// room for the worst of many thousand random sums, the second argument for what a softmax amplifies.
 template <class Scalar>
 double product_sum(double terms, double amplification = 1) {
-  const double unit = std::is_same_v<Scalar, float> ? 6.0e-8 : 1.1e-16;
+  const double unit = std::is_same_v<hydralora::sum_t<Scalar>, float> ? 6.0e-8 : 1.1e-16;
   return 20 * unit * std::sqrt(terms + 1) * amplification;
 }
+
+/// One rounding to a number of 16 bits, relative to the number: half a unit in the last of its 8 (bfloat16) or 11 bits.
+template <class Scalar>
+inline constexpr double rounding = std::is_same_v<Scalar, Eigen::bfloat16> ? 0x1p-8
+                                   : std::is_same_v<Scalar, Eigen::half>   ? 0x1p-11
+                                                                           : 0;
 
 /// Softmax weights sum to one up to the rounding of one addition per head.
 template <class Scalar>

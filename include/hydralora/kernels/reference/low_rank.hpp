@@ -12,8 +12,8 @@ inline namespace HYDRALORA_BUILD {
 namespace reference {
 
 /// P = S X.
-template <class Scalar, class X>
-void shrink(ConstStack<Scalar> s, ConstTokens<X> x, Tokens<sum_t<Scalar>> p) {
+template <class Scalar, class X = Scalar>
+void shrink(ConstStack<Scalar> s, type_t<ConstTokens<X>> x, Tokens<sum_t<Scalar>> p) {
   for (Index t = 0; t < x.tokens(); ++t) {
     for (Index k = 0; k < s.rows; ++k) {
       sum_t<Scalar> sum(0);
@@ -24,8 +24,8 @@ void shrink(ConstStack<Scalar> s, ConstTokens<X> x, Tokens<sum_t<Scalar>> p) {
 }
 
 /// Y += scale · Sᵀ P.
-template <class Scalar, class Y>
-void expand(ConstStack<Scalar> s, ConstTokens<sum_t<Scalar>> p, sum_t<Scalar> scale, Tokens<Y> y) {
+template <class Scalar, class Y = Scalar>
+void expand(ConstStack<Scalar> s, ConstTokens<sum_t<Scalar>> p, sum_t<Scalar> scale, type_t<Tokens<Y>> y) {
   for (Index t = 0; t < p.tokens(); ++t) {
     for (Index j = 0; j < s.features; ++j) {
       sum_t<Scalar> sum(0);
@@ -36,8 +36,8 @@ void expand(ConstStack<Scalar> s, ConstTokens<sum_t<Scalar>> p, sum_t<Scalar> sc
 }
 
 /// dS += scale · P Xᵀ.
-template <class Scalar, class X>
-void accumulate(ConstTokens<Scalar> p, ConstTokens<X> x, Scalar scale, Stack<Scalar> ds) {
+template <class Scalar, class X = Scalar>
+void accumulate(ConstTokens<Scalar> p, type_t<ConstTokens<X>> x, Scalar scale, Stack<Scalar> ds) {
   for (Index k = 0; k < ds.rows; ++k) {
     for (Index j = 0; j < ds.features; ++j) {
       Scalar sum(0);

@@ -54,6 +54,16 @@ namespace detail {
 
 constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
+/// Calls f(first, count) for tiles of tokens (or rows) of nearly equal size: 9 = 5 + 4.
+template <class Function>
+void for_each_tile(Index count, Function&& f) {
+  const Index tiles = ceil_div(count, tile_rows);
+  for (Index i = 0; i < tiles; ++i) {
+    const Index first = count * i / tiles;
+    f(first, count * (i + 1) / tiles - first);
+  }
+}
+
 /// Panels as the tile reads them: number (feature, row) at data[panel · panel_stride + feature · step + row].
 template <class Scalar>
 struct Panels {
@@ -61,6 +71,9 @@ struct Panels {
   Index panel_stride;
   Index step;
 };
+
+/// Packing a number takes about as long as so many flop of the tile.
+inline constexpr Index packing_cost = 8;
 
 /// Calls use() with the stack in panels of a tile's width along its rows. In place where rows lie so, or one tile of
 /// tokens uses them.
@@ -77,8 +90,7 @@ void with_panels_of_rows(ConstStack<Scalar> s, Index tokens, Use&& use) {
   const Index panels = ceil_div(s.rows, width), blocks = ceil_div(s.features, feature_block);
   const Index step = (std::min)(width, s.rows + overhang);
   Sum* packed = scratch.take<Sum>(panels * step * s.features);
-  constexpr Index cost = 8;  // packing a number takes about as long as so many flop of the tile
-  parallel_for(panels * blocks, cost * panels * step * s.features, [&](Index i) {
+  parallel_for(panels * blocks, packing_cost * panels * step * s.features, [&](Index i) {
     const Index row = i / blocks * width, feature = i % blocks * feature_block;
     const ConstStack<Scalar> piece{&s(row, feature), (std::min)(width, s.rows - row + (whole_registers ? overhang : 0)),
                                    (std::min)(feature_block, s.features - feature), s.row_stride, s.feature_stride};
