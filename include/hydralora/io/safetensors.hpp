@@ -94,7 +94,8 @@ class SafetensorsFile {
   template <class Matrix>
   void read(const std::string& name, Matrix&& matrix, bool finite_only = true) const {
     using Scalar = typename std::decay_t<Matrix>::Scalar;
-    static_assert(std::is_floating_point_v<Scalar>, "hydralora: tensors are read into float or double.");
+    static_assert(std::is_floating_point_v<Scalar> || is_narrow<Scalar>,
+                  "hydralora: tensors are read into floating-point numbers.");
     const TensorEntry& from = entry(name);
     const bool is_vector = from.shape.size() == 1 && matrix.cols() == 1;
     const bool is_number = from.shape.empty() && matrix.size() == 1;

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "hydralora/core/expects.hpp"
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/io/dtype.hpp"
 #include "hydralora/io/file.hpp"
 #include "hydralora/io/safetensors_header.hpp"
@@ -39,26 +40,12 @@ class SafetensorsWriter {
   void add(const std::string& name, const Eigen::MatrixBase<Derived>& matrix, std::optional<DType> type = {},
            bool as_vector = false) {
     using Scalar = typename Derived::Scalar;
-    static_assert(std::is_floating_point_v<Scalar>, "hydralora: tensors are written from float or double.");
-    const DType stored = type.value_or(sizeof(Scalar) == 4 ? DType::F32 : DType::F64);
-    expects(detail::is_floating(stored), "SafetensorsWriter: ", in_quotes(name), " as ", info_of(stored).name,
-            ", expected F64, F32, F16 or BF16");
-    expects(!as_vector || matrix.cols() == 1, "SafetensorsWriter: ", in_quotes(name), " has ", matrix.cols(),
-            " columns, a vector has 1");
-    const auto size = static_cast<std::size_t>(info_of(stored).bytes);
-    std::vector<unsigned char> bytes(static_cast<std::size_t>(matrix.size()) * size);
-    unsigned char* to = bytes.data();
-    for (Index i = 0; i < matrix.rows(); ++i) {
-      for (Index j = 0; j < matrix.cols(); ++j, to += size) {
-        detail::encode(stored, matrix(i, j), to);
-        if (std::isfinite(matrix(i, j)) && !std::isfinite(detail::decode<Scalar>(stored, to))) {
-          fail("SafetensorsWriter: ", in_quotes(name), " has ", matrix(i, j), ", too large for ", info_of(stored).name);
-        }
-      }
+    if constexpr (is_narrow<Scalar>) {
+      constexpr DType own = std::is_same_v<Scalar, Eigen::bfloat16> ? DType::BF16 : DType::F16;
+      return add(name, matrix.template cast<float>(), type.value_or(own), as_vector);
+    } else {
+      add_floats(name, matrix, type.value_or(sizeof(Scalar) == 4 ? DType::F32 : DType::F64), as_vector);
     }
-    add_bytes(name, stored,
-              as_vector ? std::vector<Index>{matrix.rows()} : std::vector<Index>{matrix.rows(), matrix.cols()},
-              std::move(bytes));
   }
 
   /// Adds a tensor of any type but DType::other from its bytes, little-endian and row-major.
@@ -131,6 +118,30 @@ class SafetensorsWriter {
   }
 
  private:
+  template <class Derived>
+  void add_floats(const std::string& name, const Eigen::MatrixBase<Derived>& matrix, DType stored, bool as_vector) {
+    using Scalar = typename Derived::Scalar;
+    static_assert(std::is_floating_point_v<Scalar>, "hydralora: tensors are written from floating-point numbers.");
+    expects(detail::is_floating(stored), "SafetensorsWriter: ", in_quotes(name), " as ", info_of(stored).name,
+            ", expected F64, F32, F16 or BF16");
+    expects(!as_vector || matrix.cols() == 1, "SafetensorsWriter: ", in_quotes(name), " has ", matrix.cols(),
+            " columns, a vector has 1");
+    const auto size = static_cast<std::size_t>(info_of(stored).bytes);
+    std::vector<unsigned char> bytes(static_cast<std::size_t>(matrix.size()) * size);
+    unsigned char* to = bytes.data();
+    for (Index i = 0; i < matrix.rows(); ++i) {
+      for (Index j = 0; j < matrix.cols(); ++j, to += size) {
+        detail::encode(stored, matrix(i, j), to);
+        if (std::isfinite(matrix(i, j)) && !std::isfinite(detail::decode<Scalar>(stored, to))) {
+          fail("SafetensorsWriter: ", in_quotes(name), " has ", matrix(i, j), ", too large for ", info_of(stored).name);
+        }
+      }
+    }
+    add_bytes(name, stored,
+              as_vector ? std::vector<Index>{matrix.rows()} : std::vector<Index>{matrix.rows(), matrix.cols()},
+              std::move(bytes));
+  }
+
   struct Tensor {
     DType type;
     std::vector<Index> shape;

@@ -61,7 +61,7 @@ finite_bits<Scalar> not_finite(Scalar number) {
   if constexpr (sizeof(Scalar) == 4 || sizeof(Scalar) == 8) {
     return not_finite_bit(bits_as<finite_bits<Scalar>>(number));
   } else {
-    return static_cast<finite_bits<Scalar>>(!std::isfinite(number)) << 63U;
+    return static_cast<finite_bits<Scalar>>(!std::isfinite(widen(number))) << 63U;
   }
 }
 
@@ -114,11 +114,15 @@ struct Tile {
 /// to(i, j) = tile(i, j) for a destination whose columns are contiguous.
 template <class Scalar>
 void store_transposed(const Scalar* tile, Index tile_stride, Index rows, Index columns, Scalar* to, Index stride) {
-  constexpr Index side = simd::transpose_side<Scalar>;
+  constexpr Index side = is_narrow<Scalar> ? 1 : simd::transpose_side<Scalar>;  // squares are widened
   const Index square_rows = rows / side * side, square_columns = columns / side * side;
   for (Index j = 0; j < square_columns; j += side) {
     for (Index i = 0; i < square_rows; i += side) {
-      simd::transpose_square(tile + i * tile_stride + j, tile_stride, to + j * stride + i, stride);
+      if constexpr (side > 1) {
+        simd::transpose_square(tile + i * tile_stride + j, tile_stride, to + j * stride + i, stride);
+      } else {
+        to[j * stride + i] = tile[i * tile_stride + j];
+      }
     }
   }
   for (Index j = 0; j < columns; ++j) {
@@ -227,7 +231,7 @@ Index first_not_finite(const InputFile& file, const TensorPlace& from, Index row
     count = (std::min)(at_once, end - first);
     file.read(from.at(0, first), buffer.data(), static_cast<std::size_t>(count * size));
     for (Index i = 0; i < count; ++i) {
-      if (!std::isfinite(decode<Scalar>(from.type, buffer.data() + i * size))) return first + i;
+      if (!std::isfinite(widen(decode<Scalar>(from.type, buffer.data() + i * size)))) return first + i;
     }
   }
   return end;
