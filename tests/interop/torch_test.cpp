@@ -350,3 +350,26 @@ TEST_CASE("torch: its Adam trains the layer's own memory, its files bring it bac
   other->to(torch::kDouble);
   CHECK(message_of([&] { other->forward(x, torch::zeros({64, 8})); }) == containing("parameter down has become"));
 }
+
+TEST_CASE_TEMPLATE("modules with numbers of 16 bits", Layer, HydraLoRA<Eigen::bfloat16>, HydraLoRA<Eigen::half>,
+                   HydraLoRA<float, Eigen::bfloat16>) {
+  const HydraLoRAConfig config{24, 16, 4, 8.0, false, 0.0, 3};
+  TorchAdapter<Layer> adapter = random_adapter<Layer>(config);
+  TorchAdapter<HydraLoRA<double>> twin(config, 1);
+  twin->load_peft_tensors(adapter->peft_tensors("m"), "m");
+  const torch::ScalarType type = hydralora::detail::torch_type<typename Layer::Activation>;
+  const Tensor x = torch::randn({7, 24}).to(type).requires_grad_(),
+               wide_x = x.detach().to(torch::kDouble).requires_grad_();
+  const Tensor y = adapter->forward(x, torch::zeros({7, 16}, type));
+  const Tensor wide_y = twin->forward(wide_x, torch::zeros({7, 16}, torch::kDouble));
+  const Tensor dy = torch::randn({7, 16}).to(type);
+  y.backward(dy);
+  wide_y.backward(dy.to(torch::kDouble));
+  CHECK((y.scalar_type() == type));
+  CHECK((adapter->down.grad().scalar_type() == adapter->down.scalar_type()));
+  const double rounding = 4e-3;  // of bfloat16
+  CHECK(relative(y.to(torch::kDouble), wide_y) < rounding);
+  CHECK(relative(x.grad().to(torch::kDouble), wide_x.grad()) < rounding);
+  CHECK(relative(adapter->down.grad().to(torch::kDouble), twin->down.grad()) < rounding);
+  CHECK(relative(adapter->up.grad().to(torch::kDouble), twin->up.grad()) < rounding);
+}

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "hydralora/core/expects.hpp"
+#include "hydralora/core/narrow.hpp"
 #include "hydralora/core/tokens.hpp"
 #include "hydralora/io/peft_names.hpp"
 #include "hydralora/layers/adapter_tensors.hpp"
@@ -20,15 +21,13 @@
 namespace hydralora {
 inline namespace HYDRALORA_BUILD {
 
-/// An Eigen map of a layer (A(), B(head), gate()) as a tensor over the same memory.
-template <class Map>
-torch::Tensor as_tensor(Map map) {
-  using Scalar = typename Map::Scalar;
-  return torch::from_blob(const_cast<Scalar*>(map.data()), {map.rows(), map.cols()}, {1, map.outerStride()},
-                          torch::CppTypeToScalarType<Scalar>::value);  // torch has no read-only tensors
-}
-
 namespace detail {
+/// Torch's name of a number type. Its 16-bit types have the same bits as Eigen's.
+template <class Scalar>
+constexpr torch::ScalarType torch_type =
+    std::is_same_v<Scalar, Eigen::bfloat16> ? torch::kBFloat16
+    : std::is_same_v<Scalar, Eigen::half>   ? torch::kHalf
+                                            : torch::CppTypeToScalarType<sum_t<Scalar>>::value;
 /// The distance between tokens in a tensor [..., features]. False if they are not evenly spaced or not contiguous.
 inline bool find_stride(const torch::Tensor& tensor, Index& stride) {
   stride = tensor.size(-1);
@@ -45,6 +44,14 @@ inline bool find_stride(const torch::Tensor& tensor, Index& stride) {
 }
 }  // namespace detail
 
+/// An Eigen map of a layer (A(), B(head), gate()) as a tensor over the same memory.
+template <class Map>
+torch::Tensor as_tensor(Map map) {
+  using Scalar = typename Map::Scalar;
+  return torch::from_blob(const_cast<Scalar*>(map.data()), {map.rows(), map.cols()}, {1, map.outerStride()},
+                          detail::torch_type<Scalar>);  // torch has no read-only tensors
+}
+
 /// A CPU tensor [..., features] as tokens; the leading dimensions are flattened.
 /// @throws std::invalid_argument  if this would need a copy: another device or number type, features that are not
 ///         contiguous, tokens that are not evenly spaced. `what` names the tensor in the message.
@@ -52,17 +59,16 @@ template <class Scalar>
 Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
   expects(tensor.defined() && tensor.dim() >= 1, what, " is undefined or has no dimension, expected [..., features]");
   expects(tensor.device().is_cpu() && tensor.layout() == torch::kStrided, what, " is not a dense CPU tensor");
-  expects(tensor.scalar_type() == torch::CppTypeToScalarType<Scalar>::value, what, " holds ",
-          c10::toString(tensor.scalar_type()), ", the layer ",
-          c10::toString(torch::CppTypeToScalarType<Scalar>::value));
+  expects(tensor.scalar_type() == detail::torch_type<Scalar>, what, " holds ", c10::toString(tensor.scalar_type()),
+          ", the layer ", c10::toString(detail::torch_type<Scalar>));
   Index stride = 0;
   expects(detail::find_stride(tensor, stride), what,
           ": its tokens are not evenly spaced rows of contiguous features; .contiguous() copies it");
   const Index features = tensor.size(-1);
-  return {tensor.template data_ptr<Scalar>(), features, features > 0 ? tensor.numel() / features : 0, stride};
+  return {static_cast<Scalar*>(tensor.data_ptr()), features, features > 0 ? tensor.numel() / features : 0, stride};
 }
 
-/// An adapter as a torch module, for LoRA, SplitLoRA, HydraLoRA and SharedBLoRA of float or double:
+/// An adapter as a torch module, for LoRA, SplitLoRA, HydraLoRA and SharedBLoRA of float, double, bfloat16 or half:
 ///
 ///   hydralora::TorchAdapter<hydralora::HydraLoRA<float>> adapter(config, /*seed=*/1);
 ///   y = adapter->forward(x, base->forward(x));          // adds ΔW(x) to the base's result in place
@@ -73,16 +79,17 @@ Tokens<Scalar> tokens_of(const torch::Tensor& tensor, const char* what) {
 template <class Layer>
 class TorchAdapterImpl : public torch::nn::Module {
  public:
-  using Scalar = typename Layer::Scalar;
+  using Scalar = typename Layer::Scalar;          ///< of the parameters
+  using Activation = typename Layer::Activation;  ///< of x and y
+  using Sum = typename Layer::Sum;                ///< of given weights
   using Config = typename Layer::Config;
-  static_assert(std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>,
-                "hydralora: torch modules are of float or double.");
 
   /// Initialised like a layer with this seed. Errors as in the layer's constructor.
   explicit TorchAdapterImpl(const Config& config, std::uint64_t seed = 0)
-      : flat_(torch::zeros({detail::checked_shape<typename Layer::Middle>(config).parameter_count()}, type())),
-        layer_(config, map_of(flat_), seed),
-        undropped_(without_dropout(config), map_of(flat_), seed) {
+      : flat_(torch::zeros({detail::checked_shape<typename Layer::Middle>(config).parameter_count()},
+                           detail::torch_type<Scalar>)),
+        layer_(config, map_of<Scalar>(flat_), seed),
+        undropped_(without_dropout(config), map_of<Scalar>(flat_), seed) {
     layer_.initialize();
     const auto [down_half, up_half] = halves(flat_, layer_.down_parameters().size());
     down = register_parameter("down", down_half.detach());
@@ -101,19 +108,20 @@ class TorchAdapterImpl : public torch::nn::Module {
   /// Cost    that of the layer; forward copies neither x nor y. Backward allocates dx and the gradients, and copies
   ///         a dy that is expanded or strided.
   torch::Tensor forward(torch::Tensor x, torch::Tensor y, torch::Tensor weights = {}) {
-    const Tokens<Scalar> x_tokens = tokens_of<Scalar>(x, "x"), y_tokens = tokens_of<Scalar>(y, "y");
+    const Tokens<Activation> x_tokens = tokens_of<Activation>(x, "x"), y_tokens = tokens_of<Activation>(y, "y");
     expects(!(torch::GradMode::is_enabled() && y.is_leaf() && y.requires_grad()),
             "TorchAdapter: y is a leaf that requires a gradient, and would be written in place");
     adopt_parameters();
     if (!torch::GradMode::is_enabled() && !dropping()) {
-      CallOptions<Scalar> options;
+      CallOptions<Sum> options;
       std::vector<Index> segments;
       set_options(options, segments, x, weights);
       layer_.forward(x_tokens, y_tokens, options);
       y.unsafeGetTensorImpl()->bump_version();  // as torch's in-place operations do
       return y;
     }
-    return Function::apply(y, x, down, up, weights.defined() ? weights : torch::empty({0}, type()), this);
+    return Function::apply(y, x, down, up, weights.defined() ? weights : torch::empty({0}, detail::torch_type<Sum>),
+                           this);
   }
   /// The layer over the same memory. This call and forward() update it after Module::load() or to().
   Layer& layer() {
@@ -142,7 +150,7 @@ class TorchAdapterImpl : public torch::nn::Module {
     for_each_matrix([&](const char* part, Index head, auto matrix) {
       tensors.insert(detail::tensor_name(module, part, head),
                      flat_.as_strided({matrix.rows(), matrix.cols()}, {1, matrix.outerStride()},
-                                      matrix.data() - flat_.template data_ptr<Scalar>()));
+                                      matrix.data() - static_cast<const Scalar*>(flat_.data_ptr())));
     });
     return tensors;
   }
@@ -157,9 +165,9 @@ class TorchAdapterImpl : public torch::nn::Module {
       expects(sizes == expected, "TorchAdapter: ", entry.key(), " is ", sizes, ", expected ", expected);
     }
     for (const auto& entry : tensors) {
-      detail::TensorName name;
-      expects(!name.parse(entry.key()) || name.module != module || own.contains(entry.key()), "TorchAdapter: a ",
-              layer_.shape().layer, " has no ", entry.key());
+      const detail::TensorName name(entry.key());
+      expects(name.part == detail::TensorName::Part::other || name.module != module || own.contains(entry.key()),
+              "TorchAdapter: a ", layer_.shape().layer, " has no ", entry.key());
     }
     const torch::NoGradGuard no_gradients;
     for (const auto& entry : own) entry.value().copy_(tensors.at(entry.key()));
@@ -184,10 +192,10 @@ class TorchAdapterImpl : public torch::nn::Module {
                                  torch::Tensor down, torch::Tensor up, torch::Tensor weights,
                                  TorchAdapterImpl* module) {
       auto saved = c10::make_intrusive<Saved>(module->flat_, module->dropping() ? module->layer_ : module->undropped_);
-      CallOptions<Scalar> options;
+      CallOptions<Sum> options;
       std::vector<Index> segments;
       module->set_options(options, segments, x, weights);
-      saved->layer.forward(tokens_of<Scalar>(x, "x"), tokens_of<Scalar>(y, "y"), saved->cache, options);
+      saved->layer.forward(tokens_of<Activation>(x, "x"), tokens_of<Activation>(y, "y"), saved->cache, options);
       if (module->dropping()) ++module->step;
       saved->wants_dx = x.requires_grad();
       saved->wants_dweights = weights.requires_grad();
@@ -207,21 +215,21 @@ class TorchAdapterImpl : public torch::nn::Module {
       Index stride = 0;
       if (!detail::find_stride(dy, stride)) dy = dy.contiguous();  // for example expanded by sum()
 
-      torch::Tensor gradients = torch::zeros({saved->flat.numel()}, type()), dx, dweights;
-      typename Layer::Gradients g(saved->layer.config(), map_of(gradients));
-      CallOptions<Scalar> options;
+      torch::Tensor gradients = torch::zeros({saved->flat.numel()}, detail::torch_type<Sum>), dx, dweights;
+      typename Layer::Gradients g(saved->layer.config(), map_of<Sum>(gradients));
+      CallOptions<Sum> options;
       if (saved->wants_dweights) {
-        dweights = torch::zeros(weights.sizes(), type());
-        options.weights_gradient = tokens_of<Scalar>(dweights, "weights_gradient");
+        dweights = torch::zeros(weights.sizes(), detail::torch_type<Sum>);
+        options.weights_gradient = tokens_of<Sum>(dweights, "weights_gradient");
       }
-      const Tokens<Scalar> x_tokens = tokens_of<Scalar>(x, "x"), dy_tokens = tokens_of<Scalar>(dy, "dy");
+      const Tokens<Activation> x_tokens = tokens_of<Activation>(x, "x"), dy_tokens = tokens_of<Activation>(dy, "dy");
       if (saved->wants_dx) {
-        dx = torch::zeros(x.sizes(), type());
-        saved->layer.backward(x_tokens, dy_tokens, saved->cache, g, tokens_of<Scalar>(dx, "dx"), options);
+        dx = torch::zeros(x.sizes(), detail::torch_type<Activation>);
+        saved->layer.backward(x_tokens, dy_tokens, saved->cache, g, tokens_of<Activation>(dx, "dx"), options);
       } else {
         saved->layer.backward(x_tokens, dy_tokens, saved->cache, g, options);
       }
-      const auto [ddown, dup] = halves(gradients, g.down_parameters().size());
+      const auto [ddown, dup] = halves(gradients, g.down_parameters().size());  // torch rounds them to 16 bits
       return {upstream[0], dx, ddown, dup, dweights, torch::Tensor()};
     }
   };
@@ -245,13 +253,13 @@ class TorchAdapterImpl : public torch::nn::Module {
     }
     if (own.shape().gated()) f("lora_route", -1, own.gate());
   }
-  static torch::TensorOptions type() { return torch::TensorOptions(torch::CppTypeToScalarType<Scalar>::value); }
   static Config without_dropout(Config config) {
     config.dropout = 0;
     return config;
   }
-  static auto map_of(torch::Tensor& flat) {
-    return Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>(flat.template data_ptr<Scalar>(), flat.numel());
+  template <class Number>
+  static ParameterMap<Number> map_of(torch::Tensor& flat) {
+    return {static_cast<Number*>(flat.data_ptr()), flat.numel()};
   }
   /// The parts "down" and "up" of a flat tensor.
   static std::pair<torch::Tensor, torch::Tensor> halves(const torch::Tensor& flat, std::int64_t down_size) {
@@ -259,10 +267,10 @@ class TorchAdapterImpl : public torch::nn::Module {
   }
   bool dropping() const { return is_training() && layer_.config().dropout > 0; }
 
-  void set_options(CallOptions<Scalar>& options, std::vector<Index>& segments, const torch::Tensor& x,
+  void set_options(CallOptions<Sum>& options, std::vector<Index>& segments, const torch::Tensor& x,
                    const torch::Tensor& weights) const {
     options.step = step;
-    if (weights.defined() && weights.numel() > 0) options.weights = tokens_of<Scalar>(weights, "weights");
+    if (weights.defined() && weights.numel() > 0) options.weights = tokens_of<Sum>(weights, "weights");
     if (!layer_.shape().gate.pools() || x.dim() < 3 || x.numel() == 0) return;
     segments.assign(static_cast<std::size_t>(x.numel() / (x.size(-1) * x.size(-2))), x.size(-2));
     options.segments = segments;

@@ -74,7 +74,7 @@ HYDRALORA_DECLARE_INSTANCES(HYDRALORA_ADAPTER_TENSORS_INSTANCES)
 template <class ScalarType, class MiddleType>
 class AdapterTensors {
  public:
-  using Scalar = ScalarType;                   ///< of parameters and activations
+  using Scalar = ScalarType;                   ///< of the numbers
   using Middle = MiddleType;                   ///< what the layer computes between the stacks
   using Config = typename MiddleType::Config;  ///< the layer's settings
 
