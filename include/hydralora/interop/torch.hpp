@@ -81,7 +81,7 @@ class TorchAdapterImpl : public torch::nn::Module {
  public:
   using Scalar = typename Layer::Scalar;          ///< of the parameters
   using Activation = typename Layer::Activation;  ///< of x and y
-  using Sum = typename Layer::Sum;                ///< of given weights
+  using Sum = typename Layer::Sum;                ///< of `weights`
   using Config = typename Layer::Config;
 
   /// Initialised like a layer with this seed. Errors as in the layer's constructor.
@@ -253,10 +253,7 @@ class TorchAdapterImpl : public torch::nn::Module {
     }
     if (own.shape().gated()) f("lora_route", -1, own.gate());
   }
-  static Config without_dropout(Config config) {
-    config.dropout = 0;
-    return config;
-  }
+  static Config without_dropout(Config config) { return config.dropout = 0, config; }
   template <class Number>
   static ParameterMap<Number> map_of(torch::Tensor& flat) {
     return {static_cast<Number*>(flat.data_ptr()), flat.numel()};
