@@ -19,11 +19,9 @@ struct Types {
   using Scalar = Parameters;
   using Activation = Activations;
 };
+// Two of the combinations: each costs a compiler 10 seconds.
 using BFloat16 = Types<Eigen::bfloat16, Eigen::bfloat16>;
-using Half = Types<Eigen::half, Eigen::half>;
-using BFloat16Activations = Types<float, Eigen::bfloat16>;
 using HalfActivations = Types<float, Eigen::half>;
-using BFloat16Parameters = Types<Eigen::bfloat16, float>;
 
 template <class Derived>
 Matrix<double> exact(const Eigen::MatrixBase<Derived>& m) {
@@ -102,8 +100,7 @@ TEST_CASE_TEMPLATE("numbers of 16 bits widen exactly and round as Eigen's", Narr
   }
 }
 
-TEST_CASE_TEMPLATE("layers of 16 bits round only their results", T, BFloat16, Half, BFloat16Activations,
-                   HalfActivations, BFloat16Parameters) {
+TEST_CASE_TEMPLATE("layers of 16 bits round only their results", T, BFloat16, HalfActivations) {
   using Activation = typename T::Activation;
   const auto check = [](Kind kind, const LayerShape& s, const auto& layer, const auto& twin) {
     using Layer = std::decay_t<decltype(layer)>;
@@ -144,8 +141,7 @@ TEST_CASE_TEMPLATE("layers of 16 bits round only their results", T, BFloat16, Ha
                    {0.0, 0.3}, check);
 }
 
-TEST_CASE_TEMPLATE("activations of 16 bits round what the float layer computes", Activation, Eigen::bfloat16,
-                   Eigen::half) {
+TEST_CASE_TEMPLATE("activations of 16 bits round what the float layer computes", Activation, Eigen::half) {
   for (const LayerShape& s : {LayerShape{300, 1030, 4, 3, 70}, LayerShape{1030, 50, 9, 2, 1}}) {
     for (const Kind kind : {Kind::lora, Kind::split_learned, Kind::hydra, Kind::shared_b}) {
       const Matrix<Activation> x = random_matrix<Activation>(s.in, s.tokens, 1);
@@ -158,8 +154,8 @@ TEST_CASE_TEMPLATE("activations of 16 bits round what the float layer computes",
   }
 }
 
-TEST_CASE_TEMPLATE("a token of 16 bits has the same bits in any batch, slice and number of threads", T, BFloat16, Half,
-                   BFloat16Activations) {
+TEST_CASE_TEMPLATE("a token of 16 bits has the same bits in any batch, slice and number of threads", T, BFloat16,
+                   HalfActivations) {
   using Activation = typename T::Activation;
   for (const LayerShape& s : {LayerShape{37, 1030, 4, 3, 70}, LayerShape{600, 50, 9, 2, 9}}) {
     for (const Kind kind : {Kind::lora, Kind::split_learned, Kind::hydra, Kind::shared_b}) {
@@ -212,7 +208,7 @@ TEST_CASE_TEMPLATE("a token of 16 bits has the same bits in any batch, slice and
   }
 }
 
-TEST_CASE_TEMPLATE("NaN in a token of 16 bits stays in that token", Activation, Eigen::bfloat16, Eigen::half) {
+TEST_CASE_TEMPLATE("NaN in a token of 16 bits stays in that token", Activation, Eigen::bfloat16) {
   const LayerShape s{40, 50, 4, 3, 9};
   with_layer<Activation>(Kind::hydra, s, 0.0, 7, [&](auto& layer) {
     Matrix<Activation> x = random_matrix<Activation>(s.in, s.tokens, 1);
