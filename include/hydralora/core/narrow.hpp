@@ -59,6 +59,10 @@ inline constexpr bool has_simd_sums = has_simd<sum_t<Scalar>>;
 
 namespace detail {
 
+#if HYDRALORA_HAS_AVX512F
+/// g++ 12 warns of its own intrinsics without a mask (GCC bug 105593). With all lanes chosen they are the same.
+inline constexpr __mmask16 all_lanes = 0xffff;
+#endif
 #if HYDRALORA_HAS_SSE2
 inline __m128i load_half_register(const void* from) { return _mm_loadl_epi64(static_cast<const __m128i*>(from)); }
 #endif
@@ -71,8 +75,12 @@ Batch<float, Arch> load_narrow(const From* from) {
 #if HYDRALORA_HAS_AVX512F
   if constexpr (width == 16) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-    if constexpr (bfloat16) return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-    if constexpr (!bfloat16) return _mm512_cvtph_ps(bits);
+    if constexpr (bfloat16) {
+      const __m512i low = _mm512_maskz_cvtepu16_epi32(all_lanes, bits);
+      return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all_lanes, low, 16));
+    } else {
+      return _mm512_maskz_cvtph_ps(all_lanes, bits);
+    }
   }
 #endif
 #if HYDRALORA_HAS_AVX2
@@ -111,13 +119,14 @@ void store_narrow(const Batch<float, Arch>& value, To* to) {
     const __m512 x = value;
     __m256i bits;
     if constexpr (bfloat16) {
-      const __m512i all = _mm512_castps_si512(x), high = _mm512_srli_epi32(all, 16);
+      const __m512i all = _mm512_castps_si512(x), high = _mm512_maskz_srli_epi32(all_lanes, all, 16);
       const __m512i up = _mm512_add_epi32(_mm512_and_si512(high, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
-      const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(all, up), 16);
+      const __m512i rounded = _mm512_maskz_srli_epi32(all_lanes, _mm512_add_epi32(all, up), 16);
       const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
-      bits = _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), rounded, quiet));
+      const __m512i chosen = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), rounded, quiet);
+      bits = _mm512_maskz_cvtepi32_epi16(all_lanes, chosen);
     } else {
-      bits = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      bits = _mm512_maskz_cvtps_ph(all_lanes, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     }
     return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits);
   }
