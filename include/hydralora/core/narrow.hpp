@@ -3,10 +3,8 @@
 // widen, which is exact. Stores round to the nearest number, ties to even; a NaN stays a NaN.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "hydralora/core/simd.hpp"

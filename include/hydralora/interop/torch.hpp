@@ -14,6 +14,7 @@
 #include "hydralora/core/expects.hpp"
 #include "hydralora/core/narrow.hpp"
 #include "hydralora/core/tokens.hpp"
+#include "hydralora/io/adapter_module.hpp"
 #include "hydralora/io/peft_names.hpp"
 #include "hydralora/layers/adapter_tensors.hpp"
 #include "hydralora/layers/call_options.hpp"
@@ -147,7 +148,7 @@ class TorchAdapterImpl : public torch::nn::Module {
   /// PEFT reads the directory that PeftWriter makes of layer().
   c10::Dict<std::string, torch::Tensor> peft_tensors(const std::string& module) {
     c10::Dict<std::string, torch::Tensor> tensors;
-    for_each_matrix([&](const char* part, Index head, auto matrix) {
+    detail::for_each_tensor(layer(), [&](const char* part, Index head, auto matrix) {
       tensors.insert(detail::tensor_name(module, part, head),
                      flat_.as_strided({matrix.rows(), matrix.cols()}, {1, matrix.outerStride()},
                                       matrix.data() - static_cast<const Scalar*>(flat_.data_ptr())));
@@ -239,19 +240,6 @@ class TorchAdapterImpl : public torch::nn::Module {
     const auto copy = std::dynamic_pointer_cast<TorchAdapterImpl>(other.clone(device));
     expects(copy != nullptr, "TorchAdapter::clone: the other module is not of this type");
     *this = *copy;
-  }
-  /// Calls f("lora_A", 0, A(0)) and so on; head -1: without a number.
-  template <class Each>
-  void for_each_matrix(Each&& f) {
-    using Middle = typename Layer::Middle;
-    Layer& own = layer();
-    if constexpr (Middle::shares_A) f("lora_A", -1, own.A());
-    if constexpr (Middle::shares_B) f("lora_B", -1, own.B());
-    for (Index i = 0; i < own.shape().heads; ++i) {
-      if constexpr (!Middle::shares_A) f("lora_A", i, own.A(i));
-      if constexpr (!Middle::shares_B) f("lora_B", i, own.B(i));
-    }
-    if (own.shape().gated()) f("lora_route", -1, own.gate());
   }
   static Config without_dropout(Config config) { return config.dropout = 0, config; }
   template <class Number>

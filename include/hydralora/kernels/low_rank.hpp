@@ -7,7 +7,7 @@
 //
 // With xsimd, float and double use the vectorised kernels of simd/, otherwise any scalar type uses the plain loops of
 // reference/. The caller checks the shapes; here are assertions only.
-// S, X and Y may have numbers of 16 bits (core/narrow.hpp): P and dS are then float. Their types are template arguments,
+// S, X and Y may have numbers of 16 bits (core/narrow.hpp): P and dS are then float. The types are template arguments,
 // and the views convert as if there was one type: shrink<bfloat16>(S, X, …), expand<float, bfloat16>(S, P, …, Y).
 //
 // Numerics  The bits of a token's result depend on that token only, not on the other tokens, its place in the batch or

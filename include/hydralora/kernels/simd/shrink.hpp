@@ -23,8 +23,8 @@ inline constexpr Index shrink_tokens = 64;
 /// Of a larger stack all tiles of a task take one block after another.
 inline constexpr Index shrink_stack_bytes = 524288;
 /// Up to so many tokens shrink() packs a piece of the stack in the L2 cache and uses it at once, instead of the whole
-/// stack before: 1,024 features, which are four of the blocks that a tile of one token takes side by side, by 16 rows of
-/// floats fill 64 KiB.
+/// stack before: 1,024 features, which are four of the blocks that a tile of one token takes side by side, by 16 rows
+/// of floats fill 64 KiB.
 inline constexpr Index shrink_few_tokens = 16, shrink_few_features = 4 * feature_block;
 
 namespace detail {
