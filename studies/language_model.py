@@ -4,9 +4,11 @@
 
 Every method is trained on this machine's package lists, with equal parameters, several seeds and the same examples in
 the same order. Each run has a folder of its own: whoever stops this script and starts it again goes on from there.
+Results that language_model.json has of the same settings and examples are not computed again.
 """
 import argparse
 import concurrent.futures
+import hashlib
 import json
 import os
 import random
@@ -39,6 +41,7 @@ GERMAN = {"libs": "Bibliotheken", "libdevel": "Bibliotheksentwicklung", "doc": "
           "text": "Texte", "misc": "Verschiedenes", "sound": "Klang", "graphics": "Grafik", "fonts": "Schriften",
           "web": "Internet", "math": "Mathematik", "mail": "Post", "database": "Datenbanken", "video": "Filme",
           "kernel": "Kern", "editors": "Schreibprogramme", "localization": "Sprachen", "electronics": "Elektronik"}
+RESULTS = "language_model.json"  # beside the page
 LICENSES = Path("/usr/share/common-licenses")
 UNRELATED = "GPL-3", "Apache-2.0", "GFDL-1.3"
 
@@ -107,17 +110,27 @@ def call(command, log=None):
     return text, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6
 
 
-def run(options, data, method, seed):
+def results_so_far(options):
+    """Of the page's numbers and of the folders of runs."""
+    page = options.out / RESULTS
+    texts = page.read_text(encoding="utf-8").splitlines()[1:-1] if page.exists() else []
+    results = [json.loads(text.rstrip(",")) for text in texts]
+    results += [json.loads(path.read_text()) for path in sorted(options.work.glob("*/result.json"))]
+    return {(r["data"], r["method"], r["seed"]): r for r in results}
+
+
+def run(options, finished, data, method, seed):
     """Trains and evaluates, unless that was done before. Returns the numbers of one run."""
     settings = {"learning-rate": RATE, **SETTINGS, **METHODS[method], "seed": seed}
     if "rank" in settings:
         settings["alpha"] = SCALING * settings["rank"]
     name = re.sub(r"\W+", "-", f"{data}-{method}-{seed}")
     folder, done = options.work / name, options.work / name / "result.json"
-    if done.exists():
-        result = json.loads(done.read_text())
-        if result["settings"] == settings and result["test"]["all"]["answers"] == 3 * TESTS:
-            return result
+    examples = hashlib.sha256(b"".join((options.work / data / f"{part}.jsonl").read_bytes()
+                                       for part in ("train", "test", "unrelated"))).hexdigest()[:16]
+    before = finished.get((data, method, seed))
+    if before and (before["settings"], before["examples"]) == (settings, examples):
+        return before
     folder.mkdir(parents=True, exist_ok=True)
     out, log, trained = folder / "run", folder / "log", folder / "trained.json"
     common = ["--threads", 1, "--engine", options.engine]
@@ -138,20 +151,25 @@ def run(options, data, method, seed):
             figures["tokens_per_cpu_second"] = sum(line["tokens"] for line in steps) / cpu
         trained.write_text(json.dumps(figures))
     where = ["--model", out] if settings["method"] == "full" else [*base, "--adapter", out]
-    result = {"settings": settings, "data": data, "method": method, "seed": seed, **json.loads(trained.read_text())}
-    for key, file in (("test", f"{data}/test.jsonl"), ("unrelated", f"{data}/unrelated.jsonl")):
-        text, _, _ = call([options.program, "evaluate", *where, *common, "--data", options.work / file,
-                           "--max-tokens", 1, "--per-example"], log)
-        result[key] = json.loads(text)
+    tested, unrelated = (
+        json.loads(call([options.program, "evaluate", *where, *common, "--data", options.work / data / file,
+                         "--max-tokens", 1, "--per-example"], log)[0])
+        for file in ("test.jsonl", "unrelated.jsonl"))
+    total = tested["all"]
+    result = {"data": data, "method": method, "seed": seed, "settings": settings, "examples": examples,
+              **json.loads(trained.read_text()),
+              "test": {group: {"loss": one["loss"], "accuracy": one["accuracy"]} for group, one in tested.items()},
+              "unrelated": unrelated["all"]["loss"], "rights": "".join(map(str, total["rights"])),
+              "losses": [round(loss, 4) for loss in total["losses"]]}
     if seed == 1 and settings["method"] in ("split-gated", "hydra") and settings.get("gate") != "given":
         call([options.program, "report", *where, *common, "--data", options.work / data / "test.jsonl",
               "--examples", 10, "--max-tokens", 1], log)
-        result["routing"] = json.loads((out / "routing.json").read_text())
+        result["routing"] = [[row["block"], row["group"], [round(weight, 3) for weight in row["weights"]]]
+                             for row in json.loads((out / "routing.json").read_text())]
     if settings["method"] == "full":
         (out / "model.safetensors").unlink()
     done.with_suffix(".new").write_text(json.dumps(result))
     done.with_suffix(".new").replace(done)
-    total = result["test"]["all"]
     print(f"{name}: {100 * total['accuracy']:.1f} %, loss {total['loss']:.3f}", flush=True)
     return result
 
@@ -179,8 +197,7 @@ def compare(runs, baseline, key, scale=1.0):
     seeds = sorted(set(runs) & set(baseline))
     if not seeds or runs is baseline:
         return "", False
-    differences = [[scale * (a - b) for a, b in zip(runs[s]["test"]["all"][key], baseline[s]["test"]["all"][key])]
-                   for s in seeds]
+    differences = [[scale * (float(a) - float(b)) for a, b in zip(runs[s][key], baseline[s][key])] for s in seeds]
     middle, low, high = interval(differences)
     digits = 1 if scale > 1 else 3
     return f"{middle:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})", low > 0 or high < 0
@@ -191,17 +208,17 @@ def heat_map(path, results):
     cell, left, top, gap = 11, 46, 34, 26
     parts, x, height = [], left, 0
     for result in results:
-        groups = sorted({row["group"] for row in result["routing"]})
-        blocks = sorted({row["block"] for row in result["routing"]})
-        weights = {(row["block"], row["group"]): row for row in result["routing"]}
+        groups = sorted({group for _, group, _ in result["routing"]})
+        blocks = sorted({block for block, _, _ in result["routing"]})
+        weights = {(block, group): row for block, group, row in result["routing"]}
         label = result["method"].replace(", gate", "") + ", " + result["data"]
         parts.append(f'<text x="{x}" y="12" font-weight="bold">{label}</text>')
         for group in groups:
             parts.append(f'<text x="{x}" y="{top - 6}">{group}</text>')
-            heads = len(weights[blocks[0], group]["weights"])
+            heads = len(weights[blocks[0], group])
             for block in blocks:
                 y = top + cell * block
-                for head, weight in enumerate(weights[block, group]["weights"]):
+                for head, weight in enumerate(weights[block, group]):
                     title = f"block {block}, {group}, head {head}: {weight:.2f}"
                     parts.append(f'<rect x="{x + cell * head}" y="{y}" width="{cell}" height="{cell}" '
                                  f'fill="#1f6feb" fill-opacity="{weight:.2f}"><title>{title}</title></rect>')
@@ -253,7 +270,7 @@ def render(options, results, before):
                 f"| {100 * mean(r['test']['all']['accuracy'] for r in values):.1f} % | {cells[0]} "
                 f"| {mean(r['test']['all']['loss'] for r in values):.3f} | {cells[1]} | "
                 + " | ".join(f"{100 * mean(r['test'][g]['accuracy'] for r in values):.1f} %" for g in groups)
-                + f" | {mean(r['unrelated']['all']['loss'] for r in values):.3f} "
+                + f" | {mean(r['unrelated'] for r in values):.3f} "
                 f"| {f'{mean(speeds):.0f}' if speeds else '–'} | {mean(r['memory'] for r in values):.2f} |")
         text.append("")
     text += [f"Before training the loss on the unrelated text is {before['all']['loss']:.3f}. Tokens per CPU-second "
@@ -264,14 +281,7 @@ def render(options, results, before):
         heat_map(options.out / "language_model_routing.svg", routed)
         text += ["![Weights of the heads](language_model_routing.svg)", "",
                  "Mean weight of each of three heads for each group, by block, of seed 1: white is 0, blue is 1.", ""]
-    def numbers_of(r):
-        """What stays of a run."""
-        figures = {key: r[key] for key in ("data", "method", "seed", "memory", "tokens_per_cpu_second") if key in r}
-        test = {group: {"loss": one["loss"], "accuracy": one["accuracy"]} for group, one in r["test"].items()}
-        return {**figures, "test": test, "unrelated": r["unrelated"]["all"]["loss"]}
-
-    (options.out / "language_model.json").write_text(
-        "[\n" + ",\n".join(json.dumps(numbers_of(r)) for r in results) + "\n]\n", encoding="utf-8")
+    (options.out / RESULTS).write_text("[\n" + ",\n".join(map(json.dumps, results)) + "\n]\n", encoding="utf-8")
     (options.out / "language_model.md").write_text("\n".join(text), encoding="utf-8")
 
 
@@ -290,12 +300,12 @@ def main():
     make_data(options.work)
     plan = [(data, method, seed) for seed in range(1, options.seeds + 1) for data in DATA for method in METHODS
             if (data, method) != ("conflict", "full fine-tuning")]
-    results = []
+    finished = results_so_far(options)
     if options.render_only:
-        results = [json.loads(path.read_text()) for path in sorted(options.work.glob("*/result.json"))]
+        results = [finished[one] for one in plan if one in finished]
     else:
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            results = list(pool.map(lambda one: run(options, *one), plan))
+            results = list(pool.map(lambda one: run(options, finished, *one), plan))
     text, _, _ = call([options.program, "evaluate", "--model", options.model,
                        "--data", options.work / "tasks/unrelated.jsonl", "--json"])
     render(options, results, json.loads(text))
