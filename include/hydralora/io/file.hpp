@@ -117,6 +117,9 @@ class InputFile {
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;
 
+  /// Whether several threads may read at once. All of them share the position of a std::ifstream.
+  static constexpr bool reads_on_any_thread = HYDRALORA_HAS_POSIX;
+
   const std::filesystem::path& path() const { return path_; }
   std::uint64_t size() const { return size_; }  ///< in bytes
 
