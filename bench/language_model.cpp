@@ -107,6 +107,7 @@ ordered_json train(const Options& o) {
   };
   const auto model = lm::make_decoder(config_of(o.at("shape")), base_of(o.at("base"), o.at("engine")), fill);
   model->checkpointing = whole("checkpointing") == 1;
+  model->saves_bfloat16 = o.at("base") == "bfloat16";
   const auto weights = static_cast<Index>(model->weights.size()), tokens = whole("tokens"), steps = whole("steps");
   std::unique_ptr<lm::Adapters<float>> adapters;
   AlignedVector<float> full_gradients;

@@ -41,6 +41,7 @@ ROWS = [
     ("growth", "135 million, 2048 tokens", "ours", COLD + " --tokens 2048", ()),
     ("growth", "135 million, 4096 tokens", "ours", COLD + " --tokens 4096", ()),
     ("growth", "1100 million, 512 tokens", "ours", COLD + " --shape 1.1b", ()),
+    ("growth", "1100 million, 512 tokens, Q4_K base (GGUF)", "ours", COLD + " --shape 1.1b --base Q4_K", ()),
     ("threads", "LoRA, tokens/s", "one", "--steps 1", ()),
     ("threads", "multiply-add loop, GFLOP/s", "one", "--multiply-add", ()),
     ("threads", "LoRA, tokens/s", "two", "--threads 2 --steps 1", ()),

@@ -31,9 +31,10 @@ inline double weight_bytes(const lm::ModelConfig& c, lm::BaseType base) {
 
 /// @param method  lora, split, split-gated, hydra (on all linears) or full.
 /// @param tokens  of a micro-batch.
+/// @param rounds  whether a base of bfloat16 has gate and up saved in it.
 /// @param held    bytes of all weights.
 inline Forecast forecast(const lm::ModelConfig& c, const std::string& method, Index rank, Index heads, Index tokens,
-                         bool checkpointing, double held) {
+                         bool checkpointing, bool rounds, double held) {
   const auto d = [](Index n) { return static_cast<double>(n); };
   const bool full = method == "full", routed = method == "hydra" || method == "split-gated",
              many = method == "split" || routed;
@@ -48,11 +49,11 @@ inline Forecast forecast(const lm::ModelConfig& c, const std::string& method, In
   });
   const double qkv = d(c.q_features() + 2 * c.kv_features());
   const double input = d(c.hidden);
-  const double block = input + qkv + d(c.q_features()) + 2 * d(c.intermediate) + d(c.heads) + 2 +
+  const double block = input + qkv + d(c.q_features()) + (rounds ? 1 : 2) * d(c.intermediate) + d(c.heads) + 2 +
                        (full ? 0 : saved_by_adapters / d(c.layers)) +
                        (c.qk_norm ? qkv - d(c.kv_features()) + d(c.heads + c.kv_heads) : 0);
   const double blocks = checkpointing ? 1 : d(c.layers);
-  const double scratch = 4 * input + 2 * d(c.intermediate) + qkv + 2 * d(c.q_features());
+  const double scratch = 4 * input + 4 * d(c.intermediate) + qkv + 2 * d(c.q_features());
   constexpr double head_chunk = 128;
   Forecast f;
   f.trained = full ? d(lm::weight_count(c)) : adapters;

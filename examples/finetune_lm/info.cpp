@@ -74,7 +74,8 @@ void info(InfoOptions o) {
   for (const char* name : {"lora", "split", "split-gated", "hydra", "full"}) {
     const bool full = std::string(name) == "full";
     const auto of = [&](bool checkpointing) {
-      return forecast(c, name, o.rank, o.heads, o.tokens, checkpointing,
+      const bool rounds = !full && base_type_of(o.model) == lm::BaseType::bfloat16;
+      return forecast(c, name, o.rank, o.heads, o.tokens, checkpointing, rounds,
                       full ? weight_bytes(c, lm::BaseType::float32) : held);
     };
     const Forecast plain = of(false), less = of(true);

@@ -79,6 +79,7 @@ class Run {
   void load() {
     model_ = load_model(o_.model);
     model_->checkpointing = o_.gradient_checkpointing;
+    model_->saves_bfloat16 = base_type_of(o_.model) == lm::BaseType::bfloat16;
     if (o_.max_length > model_->config.positions) o_.max_length = model_->config.positions;
     read_data(o_, text_, data_, validation_);
     if (!o_.sample.empty() && static_cast<Index>(text_.encode(o_.sample, true).size()) > model_->config.positions) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-// One block of a decoder, forward and backward: attention and a SwiGLU network, each behind an RMSNorm and added to the
-// residual stream.
+// One block of a decoder, forward and backward: attention and a SwiGLU network, each behind an RMSNorm, with residuals.
 //
 //   n = RMSNorm(x)    q, k, v = W_q n, W_k n, W_v n    q, k turned (RoPE)    a = attention(q, k, v)    x1 = x + W_o a
 //   m = RMSNorm(x1)   gate, up = W_g m, W_u m          h = silu(gate) ∘ up                             x2 = x1 + W_d h
 #pragma once
 
 #include <array>
+#include <type_traits>
 #include <vector>
 
 #include "hydralora/core/segments.hpp"
@@ -36,33 +36,51 @@ struct Gain {
 /// What a block saves between forward and backward, beside its input. Numbers per token: hidden for x1, q + 2 kv
 /// features for qkv, q for attention, 2 · intermediate for gate_up, heads + 2 single ones, and the adapters' caches;
 /// with norms of q and k another q + kv features, and a number per head. Computed again: both norms' outputs, and h.
+/// For SmolLM2-135M 23.3 KB a token, 17.4 with gate_up in bfloat16.
 template <class Scalar>
 struct BlockCache {
   Matrix<Scalar> x1, qkv, raw_qk, attention, gate_up;
+  Matrix<Eigen::bfloat16> rounded_gate_up;  ///< instead of gate_up
   std::vector<Scalar> inverse, inverse1, inverse_qk, log_sums;
   std::array<AdapterCache<Scalar>, 7> adapters;
 
-  void resize(const ModelConfig& c, Index tokens) {
+  /// @param rounds  whether gate_up, of floats, is saved in bfloat16.
+  void resize(const ModelConfig& c, Index tokens, bool rounds) {
     x1.resize(c.hidden, tokens);
     qkv.resize(c.q_features() + 2 * c.kv_features(), tokens);
     if (c.qk_norm) raw_qk.resize(c.q_features() + c.kv_features(), tokens);
     attention.resize(c.q_features(), tokens);
-    gate_up.resize(2 * c.intermediate, tokens);
+    gate_up.resize(2 * c.intermediate, rounds ? 0 : tokens);
+    rounded_gate_up.resize(2 * c.intermediate, rounds ? tokens : 0);
     const auto n = static_cast<std::size_t>(tokens);
     inverse.resize(n);
     inverse1.resize(n);
     if (c.qk_norm) inverse_qk.resize(n * static_cast<std::size_t>(c.heads + c.kv_heads));
     log_sums.resize(n * static_cast<std::size_t>(c.heads));
   }
+  /// Saves a matrix of gate_up's size, and gives it back. Unless it is rounded the memory is exchanged.
+  void save_gate_up(Matrix<Scalar>& from) {
+    if constexpr (std::is_same_v<Scalar, float>) {
+      if (gate_up.size() == 0) return kernels::copy<float, Eigen::bfloat16>(from, rounded_gate_up);
+    }
+    gate_up.swap(from);
+  }
+  void take_gate_up(Matrix<Scalar>& to) {
+    if constexpr (std::is_same_v<Scalar, float>) {
+      if (gate_up.size() == 0) return kernels::copy<Eigen::bfloat16, float>(rounded_gate_up, to);
+    }
+    gate_up.swap(to);
+  }
 };
 
 /// Memory that all blocks use in turn.
 template <class Scalar>
 struct BlockScratch {
-  Matrix<Scalar> n, dn, h, dh, dqkv;
+  Matrix<Scalar> n, dn, gate_up, h, dh, dqkv;
 
   void resize(const ModelConfig& c, Index tokens) {
     n.resize(c.hidden, tokens);
+    gate_up.resize(2 * c.intermediate, tokens);
     h.resize(c.intermediate, tokens);
   }
   void resize_backward(const ModelConfig& c, Index tokens) {
@@ -119,29 +137,32 @@ struct Block {
   /// All behind attention.
   void feed_forward(const ModelConfig& c, ConstTokens<Scalar> x, BlockCache<Scalar>& s, BlockScratch<Scalar>& w,
                     Tokens<Scalar> out, const LinearCall<Scalar>& call) const {
-    const Tokens<Scalar> gate_up(s.gate_up);
+    const Tokens<Scalar> gate_up(w.gate_up);
     kernels::copy<Scalar>(x, s.x1);
     o.forward(s.attention, s.x1, Write::add, s.adapters[3], call);
     rms_norm<Scalar>(s.x1, norm1.value, c.epsilon, s.inverse1.data(), w.n);
     gate.forward(w.n, gate_up.rows(0, c.intermediate), Write::overwrite, s.adapters[4], call);
     up.forward(w.n, gate_up.rows(c.intermediate, c.intermediate), Write::overwrite, s.adapters[5], call);
-    swiglu<Scalar>(s.gate_up, w.h);
+    swiglu<Scalar>(gate_up, w.h);
+    s.save_gate_up(w.gate_up);
     kernels::copy<Scalar>(s.x1, out);
     down.forward(w.h, out, Write::add, s.adapters[6], call);
   }
 
   /// The gradients of forward(), in its reverse order.
   /// @param x   the input of forward(), read.
-  /// @param s   filled by forward(); gate_up is OVERWRITTEN.
+  /// @param s   filled by forward(); gate_up is taken out.
   /// @param dx  (hidden × tokens): the gradient of the output in, of the input out.
   /// @param first_block  whether nothing before this block is trained: dx is then not complete.
   void backward(const ModelConfig& c, const Rope<Scalar>& rope, const Segments& documents, ConstTokens<Scalar> x,
                 BlockCache<Scalar>& s, BlockScratch<Scalar>& w, Tokens<Scalar> dx, bool first_block,
                 const LinearCall<Scalar>& call) {
     const Index qf = c.q_features(), kvf = c.kv_features(), f = c.intermediate;
-    const Tokens<Scalar> gate_up(s.gate_up), dqkv(w.dqkv), dn = Tokens<Scalar>(w.dn).rows(0, c.hidden);
+    const Tokens<Scalar> dqkv(w.dqkv), dn = Tokens<Scalar>(w.dn).rows(0, c.hidden);
 
-    swiglu<Scalar>(s.gate_up, w.h);  // again
+    s.take_gate_up(w.gate_up);
+    const Tokens<Scalar> gate_up(w.gate_up);
+    swiglu<Scalar>(gate_up, w.h);  // again
     down.backward(w.h, dx, w.dh, Write::overwrite, s.adapters[6], call);
     swiglu_backward<Scalar>(gate_up, w.dh);
     rms_norm<Scalar>(s.x1, norm1.value, c.epsilon, s.inverse1.data(), w.n);  // again

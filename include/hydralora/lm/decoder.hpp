@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <complex>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -49,6 +50,7 @@ class Decoder {
   Tokens<Scalar> embedding_gradient;  ///< (hidden × vocabulary), for full fine-tuning, else empty
   AlignedVector<Scalar> weights;      ///< what the base has not taken over, end to end, in for_each_tensor()'s order
   bool checkpointing = false;         ///< save only the blocks' inputs, and compute them again in backward
+  bool saves_bfloat16 = false;        ///< round gate_up of BlockCache, of floats only
   bool pools_prompts = false, pools_causally = false;  ///< an adapter has GateKind::prompt, GateKind::causal
   Index given_heads = 0;                               ///< heads of the adapters with GateKind::given, or 0
 
@@ -137,7 +139,8 @@ class Decoder {
     inputs_.resize(inputs);
     caches_.resize(caches);
     for (Matrix<Scalar>& x : inputs_) x.resize(config.hidden, batch.tokens());
-    for (BlockCache<Scalar>& s : caches_) s.resize(config, batch.tokens());
+    for (BlockCache<Scalar>& s : caches_)
+      s.resize(config, batch.tokens(), saves_bfloat16 && std::is_same_v<Scalar, float>);
     scratch_.resize(config, batch.tokens());
     for (Index t = 0; t < batch.tokens(); ++t) embedding->row(batch.ids[at(t)], inputs_[0].col(t).data());
   }

@@ -98,8 +98,7 @@ struct Base {
 enum class BaseType { float32, bfloat16, int8, nf4 };
 inline constexpr const char* base_names[] = {"float32", "bfloat16", "int8", "nf4"};
 
-/// float32 lies where it is; the others are a StoredLinear, nf4 with double quantisation. With int8 and nf4, embedding
-/// and lm_head are bfloat16.
+/// float32 lies where it is; the others are a StoredLinear. With int8 and nf4, embedding and lm_head are bfloat16.
 template <class Scalar>
 Base<Scalar> base_of(BaseType type) {
   if (type == BaseType::float32) return {};
@@ -183,8 +182,7 @@ std::unique_ptr<Decoder<Scalar>> random_decoder(ModelConfig config, std::uint64_
   });
 }
 
-/// Reads the weights of a checkpoint. A lm_head in the file is used even where the config ties it to the embedding,
-/// unless both hold the same numbers.
+/// Reads the weights of a checkpoint. A lm_head in the file is used unless it is tied and equals the embedding.
 /// @throws FileError  a tensor that is missing or has another shape, or a number that is not finite.
 template <class Scalar>
 std::unique_ptr<Decoder<Scalar>> load_decoder(const Checkpoint& checkpoint, ModelConfig config,

@@ -75,25 +75,21 @@ class Trainer {
   AdamW<Scalar>& optimizer() { return optimizer_; }
   const AdamW<Scalar>& optimizer() const { return optimizer_; }
 
-  /// One step of the optimiser. The gradient is that of the mean loss over all scored tokens of all batches and ranks,
-  /// however they are cut.
+  /// One step of the optimiser, with the gradient of the mean loss over the scored tokens of all batches and ranks.
   /// @param batches  of all ranks, the same on each. A rank computes every ranks-th of them.
   /// @throws std::invalid_argument  no token is scored, or loss or gradient are not finite. Nothing is changed then.
   StepResult step(const std::vector<Batch>& batches) {
-    double counts[2] = {0, 0};
-    for (const Batch& batch : batches) {
-      counts[0] += static_cast<double>(batch.tokens());
-      counts[1] += static_cast<double>(batch.scored().size());
-    }
-    expects(counts[1] > 0, "Trainer: no token of the step has a label");
+    Index tokens = 0, scored = 0;
+    for (const Batch& batch : batches) tokens += batch.tokens(), scored += static_cast<Index>(batch.scored().size());
+    expects(scored > 0, "Trainer: no token of the step has a label");
     gradients_.setZero();
     LinearCall<Scalar> call;
     call.options.step = static_cast<std::uint64_t>(optimizer_.steps());
-    double loss = 0;
+    double loss = 0, divisor = static_cast<double>(scored);
     for (std::size_t i = 0; i < batches.size(); ++i) {
       const Batch& batch = batches[i];
       if (static_cast<int>(i) % reduction.ranks == reduction.rank) {
-        loss += model_.loss_and_gradients(batch, static_cast<Scalar>(1 / counts[1]), call);
+        loss += model_.loss_and_gradients(batch, static_cast<Scalar>(1 / divisor), call);
       }
       call.options.first_token += static_cast<std::uint64_t>(batch.tokens());
     }
@@ -102,16 +98,11 @@ class Trainer {
     const double most = options.max_grad_norm > 0 ? options.max_grad_norm : std::numeric_limits<double>::infinity();
     const double norm = clip_global_norm<Scalar>(optimizer_.groups(), most);
     expects(std::isfinite(loss) && std::isfinite(norm), "Trainer: the run diverged at step ", optimizer_.steps() + 1,
-            ": loss ", loss / counts[1], ", gradient norm ", norm);
+            ": loss ", loss / divisor, ", gradient norm ", norm);
     const double factor =
         schedule_factor(options.schedule, optimizer_.steps(), options.total_steps, options.warmup_steps);
     optimizer_.step(factor);
-    return {optimizer_.steps(),
-            loss / counts[1],
-            norm,
-            options.learning_rate * factor,
-            static_cast<Index>(counts[0]),
-            static_cast<Index>(counts[1])};
+    return {optimizer_.steps(), loss / divisor, norm, options.learning_rate * factor, tokens, scored};
   }
 
  private:

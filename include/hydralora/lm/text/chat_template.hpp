@@ -59,8 +59,7 @@ class ChatTemplate {
   }
 
   /// The template of a model's folder: chat_template.jinja, else chat_template in tokenizer_config.json (a string, or a
-  /// list of names and templates, of which "default" is taken). tokenizer_config.json also gives the variables
-  /// bos_token, eos_token and so on.
+  /// list of names and templates, of which "default" is taken), which also gives bos_token, eos_token and so on.
   /// @return  std::nullopt where the model has no template.
   /// @throws FileError      where a file cannot be read or is not what it should be.
   /// @throws TemplateError  on a syntax error.

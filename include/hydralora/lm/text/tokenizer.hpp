@@ -76,8 +76,7 @@ class AddedTokens {
   /// Takes the added tokens (id >= 0) and what lies between them (id -1).
   using Receiver = std::function<void(AlignedText&&, int id)>;
 
-  /// Cuts a text at the added tokens: in the first pass at those that are found in the text as it is, then, in what is
-  /// left and normalized, at the others.
+  /// Cuts a text at the added tokens: first at those that are found in it as it is, then, normalized, at the others.
   /// @param literal  the parts of the original text in which special tokens are words.
   void cut(const AlignedText& piece, const Step<AlignedText>& normalizer, const std::vector<Span>& literal,
            const Receiver& receive, std::size_t pass = 0) const {
