@@ -129,7 +129,7 @@ def run(options, finished, data, method, seed):
     examples = hashlib.sha256(b"".join((options.work / data / f"{part}.jsonl").read_bytes()
                                        for part in ("train", "test", "unrelated"))).hexdigest()[:16]
     before = finished.get((data, method, seed))
-    if before and (before["settings"], before["examples"]) == (settings, examples):
+    if before and (before.get("settings"), before.get("examples")) == (settings, examples):
         return before
     folder.mkdir(parents=True, exist_ok=True)
     out, log, trained = folder / "run", folder / "log", folder / "trained.json"
