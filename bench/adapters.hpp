@@ -24,13 +24,17 @@ double largest_error(const Results& got, const Results& expected);
 /// SplitLoRA has a learned gate and the problem's A in every head.
 enum class LayerKind { lora, hydra_lora, split_lora };
 
-/// A layer in float with everything around it that a host holds.
+/// Types of the parameters and of x and y: the same, or with mixed float and bfloat16.
+enum class Numbers { float32, bfloat16, half, mixed };
+inline constexpr const char* numbers_names[] = {"float", "bfloat16", "half", "mixed"};
+
+/// A layer with everything around it that a host holds.
 class Adapter {
  public:
   virtual ~Adapter() = default;
   virtual void forward() = 0;
   virtual void backward() = 0;
-  /// Gradients set to zero, forward, backward, AdamW.
+  /// Gradients set to zero, forward, backward, AdamW. In float only.
   virtual void training_step() = 0;
   virtual Index parameters() const = 0;
   /// Numbers per token between forward and backward.
@@ -38,7 +42,10 @@ class Adapter {
   /// One pass, of a new layer.
   virtual Results results(bool backward) = 0;
 };
-std::unique_ptr<Adapter> make_adapter(LayerKind kind, const Problem& problem);
+std::unique_ptr<Adapter> make_adapter(LayerKind kind, const Problem& problem, Numbers numbers = Numbers::float32);
+
+/// The problem with every number rounded to the type it has there.
+Problem rounded(Problem problem, Numbers numbers);
 
 Results results_in_double(LayerKind kind, const Problem& problem, bool backward);
 

@@ -153,6 +153,7 @@ int run_benchmarks(int argc, char** argv) {
   register_ceilings();
   register_kernels();
   register_layers();
+  register_numbers();
   register_peers();
   const std::size_t count = benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();

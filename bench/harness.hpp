@@ -58,6 +58,7 @@ int run_benchmarks(int argc, char** argv);
 void register_ceilings();
 void register_kernels();
 void register_layers();
+void register_numbers();
 void register_peers();
 
 // machine.cpp: measured on the spot. The machine has quiet and busy states, and a ceiling from another minute says

@@ -5,6 +5,7 @@
 // peers/   Ours against what other people's code would do, on the same numbers in the same rotation. Candidates are
 //          named as in peers(); ours is the library's layer. Nobody holds packed weights from call to call, as in
 //          training, where they change; the peers may have theirs in the row or column order that is fastest for them.
+// numbers/ The same layer in float and in 16 bits, a set of its own. Errors are against double on numbers that are rounded already.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -161,6 +162,36 @@ void register_layers() {
     for (const Pass pass : passes) {
       for (const Shape& s : one_at_a_time()) add_layers("sweep", s, pass, threads);
     }
+  }
+}
+
+void register_numbers() {
+  constexpr Index d = 4096;
+  const auto add_all = [](const Shape& s, Pass pass) {
+    const LayerKind kind = s.routed() ? LayerKind::hydra_lora : LayerKind::lora;
+    for (const Numbers numbers : {Numbers::float32, Numbers::bfloat16, Numbers::half, Numbers::mixed}) {
+      const std::string name = numbers_names[static_cast<int>(numbers)];
+      const std::string work = std::string(s.routed() ? "HydraLoRA_" : "LoRA_") + pass_names[static_cast<int>(pass)];
+      add("bits/numbers/" + name + "/" + work + "/" + s.text(), 1, [=] {
+        const auto p = std::make_shared<const Problem>(rounded(*problem(s), numbers));
+        const std::shared_ptr<Adapter> adapter = make_adapter(kind, *p, numbers);
+        const bool backward = pass == Pass::forward_backward;
+        Candidate candidate;
+        candidate.work = work_of(pass, s, static_cast<double>(adapter->parameters()));
+        candidate.call = [=] { adapter->forward(), backward ? adapter->backward() : void(); };
+        if (double_is_quick(candidate.work)) {
+          candidate.error = [=] {
+            return largest_error(make_adapter(kind, *p, numbers)->results(backward),
+                                 results_in_double(kind, *p, backward));
+          };
+        }
+        return candidate;
+      });
+    }
+  };
+  for (const Pass pass : {Pass::forward, Pass::forward_backward}) {
+    for (const Index tokens : {1, 16, 512}) add_all({tokens, d, d, 8, 8}, pass);
+    add_all({2048, d, d, 8, 0}, pass);
   }
 }
 

@@ -4,6 +4,7 @@
 //
 //   select/  what the preset runs in some minutes
 //   sweep/   one size at a time around the centre, the rest of it: --benchmark_filter='^(select|sweep)/'
+//   bits/    float and 16 bits
 #pragma once
 
 #include <Eigen/Core>

@@ -56,10 +56,10 @@ def compile_times(compiler, include_folders, folder):
     return times
 
 
-def run(options):
+def run(options, names):
     google = options.folder / "benchmarks.json"
     with open(options.folder / "benchmarks.txt", "w") as log:
-        subprocess.run([options.program, f"--benchmark_filter={options.filter}", "--benchmark_min_time=0.02",
+        subprocess.run([options.program, f"--benchmark_filter={names}", "--benchmark_min_time=0.02",
                         f"--benchmark_repetitions={options.repetitions}", f"--benchmark_context=commit={commit()}",
                         "--benchmark_enable_random_interleaving=true", "--benchmark_display_aggregates_only=true",
                         f"--benchmark_out={google}", "--benchmark_out_format=json"], stdout=log, check=True)
@@ -75,10 +75,14 @@ def main():
     parser.add_argument("--include", action="append", default=[], help="a folder that the public headers need")
     parser.add_argument("--filter", default="^select/", help="regular expression of the names that are run")
     parser.add_argument("--repetitions", default="3")
+    parser.add_argument("--numbers-only", action="store_true", help="only the section on 16 bits")
     options = parser.parse_args()
 
-    times = compile_times(options.compiler, options.include, options.folder / "compile_time")
-    page.write(options.docs / "benchmarks.json", page.dump(page.compact(run(options), times)))
+    numbers = page.compact(run(options, "^bits/"), None)
+    page.write(options.docs / "benchmarks_numbers.json", page.dump(numbers))
+    if not options.numbers_only:
+        times = compile_times(options.compiler, options.include, options.folder / "compile_time")
+        page.write(options.docs / "benchmarks.json", page.dump(page.compact(run(options, options.filter), times)))
     gnuplot, plots = shutil.which("gnuplot"), options.folder / "plots"
     page.write_page(options.docs / "benchmarks.json", options.docs / "benchmarks.md", plots if gnuplot else None)
     if gnuplot:
