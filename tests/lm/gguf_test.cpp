@@ -64,7 +64,8 @@ TEST_CASE("a GGUF becomes a Hugging Face folder with the same logits, tokens and
   CHECK(logits_of(*again) == logits_of(*model));
   CHECK(again->config.end_tokens == file.config().end_tokens);
   const lm::Tokenizer tokenizer(folder / "tokenizer.json");
-  for (const auto& one : mixed_json("expected.json")["tokens"]) {
+  const nlohmann::json expected = mixed_json("expected.json");
+  for (const auto& one : expected["tokens"]) {
     CHECK(nlohmann::json(tokenizer.encode(one["text"].get<std::string>()).ids) == one["ids"]);
   }
   const auto theirs = gguf_chat_template(file.file());
