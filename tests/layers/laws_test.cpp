@@ -226,6 +226,11 @@ TEST_CASE_TEMPLATE("what lies between B's columns is not touched, and zero in a 
     const Index stride = own.shape().up_stride();
     REQUIRE(stride == in.s.out + 32);
     REQUIRE(own.up_parameters().size() == own.shape().up_rows() * stride);
+    if constexpr (!Layer::Middle::shares_B) {
+      for (Index i = 0; i < in.s.heads; ++i) {
+        CHECK(own.B(i).data() == own.up_parameters().data() + i * in.s.rank * stride);
+      }
+    }
     const auto between = [&](auto up) {
       using Map = Eigen::Map<Matrix<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
       return Map(up.data() + in.s.out, 32, own.shape().up_rows(), Eigen::OuterStride<>(stride));

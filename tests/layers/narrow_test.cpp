@@ -82,6 +82,12 @@ TEST_CASE_TEMPLATE("numbers of 16 bits widen exactly and round as Eigen's", Narr
     }
   }
   const Matrix<float> numbers = hard_numbers();
+  for (Index i = 0; i < numbers.size(); ++i) {  // one by one
+    const auto expected = static_cast<Narrow>(numbers(i)), got = narrow<Narrow>(numbers(i));
+    if (!std::isnan(numbers(i))) {
+      CHECK(Eigen::numext::bit_cast<std::uint16_t>(got) == Eigen::numext::bit_cast<std::uint16_t>(expected));
+    }
+  }
   for (Index count = 1; count <= numbers.size(); count = count < 70 ? count + 1 : 4 * count) {
     Matrix<Narrow> narrowed(count, 1);
     Matrix<float> widened(count, 1);

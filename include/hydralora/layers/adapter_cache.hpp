@@ -32,10 +32,10 @@ class AdapterCache {
   /// Makes room for a pass. The cache is empty until end(), also after a pass that fails.
   Pass<Tokens<Scalar>> begin(const AdapterShape& shape, Index tokens, const detail::Dropout& dropout,
                              Segments segments) {
+    tokens_ = 0;
     const auto needed = static_cast<std::size_t>(checked_product(shape.saved_rows(), tokens, "cache"));
     if (values_.size() < needed) values_.resize(needed);
     shape_ = shape;
-    tokens_ = 0;
     dropout_ = dropout;
     segments_.clear();
     prompts_.clear();
