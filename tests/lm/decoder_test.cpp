@@ -332,6 +332,17 @@ TEST_CASE("micro-batches and threads do not change a step; a broken step changes
   CHECK(whole == gradient({both}, 2));
   CHECK((whole - gradient({first, second}, 1)).norm() <= 1e-6F * whole.norm());
 
+  // Dropout depends on a token's place in the step, not on its micro-batch.
+  const auto dropped = [&](const std::vector<Batch>& batches) {
+    const auto model = random_decoder<float>(small_model(), 1);
+    AdapterOptions options;
+    options.dropout = 0.3;
+    Adapters<float> adapters(*model, options);
+    randomize<float>(adapters.parameters(), 0.1);
+    return Trainer<float>(*model, adapters.parameters(), adapters.gradients(), {}).step(batches).gradient_norm;
+  };
+  CHECK(dropped({first, second}) == doctest::Approx(dropped({both})).epsilon(1e-5));
+
   const auto model = random_decoder<float>(small_model(), 1);
   Adapters<float> adapters(*model, AdapterOptions());
   Trainer<float> trainer(*model, adapters.parameters(), adapters.gradients(), {});
