@@ -265,7 +265,8 @@ def number_types(results):
 
 Float's time over that of the same layer in 16 bits: above 1 the 16 bits are faster. All sums are float. In "mixed" x \
 and y are bfloat16, the parameters float. Errors are against double on the numbers as they are rounded, so they are \
-those of the sums and of the results' own rounding, 2⁻⁹ in bfloat16 and 2⁻¹² in half. Measured at commit \
+those of the sums and of the results' own rounding, 2⁻⁸ in bfloat16 and 2⁻¹¹ in half. Widening and rounding take \
+instructions of their own, so 16 bits pay only where memory is the limit. Measured at commit \
 {results.context["commit"]} on {results.context["instruction_set"].split(",")[0]}.
 
 """ + header(["", "size", "threads"] + types + [f"{name}: error" for name in ["float"] + types])

@@ -31,7 +31,8 @@ with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
     sample = page.compact(page.read(HERE / "run.json"), page.read(HERE / "compile_time.json"))
     page.write(folder / "benchmarks.json", page.dump(sample))
-    shutil.copy(HERE / "expected" / "benchmarks_language_model.json", folder)
+    for part in "language_model", "numbers":
+        shutil.copy(HERE / "expected" / f"benchmarks_{part}.json", folder)
     page.write_page(folder / "benchmarks.json", folder / "benchmarks.md", folder)
     names = {path.name for path in folder.iterdir()}
     if names != {path.name for path in (HERE / "expected").iterdir()}:

@@ -99,7 +99,7 @@ TEST_CASE("logits and gradients are those of transformers and PEFT") {
       Matrix<float> wanted(gradient.rows(), gradient.cols());
       expected.read("grad." + name, wanted);
       CAPTURE(name);
-      // Of bfloat16: half a unit, 2^−9, for every number that is saved, and the layers' errors add up.
+      // Of bfloat16: half a unit, 2^−8, for every number that is saved, and the layers' errors add up.
       CHECK((wanted - gradient).norm() <= (model->saves_bfloat16 ? 0x1p-7F : 2e-5F) * wanted.norm());
       ++count;
     };
