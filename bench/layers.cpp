@@ -5,7 +5,8 @@
 // peers/   Ours against what other people's code would do, on the same numbers in the same rotation. Candidates are
 //          named as in peers(); ours is the library's layer. Nobody holds packed weights from call to call, as in
 //          training, where they change; the peers may have theirs in the row or column order that is fastest for them.
-// numbers/ The same layer in float and in 16 bits, a set of its own. Errors are against double on numbers that are rounded already.
+// numbers/ The same layer in float and in 16 bits, a set of its own. Errors are against double on numbers that are
+//          rounded already.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -39,8 +40,11 @@ Work work_of(Pass pass, const Shape& s, double parameters) {
 /// Whether a pass in double takes less than about a second, at ten multiply-adds a nanosecond.
 bool double_is_quick(const Work& work) { return work.flop < 2e10; }
 
-Candidate our_candidate(LayerKind kind, const Shape& s, Pass pass) {
-  const std::shared_ptr<Adapter> adapter = make_adapter(kind, *problem(s));
+Candidate our_candidate(LayerKind kind, const Shape& s, Pass pass, Numbers numbers = Numbers::float32) {
+  const auto problem_of = [=] {
+    return numbers == Numbers::float32 ? problem(s) : std::make_shared<const Problem>(rounded(*problem(s), numbers));
+  };
+  const std::shared_ptr<Adapter> adapter = make_adapter(kind, *problem_of(), numbers);
   Candidate result;
   result.parameters = static_cast<double>(adapter->parameters());
   result.work = work_of(pass, s, result.parameters);
@@ -51,9 +55,9 @@ Candidate our_candidate(LayerKind kind, const Shape& s, Pass pass) {
     if (pass == Pass::forward_backward) adapter->backward();
   };
   if (pass != Pass::training_step && double_is_quick(result.work)) {  // a step's are the gradients' errors again
-    result.error = [kind, s, backward = pass == Pass::forward_backward] {
-      return largest_error(make_adapter(kind, *problem(s))->results(backward),
-                           results_in_double(kind, *problem(s), backward));
+    result.error = [=, backward = pass == Pass::forward_backward] {
+      const std::shared_ptr<const Problem> p = problem_of();
+      return largest_error(make_adapter(kind, *p, numbers)->results(backward), results_in_double(kind, *p, backward));
     };
   }
   return result;
@@ -172,21 +176,8 @@ void register_numbers() {
     for (const Numbers numbers : {Numbers::float32, Numbers::bfloat16, Numbers::half, Numbers::mixed}) {
       const std::string name = numbers_names[static_cast<int>(numbers)];
       const std::string work = std::string(s.routed() ? "HydraLoRA_" : "LoRA_") + pass_names[static_cast<int>(pass)];
-      add("bits/numbers/" + name + "/" + work + "/" + s.text(), 1, [=] {
-        const auto p = std::make_shared<const Problem>(rounded(*problem(s), numbers));
-        const std::shared_ptr<Adapter> adapter = make_adapter(kind, *p, numbers);
-        const bool backward = pass == Pass::forward_backward;
-        Candidate candidate;
-        candidate.work = work_of(pass, s, static_cast<double>(adapter->parameters()));
-        candidate.call = [=] { adapter->forward(), backward ? adapter->backward() : void(); };
-        if (double_is_quick(candidate.work)) {
-          candidate.error = [=] {
-            return largest_error(make_adapter(kind, *p, numbers)->results(backward),
-                                 results_in_double(kind, *p, backward));
-          };
-        }
-        return candidate;
-      });
+      add("bits/numbers/" + name + "/" + work + "/" + s.text(), 1,
+          [=] { return our_candidate(kind, s, pass, numbers); });
     }
   };
   for (const Pass pass : {Pass::forward, Pass::forward_backward}) {

@@ -486,10 +486,12 @@ def write(path, content):
 
 def write_page(compact_json, page, plots=None):
     results = Results(read(compact_json))
-    beside = os.path.join(os.path.dirname(compact_json), "benchmarks_language_model.json")
-    results.language_model = read(beside) if os.path.exists(beside) else None
-    beside = os.path.join(os.path.dirname(compact_json), "benchmarks_numbers.json")
-    results.numbers = Results(read(beside)) if os.path.exists(beside) else None
+
+    def beside(part):
+        path = os.path.join(os.path.dirname(compact_json), f"benchmarks_{part}.json")
+        return read(path) if os.path.exists(path) else None
+    results.language_model, numbers = beside("language_model"), beside("numbers")
+    results.numbers = numbers and Results(numbers)
     write(page, render(results, with_plots=plots is not None))
     if plots is not None:
         os.makedirs(plots, exist_ok=True)

@@ -111,12 +111,12 @@ def call(command, log=None):
 
 
 def results_so_far(options):
-    """Of the page's numbers and of the folders of runs."""
+    """Of the page's numbers and of the folders of runs. Entries without single results are of an earlier version."""
     page = options.out / RESULTS
     texts = page.read_text(encoding="utf-8").splitlines()[1:-1] if page.exists() else []
     results = [json.loads(text.rstrip(",")) for text in texts]
     results += [json.loads(path.read_text()) for path in sorted(options.work.glob("*/result.json"))]
-    return {(r["data"], r["method"], r["seed"]): r for r in results}
+    return {(r["data"], r["method"], r["seed"]): r for r in results if "rights" in r}
 
 
 def run(options, finished, data, method, seed):
@@ -129,7 +129,7 @@ def run(options, finished, data, method, seed):
     examples = hashlib.sha256(b"".join((options.work / data / f"{part}.jsonl").read_bytes()
                                        for part in ("train", "test", "unrelated"))).hexdigest()[:16]
     before = finished.get((data, method, seed))
-    if before and (before.get("settings"), before.get("examples")) == (settings, examples):
+    if before and (before["settings"], before["examples"]) == (settings, examples):
         return before
     folder.mkdir(parents=True, exist_ok=True)
     out, log, trained = folder / "run", folder / "log", folder / "trained.json"

@@ -83,41 +83,11 @@ Case draw(Type type, Kind kind, std::uint64_t seed) {
   return c;
 }
 
-template <class Scalar, class Activation, class Function>
-void with_layer_of(const Case& c, Function&& f) {
-  const auto kind = static_cast<Kind>(c.kind);
-  const Routing routing = takes_weights(kind)           ? Routing::given
-                          : kind == Kind::split_uniform ? Routing::uniform
-                                                        : Routing::learned;
-  GateConfig gate;
-  if (learned(kind)) {
-    gate = {static_cast<GateInput>(c.input), static_cast<GateSelection>(c.selection),
-            static_cast<GateGranularity>(c.granularity)};
-    gate.top_k = c.top_k, gate.top_p = c.top_p, gate.temperature = c.temperature;
-  }
-  const LayerShape& s = c.s;
-  const auto run = [&](auto layer) {
-    layer.parameters() = Scalar(0.5) * random_matrix<Scalar>(layer.parameter_count(), 1, c.seed);
-    f(layer);
-  };
-  if (kind == Kind::lora) {
-    run(LoRA<Scalar, Activation>(LoRAConfig{s.in, s.out, s.rank, 3.0, false, c.dropout}, c.seed));
-  } else if (kind == Kind::hydra) {
-    run(HydraLoRA<Scalar, Activation>(
-        HydraLoRAConfig{s.in, s.out, s.rank, 3.0, true, c.dropout, s.heads, Routing::learned, gate}, c.seed));
-  } else if (kind == Kind::shared_b || kind == Kind::shared_b_given) {
-    run(SharedBLoRA<Scalar, Activation>(
-        SharedBLoRAConfig{s.in, s.out, s.rank, 3.0, false, c.dropout, s.heads, routing, gate}, c.seed));
-  } else {
-    run(SplitLoRA<Scalar, Activation>(
-        SplitLoRAConfig{s.in, s.out, s.rank, 3.0, false, c.dropout, s.heads, routing, gate}, c.seed));
-  }
-}
-
-template <class Derived>
-Matrix<double> exact(const Eigen::MatrixBase<Derived>& m) {
-  if constexpr (is_narrow<typename Derived::Scalar>) return m.template cast<float>().template cast<double>();
-  if constexpr (!is_narrow<typename Derived::Scalar>) return m.template cast<double>();
+GateConfig gate_of(const Case& c) {
+  GateConfig gate{static_cast<GateInput>(c.input), static_cast<GateSelection>(c.selection),
+                  static_cast<GateGranularity>(c.granularity)};
+  gate.top_k = c.top_k, gate.top_p = c.top_p, gate.temperature = c.temperature;
+  return gate;
 }
 
 /// Σ a ∘ b, and Σ |a ∘ b|.
@@ -146,12 +116,8 @@ std::string check(const Case& c, const Layer& layer, const Twin& twin) {
                        dx0 = exact(dx.values());
   using Sum = typename Layer::Sum;
   const Matrix<Sum> weights = given_weights<Sum>(kind, s, c.seed + 3);
-  std::vector<Index> segments;
-  for (Index left = s.tokens, n = 0; c.segments != 0 && left > 0; ++n) {
-    segments.push_back(n == 0 ? 0 : (std::min)(left, 1 + (static_cast<Index>(c.seed) + n) % 7));
-    left -= segments.back();
-  }
-  if (c.segments == 0 && s.tokens > 0) segments = {s.tokens};
+  std::vector<Index> segments = {s.tokens};
+  if (c.segments != 0) segments = some_segments(s.tokens, c.seed);
 
   // The textbook, and the direction: a seeded matrix for every tensor.
   Matrix<Complex> xc = xs.cast<Complex>();
@@ -243,15 +209,9 @@ std::string check(const Case& c, const Layer& layer, const Twin& twin) {
 template <class Scalar, class Activation = Scalar>
 std::string failure_of(const Case& c) {
   std::string failure;
-  with_layer_of<Scalar, Activation>(c, [&](auto& layer) {
-    with_layer_of<double, double>(c, [&](auto& twin) {
-      if constexpr (std::is_same_v<typename std::decay_t<decltype(layer)>::Middle,
-                                   typename std::decay_t<decltype(twin)>::Middle>) {
-        twin.parameters() = exact(layer.parameters());
-        failure = check(c, layer, twin);
-      }
-    });
-  });
+  with_twin<Scalar, Activation>(
+      static_cast<Kind>(c.kind), c.s, c.dropout, c.seed,
+      [&](auto& layer, auto& twin) { failure = check(c, layer, twin); }, gate_of(c));
   return failure;
 }
 
@@ -322,6 +282,8 @@ Case shrunken(Case c) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  doctest::Context context;
+  context.setAsDefaultForAssertsOutOfTestCases();
   if (argc == 3 && std::string(argv[1]) == "--case") {
     Case c;
     std::istringstream in(argv[2]);

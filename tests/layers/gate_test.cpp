@@ -40,19 +40,6 @@ void for_each_gate(Index heads, std::uint64_t seed, Function&& f) {
   }
 }
 
-/// Lengths that sum to `tokens`, an empty one among them.
-std::vector<Index> some_segments(Index tokens, std::uint64_t seed) {
-  const CounterRandom random(seed, 78);
-  std::vector<Index> lengths{0};
-  for (std::uint64_t n = 0; tokens > 0; ++n) {
-    const Index length =
-        1 + static_cast<Index>(random.below(static_cast<std::uint64_t>(std::min<Index>(tokens, 5)), n));
-    lengths.push_back(length);
-    tokens -= length;
-  }
-  return lengths;
-}
-
 template <class Layer>
 void check_gate(const LayerShape& s, const GateConfig& config, std::uint64_t seed) {
   Layer layer(typename Layer::Config{s.in, s.out, s.rank, 3.0, false, 0, s.heads, Routing::learned, config});

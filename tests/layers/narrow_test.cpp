@@ -23,11 +23,6 @@ struct Types {
 using BFloat16 = Types<Eigen::bfloat16, Eigen::bfloat16>;
 using HalfActivations = Types<float, Eigen::half>;
 
-template <class Derived>
-Matrix<double> exact(const Eigen::MatrixBase<Derived>& m) {
-  return m.template cast<float>().template cast<double>();
-}
-
 /// |actual − expected| ≤ roundings · u · |expected| + tolerance, entry by entry; NaN fails.
 template <class Scalar>
 bool near(const Matrix<Scalar>& actual, const Matrix<double>& expected, double roundings, double tolerance) {
@@ -41,15 +36,8 @@ void for_each_pair(std::initializer_list<LayerShape> shapes, std::initializer_li
   for (const LayerShape& s : shapes) {
     for (const Kind kind : all_kinds) {
       for (const double dropout : dropouts) {
-        with_layer<typename T::Scalar, typename T::Activation>(kind, s, dropout, 7, [&](auto& layer) {
-          with_layer<double>(kind, s, dropout, 7, [&](auto& twin) {
-            if constexpr (std::is_same_v<typename std::decay_t<decltype(layer)>::Middle,
-                                         typename std::decay_t<decltype(twin)>::Middle>) {
-              twin.parameters() = exact(layer.parameters());
-              f(kind, s, layer, twin);
-            }
-          });
-        });
+        with_twin<typename T::Scalar, typename T::Activation>(
+            kind, s, dropout, 7, [&](auto& layer, auto& twin) { f(kind, s, layer, twin); });
       }
     }
   }

@@ -202,8 +202,8 @@ def mutate(bench, entries, cheapest, suite):
 def report(rows, seconds):
     caught = sum(result.startswith("caught:") for _, result, _ in rows)
     lines = ["# Deliberate bugs", "",
-             f"Written by `cmake --workflow --preset mutate`: {caught} of {len(rows)} bugs were caught by the test that",
-             f"is named, in {seconds / 60:.0f} CPU-minutes.", "",
+             f"Written by `cmake --workflow --preset mutate`: {caught} of {len(rows)} bugs were caught by the test",
+             f"that is named, in {seconds / 60:.0f} CPU-minutes.", "",
              "| header | bug | test | result |", "|---|---|---|---|"]
     for entry, result, _ in rows:
         lines.append(f"| {entry['file']} | {entry['bug']} | {entry['test']} | {result} |")

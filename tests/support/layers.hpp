@@ -5,6 +5,7 @@
 
 #include <initializer_list>
 #include <string>
+#include <type_traits>
 
 #include "support/shapes.hpp"
 
@@ -25,7 +26,8 @@ inline bool takes_weights(Kind kind) { return kind == Kind::split_given || kind 
 /// A layer with all parameters random (B too, or nothing but B would have a gradient), handed to f by reference. What
 /// fails inside f says which layer it was.
 template <class Scalar, class Activation = Scalar, class Function>
-void with_layer(Kind kind, const LayerShape& s, double dropout, std::uint64_t seed, Function&& f) {
+void with_layer(Kind kind, const LayerShape& s, double dropout, std::uint64_t seed, Function&& f,
+                const hydralora::GateConfig& gate = {}) {
   using namespace hydralora;
   CAPTURE(name(kind));
   CAPTURE(s);
@@ -41,14 +43,42 @@ void with_layer(Kind kind, const LayerShape& s, double dropout, std::uint64_t se
   if (kind == Kind::lora) {
     run(LoRA<Scalar, Activation>(LoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout}, seed));
   } else if (kind == Kind::hydra) {
-    run(HydraLoRA<Scalar, Activation>(HydraLoRAConfig{s.in, s.out, s.rank, 3.0, true, dropout, s.heads}, seed));
+    run(HydraLoRA<Scalar, Activation>(HydraLoRAConfig{s.in, s.out, s.rank, 3.0, true, dropout, s.heads, routing, gate},
+                                      seed));
   } else if (kind == Kind::shared_b || kind == Kind::shared_b_given) {
-    run(SharedBLoRA<Scalar, Activation>(SharedBLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing},
-                                        seed));
+    run(SharedBLoRA<Scalar, Activation>(
+        SharedBLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing, gate}, seed));
   } else {
-    run(SplitLoRA<Scalar, Activation>(SplitLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing},
+    run(SplitLoRA<Scalar, Activation>(SplitLoRAConfig{s.in, s.out, s.rank, 3.0, false, dropout, s.heads, routing, gate},
                                       seed));
   }
+}
+
+/// The numbers, of 16 bits too, as doubles.
+template <class Derived>
+Matrix<double> exact(const Eigen::MatrixBase<Derived>& m) {
+  if constexpr (hydralora::is_narrow<typename Derived::Scalar>) {
+    return m.template cast<float>().template cast<double>();
+  } else {
+    return m.template cast<double>();
+  }
+}
+
+/// f(layer, the same layer in double).
+template <class Scalar, class Activation, class Function>
+void with_twin(Kind kind, const LayerShape& s, double dropout, std::uint64_t seed, Function&& f,
+               const hydralora::GateConfig& gate = {}) {
+  const auto with_both = [&](auto& layer) {
+    const auto run = [&](auto& twin) {
+      if constexpr (std::is_same_v<typename std::decay_t<decltype(layer)>::Middle,
+                                   typename std::decay_t<decltype(twin)>::Middle>) {
+        twin.parameters() = exact(layer.parameters());
+        f(layer, twin);
+      }
+    };
+    with_layer<double>(kind, s, dropout, seed, run, gate);
+  };
+  with_layer<Scalar, Activation>(kind, s, dropout, seed, with_both, gate);
 }
 
 /// Random weights where the kind wants them from the caller, else an empty matrix.

@@ -62,6 +62,19 @@ inline LayerShape layer_shape(std::uint64_t index) {
   return {draw(37, 0), draw(37, 1), draw(index % 4 == 0 ? 19 : 6, 2), draw(5, 3), draw(14, 4) - 1};
 }
 
+/// Lengths that sum to `tokens`, an empty one among them.
+inline std::vector<Index> some_segments(Index tokens, std::uint64_t seed) {
+  const CounterRandom random(seed, 78);
+  std::vector<Index> lengths{0};
+  for (std::uint64_t n = 0; tokens > 0; ++n) {
+    const Index length =
+        1 + static_cast<Index>(random.below(static_cast<std::uint64_t>(std::min<Index>(tokens, 5)), n));
+    lengths.push_back(length);
+    tokens -= length;
+  }
+  return lengths;
+}
+
 /// A matrix whose column j lies at `offset` + j · (rows + `gap`) of a buffer that ends `slack` numbers after the last
 /// column. What is not of the matrix is signalling NaN: even adding zero to that changes its bits.
 template <class Scalar>
